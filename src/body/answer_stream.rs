@@ -1,0 +1,148 @@
+//! The event stream that answers a POST (rules G3, G5, G6, G8, G9).
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame};
+use pin_project_lite::pin_project;
+
+use super::request::into_bytes;
+use crate::mcp::{Event, EventReader, Id, LostAnswer, Messages};
+
+/// The largest event that is read for an answer. A larger one passes like any other, and counts
+/// as the answer: an error after it could be a second one.
+const MAX_EVENT: usize = 1024 * 1024;
+
+pin_project! {
+    /// Passes an event stream through, and adds the error of rule G7 where the answer to a request
+    /// can no longer come.
+    ///
+    /// Reads no further than the last answer. `remember` is told the ids of the events that were
+    /// let through; `orphaned` is ready once the time for requests left behind is over.
+    pub(crate) struct AnswerStream<R, M, O> {
+        #[pin]
+        body: Option<R>,
+        reader: EventReader,
+        waiting: Vec<Id>,
+        remember: M,
+        #[pin]
+        orphaned: Option<O>,
+        trailers: Option<Frame<Bytes>>,
+    }
+}
+
+impl<R, M, O> AnswerStream<R, M, O> {
+    /// `waiting` are the ids of the requests that the stream is to answer; `orphaned` is `None`
+    /// where lost answers are not to be reported.
+    pub(crate) fn new(body: R, waiting: Vec<Id>, remember: M, orphaned: Option<O>) -> Self {
+        Self {
+            body: Some(body),
+            reader: EventReader::new(MAX_EVENT),
+            waiting,
+            remember,
+            orphaned,
+            trailers: None,
+        }
+    }
+}
+
+impl<R, M, O> Body for AnswerStream<R, M, O>
+where
+    R: Body,
+    M: FnMut(&Arc<str>),
+    O: Future<Output = ()>,
+{
+    type Data = Bytes;
+    type Error = R::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, R::Error>>> {
+        let mut this = self.project();
+        let Some(body) = this.body.as_mut().as_pin_mut() else {
+            return Poll::Ready(this.trailers.take().map(Ok));
+        };
+        let (end, reason) = match body.poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                let frame = into_bytes(frame);
+                if let Some(data) = frame.data_ref() {
+                    look(this.reader, data, this.waiting, this.remember);
+                    return Poll::Ready(Some(Ok(frame)));
+                }
+                (Some(Ok(frame)), LostAnswer::StreamEnded)
+            }
+            Poll::Ready(end) => (end.map(|end| end.map(into_bytes)), LostAnswer::StreamEnded),
+            Poll::Pending if this.waiting.is_empty() => return Poll::Pending,
+            Poll::Pending => match this.orphaned.as_mut().as_pin_mut() {
+                Some(orphaned) => {
+                    ready!(orphaned.poll(cx));
+                    (None, LostAnswer::SessionExpired)
+                }
+                None => return Poll::Pending,
+            },
+        };
+
+        // Nothing more comes from the server.
+        this.body.set(None);
+        let resumable = this.reader.is_resumable() && reason == LostAnswer::StreamEnded;
+        if this.waiting.is_empty() || resumable || this.orphaned.is_none() {
+            return Poll::Ready(end);
+        }
+        *this.trailers = end.and_then(Result::ok);
+        Poll::Ready(Some(Ok(Frame::data(last_events(
+            this.reader,
+            reason,
+            this.waiting,
+        )))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_none() && self.trailers.is_none()
+    }
+}
+
+/// Reads a chunk as it passes, until every request has been answered.
+fn look(
+    reader: &mut EventReader,
+    chunk: &[u8],
+    waiting: &mut Vec<Id>,
+    remember: &mut impl FnMut(&Arc<str>),
+) {
+    if waiting.is_empty() {
+        return;
+    }
+    reader.read(chunk, |event| match event {
+        Event::Id(id) => remember(&id),
+        Event::Data(data) => strike_answered(waiting, data.as_bytes()),
+        Event::TooLarge => waiting.clear(),
+    });
+}
+
+fn strike_answered(waiting: &mut Vec<Id>, data: &[u8]) {
+    let is_answer = [&b"\"result\""[..], b"\"error\""]
+        .iter()
+        .any(|member| memchr::memmem::find(data, member).is_some());
+    if !is_answer {
+        return;
+    }
+    if let Some(messages) = Messages::parse(data) {
+        for message in messages.as_slice() {
+            waiting.retain(|id| !message.answers(id));
+        }
+    }
+}
+
+/// The errors, as events of their own even if the stream stopped inside one.
+fn last_events(reader: &EventReader, reason: LostAnswer, waiting: &[Id]) -> Bytes {
+    let events = reason.events(waiting);
+    if reader.at_boundary() {
+        return events;
+    }
+    [EventReader::discard_open_event(), events].concat().into()
+}

@@ -1,0 +1,103 @@
+//! Takes a request body whole, before it is sent, if the limit allows (rule K1).
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::{Buf, Bytes};
+use http::HeaderMap;
+use http_body::Body;
+
+use super::request::{Kept, RequestBody};
+
+/// What became of collecting a body.
+pub(crate) enum Collected<B: Body> {
+    /// All of it is held.
+    Whole(Kept),
+    /// It is too large or broke half-way. The inner service gets all of it nevertheless, and the
+    /// error where it stood, but it cannot be sent again.
+    Unkept(RequestBody<B>),
+}
+
+/// Collects a body up to a limit.
+///
+/// Nothing is allocated for a body in one frame. A body that says beforehand that it is too large
+/// is not read at all.
+pub(crate) struct Collect<B: Body> {
+    body: Option<B>,
+    first: Option<Bytes>,
+    frames: Vec<Bytes>,
+    len: usize,
+    limit: usize,
+}
+
+impl<B: Body> Collect<B> {
+    pub(crate) fn new(body: B, limit: usize) -> Self {
+        Self {
+            body: Some(body),
+            first: None,
+            frames: Vec::new(),
+            len: 0,
+            limit,
+        }
+    }
+
+    fn take(&mut self, trailers: Option<HeaderMap>) -> Kept {
+        Kept::new(
+            std::mem::take(&mut self.frames),
+            self.first.take(),
+            trailers,
+        )
+    }
+}
+
+impl<B> Future for Collect<B>
+where
+    B: Body + Unpin,
+{
+    type Output = Collected<B>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Collected<B>> {
+        let this = self.get_mut();
+        let mut body = this.body.take().expect("Collect polled after completion");
+        if this.len == 0 && body.size_hint().lower() > this.limit as u64 {
+            return Poll::Ready(Collected::Unkept(RequestBody::untouched(body)));
+        }
+        loop {
+            if body.is_end_stream() {
+                return Poll::Ready(Collected::Whole(this.take(None)));
+            }
+            let Poll::Ready(frame) = Pin::new(&mut body).poll_frame(cx) else {
+                this.body = Some(body);
+                return Poll::Pending;
+            };
+            match frame {
+                None => return Poll::Ready(Collected::Whole(this.take(None))),
+                Some(Err(error)) => {
+                    let broken = RequestBody::broken(this.take(None), error);
+                    return Poll::Ready(Collected::Unkept(broken));
+                }
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(mut data) => {
+                        let data = data.copy_to_bytes(data.remaining());
+                        this.len += data.len();
+                        match &this.first {
+                            None => this.first = Some(data),
+                            Some(_) => this.frames.push(data),
+                        }
+                        if this.len > this.limit {
+                            let begun = RequestBody::begun(this.take(None), body);
+                            return Poll::Ready(Collected::Unkept(begun));
+                        }
+                    }
+                    Err(frame) => {
+                        let trailers = frame.into_trailers().ok();
+                        return Poll::Ready(Collected::Whole(this.take(trailers)));
+                    }
+                },
+            }
+        }
+    }
+}

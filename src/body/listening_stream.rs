@@ -1,0 +1,178 @@
+//! The event stream that answers a GET (rules G1, G3, G8, G9, H3).
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame};
+use tokio::time::{Sleep, sleep};
+
+use super::request::into_bytes;
+use crate::mcp::{Event, EventReader};
+
+/// The largest event whose id is read. A larger one passes like any other.
+const MAX_EVENT: usize = 1024 * 1024;
+
+/// What a listening stream asks of, and tells, the session it belongs to.
+pub(crate) trait Listener<R>: Send {
+    /// An event with this id was let through.
+    fn remember(&mut self, id: &Arc<str>);
+
+    /// Ready once the epoch in which the stream was opened has been replaced.
+    fn poll_replaced(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// Opens the stream anew, in the session's current epoch. `None` if that is not answered with
+    /// an event stream.
+    fn reopen(&mut self) -> Reopening<R>;
+
+    /// Events that the layer has for the caller, if any.
+    fn take_notices(&mut self) -> Option<Bytes>;
+}
+
+pub(crate) type Reopening<R> = Pin<Box<dyn Future<Output = Option<R>> + Send>>;
+
+/// Passes an event stream through, and goes on with a new one in the same body when the session
+/// moves to a new epoch.
+pub(crate) struct ListeningStream<R, L> {
+    source: Source<R>,
+    reader: EventReader,
+    listener: L,
+    patience: Duration,
+}
+
+enum Source<R> {
+    /// The stream of the current epoch, as far as is known.
+    Open(Pin<Box<R>>),
+    /// The epoch has been replaced inside an event, which has a while to end.
+    Leaving(Pin<Box<R>>, Pin<Box<Sleep>>),
+    /// The new epoch's stream is being opened.
+    Opening(Reopening<R>),
+    Ended,
+}
+
+impl<R, L> ListeningStream<R, L> {
+    /// `patience` bounds the wait for the end of an event in an epoch that is gone.
+    pub(crate) fn new(body: R, listener: L, patience: Duration) -> Self {
+        Self {
+            source: Source::Open(Box::pin(body)),
+            reader: EventReader::new(MAX_EVENT),
+            listener,
+            patience,
+        }
+    }
+}
+
+impl<R, L> ListeningStream<R, L>
+where
+    R: Body,
+    L: Listener<R>,
+{
+    /// What the stream does where the server has nothing (more) to say: `None` to stay.
+    fn move_on(&mut self, cx: &mut Context<'_>) -> Option<Source<R>> {
+        if self.listener.poll_replaced(cx).is_pending() {
+            return None;
+        }
+        if self.reader.at_boundary() {
+            return Some(Source::Opening(self.listener.reopen()));
+        }
+        match std::mem::replace(&mut self.source, Source::Ended) {
+            Source::Open(body) => Some(Source::Leaving(body, Box::pin(sleep(self.patience)))),
+            source => Some(source),
+        }
+    }
+
+    fn notices(&mut self) -> Option<Bytes> {
+        if !self.reader.at_boundary() {
+            return None;
+        }
+        self.listener.take_notices()
+    }
+
+    fn pass(&mut self, frame: Frame<R::Data>) -> Frame<Bytes> {
+        let frame = into_bytes(frame);
+        if let Some(chunk) = frame.data_ref() {
+            self.reader.read(chunk, |event| {
+                if let Event::Id(id) = event {
+                    self.listener.remember(&id);
+                }
+            });
+        }
+        frame
+    }
+}
+
+impl<R, L> Body for ListeningStream<R, L>
+where
+    R: Body,
+    L: Listener<R> + Unpin,
+{
+    type Data = Bytes;
+    type Error = R::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, R::Error>>> {
+        let this = self.get_mut();
+        loop {
+            match &mut this.source {
+                Source::Open(body) => match body.as_mut().poll_frame(cx) {
+                    Poll::Ready(Some(Ok(frame))) => {
+                        return Poll::Ready(Some(Ok(this.pass(frame))));
+                    }
+                    Poll::Ready(end) => {
+                        // The old stream may end before this body hears of the new epoch.
+                        match this.move_on(cx) {
+                            Some(source @ Source::Opening(_)) => this.source = source,
+                            Some(_) => this.source = Source::Ended,
+                            None => {
+                                this.source = Source::Ended;
+                                return Poll::Ready(end.map(|end| end.map(into_bytes)));
+                            }
+                        }
+                    }
+                    Poll::Pending => {
+                        if let Some(source) = this.move_on(cx) {
+                            this.source = source;
+                        } else if let Some(notices) = this.notices() {
+                            return Poll::Ready(Some(Ok(Frame::data(notices))));
+                        } else {
+                            return Poll::Pending;
+                        }
+                    }
+                },
+                Source::Leaving(body, patience) => match body.as_mut().poll_frame(cx) {
+                    Poll::Ready(Some(Ok(frame))) => {
+                        let frame = this.pass(frame);
+                        if this.reader.at_boundary() {
+                            this.source = Source::Opening(this.listener.reopen());
+                        }
+                        return Poll::Ready(Some(Ok(frame)));
+                    }
+                    Poll::Ready(_) => this.source = Source::Ended,
+                    Poll::Pending => {
+                        ready!(patience.as_mut().poll(cx));
+                        this.source = Source::Ended;
+                    }
+                },
+                Source::Opening(opening) => match ready!(opening.as_mut().poll(cx)) {
+                    Some(body) => {
+                        this.reader.restart();
+                        this.source = Source::Open(Box::pin(body));
+                    }
+                    None => this.source = Source::Ended,
+                },
+                Source::Ended => return Poll::Ready(None),
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self.source, Source::Ended)
+    }
+}

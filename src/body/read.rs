@@ -1,0 +1,134 @@
+//! A response body read before the caller gets it (rule D5).
+
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+
+use super::request::into_bytes;
+
+/// What was read of a body, and what is still to come. As a [`Body`] it is whole again: the same
+/// frames, then the rest.
+pub(crate) struct ReadAhead<R: Body> {
+    frames: VecDeque<Frame<Bytes>>,
+    rest: Rest<R>,
+}
+
+enum Rest<R: Body> {
+    Ended,
+    Broken(Option<R::Error>),
+    More(Pin<Box<R>>),
+}
+
+impl<R: Body> ReadAhead<R> {
+    /// Reads to the end, but not beyond `limit` bytes nor longer than `patience`.
+    pub(crate) async fn new(body: R, limit: usize, patience: Duration) -> Self {
+        let mut this = Self {
+            frames: VecDeque::new(),
+            rest: Rest::More(Box::pin(body)),
+        };
+        // What has been read when the time is up stays read.
+        let _ = tokio::time::timeout(patience, this.fill(limit)).await;
+        this
+    }
+
+    async fn fill(&mut self, limit: usize) {
+        let mut len = 0;
+        while let Rest::More(body) = &mut self.rest {
+            if len > limit {
+                return;
+            }
+            match body.frame().await {
+                None => self.rest = Rest::Ended,
+                Some(Err(error)) => self.rest = Rest::Broken(Some(error)),
+                Some(Ok(frame)) => {
+                    let frame = into_bytes(frame);
+                    len += frame.data_ref().map_or(0, Bytes::len);
+                    self.frames.push_back(frame);
+                }
+            }
+        }
+    }
+
+    /// Whether the body broke while it was read.
+    pub(crate) fn is_broken(&self) -> bool {
+        matches!(self.rest, Rest::Broken(_))
+    }
+
+    /// The data read so far, in one piece and not more than `limit`.
+    pub(crate) fn bytes(&self, limit: usize) -> Bytes {
+        let mut frames = self.frames.iter().filter_map(Frame::data_ref);
+        let mut bytes = match (frames.next(), frames.next()) {
+            (None, _) => Bytes::new(),
+            (Some(only), None) => only.clone(),
+            (Some(first), Some(second)) => {
+                let mut whole = BytesMut::new();
+                [first, second]
+                    .into_iter()
+                    .chain(frames)
+                    .for_each(|frame| whole.extend_from_slice(frame));
+                whole.freeze()
+            }
+        };
+        bytes.truncate(limit);
+        bytes
+    }
+}
+
+impl<R: Body> Body for ReadAhead<R> {
+    type Data = Bytes;
+    type Error = R::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, R::Error>>> {
+        let this = self.get_mut();
+        if let Some(frame) = this.frames.pop_front() {
+            return Poll::Ready(Some(Ok(frame)));
+        }
+        match &mut this.rest {
+            Rest::Ended => Poll::Ready(None),
+            Rest::Broken(error) => Poll::Ready(error.take().map(Err)),
+            Rest::More(body) => body.as_mut().poll_frame(cx).map_ok(into_bytes),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.frames.is_empty()
+            && match &self.rest {
+                Rest::Ended => true,
+                Rest::Broken(error) => error.is_none(),
+                Rest::More(body) => body.is_end_stream(),
+            }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let read = self
+            .frames
+            .iter()
+            .filter_map(Frame::data_ref)
+            .map(|data| data.len() as u64)
+            .sum();
+        let mut hint = match &self.rest {
+            Rest::Ended => return SizeHint::with_exact(read),
+            Rest::Broken(_) => SizeHint::new(),
+            Rest::More(body) => body.size_hint(),
+        };
+        let upper = hint.upper().and_then(|upper| upper.checked_add(read));
+        let lower = hint.lower().saturating_add(read);
+        hint = SizeHint::new();
+        hint.set_lower(lower);
+        upper.into_iter().for_each(|upper| hint.set_upper(upper));
+        hint
+    }
+}
+
+// The error is only moved, never pinned.
+impl<R: Body> Unpin for ReadAhead<R> {}

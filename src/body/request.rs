@@ -1,0 +1,241 @@
+//! The request body as the inner service sees it.
+
+use std::{
+    fmt, mem,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+
+/// A whole request body, kept in the frames it came in. Cloning it copies no data.
+#[derive(Clone, Default)]
+pub(crate) struct Kept {
+    data: Data,
+    trailers: Option<HeaderMap>,
+}
+
+/// Nearly every body is one frame, which needs no allocation to be kept.
+#[derive(Clone)]
+enum Data {
+    One(Bytes),
+    Many(Arc<[Bytes]>),
+}
+
+impl Default for Data {
+    fn default() -> Self {
+        Self::One(Bytes::new())
+    }
+}
+
+impl Kept {
+    pub(crate) fn new(
+        mut frames: Vec<Bytes>,
+        first: Option<Bytes>,
+        trailers: Option<HeaderMap>,
+    ) -> Self {
+        let data = match first {
+            None => Data::default(),
+            Some(first) if frames.is_empty() => Data::One(first),
+            Some(first) => {
+                frames.insert(0, first);
+                Data::Many(frames.into())
+            }
+        };
+        Self { data, trailers }
+    }
+
+    fn frames(&self) -> &[Bytes] {
+        match &self.data {
+            Data::One(bytes) => std::slice::from_ref(bytes),
+            Data::Many(frames) => frames,
+        }
+    }
+
+    /// All data in one piece; copied only if it came in several.
+    pub(crate) fn bytes(&self) -> Bytes {
+        match &self.data {
+            Data::One(bytes) => bytes.clone(),
+            Data::Many(frames) => {
+                let mut whole = BytesMut::with_capacity(frames.iter().map(Bytes::len).sum());
+                frames
+                    .iter()
+                    .for_each(|frame| whole.extend_from_slice(frame));
+                whole.freeze()
+            }
+        }
+    }
+
+    /// The number of bytes of data.
+    pub(crate) fn len(&self) -> usize {
+        self.frames().iter().map(Bytes::len).sum()
+    }
+}
+
+impl From<Bytes> for Kept {
+    fn from(bytes: Bytes) -> Self {
+        Self {
+            data: Data::One(bytes),
+            trailers: None,
+        }
+    }
+}
+
+pin_project! {
+    /// The body of a request as [`SessionRecovery`](crate::SessionRecovery) hands it to the
+    /// service that it wraps: the caller's own, or what the layer kept of it.
+    ///
+    /// Its data are [`Bytes`], its error is the caller's body's. It frames the data as the
+    /// caller's body did, forwards trailers and errors, and knows its exact size if that did.
+    pub struct RequestBody<B>
+    where
+        B: Body,
+    {
+        #[pin]
+        kind: Kind<B>,
+    }
+}
+
+pin_project! {
+    #[project = KindProj]
+    enum Kind<B>
+    where
+        B: Body,
+    {
+        // The caller's body, untouched.
+        Untouched { #[pin] body: B },
+        // All of it, held in memory.
+        Kept { kept: Kept, sent: usize },
+        // What was read of a body that turned out too large to be kept, or broke.
+        Begun { begun: Kept, sent: usize, #[pin] rest: Rest<B> },
+    }
+}
+
+pin_project! {
+    #[project = RestProj]
+    enum Rest<B>
+    where
+        B: Body,
+    {
+        Body { #[pin] body: B },
+        Error { error: Option<B::Error> },
+    }
+}
+
+impl<B: Body> RequestBody<B> {
+    pub(crate) fn untouched(body: B) -> Self {
+        Self {
+            kind: Kind::Untouched { body },
+        }
+    }
+
+    pub(crate) fn kept(kept: Kept) -> Self {
+        Self {
+            kind: Kind::Kept { kept, sent: 0 },
+        }
+    }
+
+    /// `begun`, then what `body` still has.
+    pub(crate) fn begun(begun: Kept, body: B) -> Self {
+        Self::with_rest(begun, Rest::Body { body })
+    }
+
+    /// `begun`, then the error that the caller's body ended with.
+    pub(crate) fn broken(begun: Kept, error: B::Error) -> Self {
+        Self::with_rest(begun, Rest::Error { error: Some(error) })
+    }
+
+    fn with_rest(begun: Kept, rest: Rest<B>) -> Self {
+        Self {
+            kind: Kind::Begun {
+                begun,
+                sent: 0,
+                rest,
+            },
+        }
+    }
+}
+
+impl<B: Body> Body for RequestBody<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        match self.project().kind.project() {
+            KindProj::Untouched { body } => body.poll_frame(cx).map_ok(into_bytes),
+            KindProj::Kept { kept, sent } => Poll::Ready(next(kept, sent).map(Ok)),
+            KindProj::Begun { begun, sent, rest } => match next(begun, sent) {
+                Some(frame) => Poll::Ready(Some(Ok(frame))),
+                None => match rest.project() {
+                    RestProj::Body { body } => body.poll_frame(cx).map_ok(into_bytes),
+                    RestProj::Error { error } => Poll::Ready(error.take().map(Err)),
+                },
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Untouched { body } => body.is_end_stream(),
+            Kind::Kept { kept, sent } => unsent(kept, *sent) == 0 && kept.trailers.is_none(),
+            Kind::Begun { .. } => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Untouched { body } => body.size_hint(),
+            Kind::Kept { kept, sent } => SizeHint::with_exact(unsent(kept, *sent)),
+            Kind::Begun { begun, sent, rest } => {
+                let begun = unsent(begun, *sent);
+                let rest = match rest {
+                    Rest::Body { body } => body.size_hint(),
+                    Rest::Error { .. } => SizeHint::new(),
+                };
+                let mut hint = SizeHint::new();
+                hint.set_lower(begun.saturating_add(rest.lower()));
+                if let Some(upper) = rest.upper().and_then(|rest| rest.checked_add(begun)) {
+                    hint.set_upper(upper);
+                }
+                hint
+            }
+        }
+    }
+}
+
+impl<B: Body> fmt::Debug for RequestBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestBody").finish_non_exhaustive()
+    }
+}
+
+/// The same frame with its data as [`Bytes`], which for data that are `Bytes` copies nothing.
+pub(super) fn into_bytes<D: Buf>(frame: Frame<D>) -> Frame<Bytes> {
+    frame.map_data(|mut data| data.copy_to_bytes(data.remaining()))
+}
+
+fn next(kept: &mut Kept, sent: &mut usize) -> Option<Frame<Bytes>> {
+    while *sent < kept.frames().len() {
+        let frame = match &mut kept.data {
+            Data::One(bytes) => mem::take(bytes),
+            Data::Many(frames) => frames[*sent].clone(),
+        };
+        *sent += 1;
+        if !frame.is_empty() {
+            return Some(Frame::data(frame));
+        }
+    }
+    kept.trailers.take().map(Frame::trailers)
+}
+
+fn unsent(kept: &Kept, sent: usize) -> u64 {
+    let frames = kept.frames().get(sent..).unwrap_or_default();
+    frames.iter().map(|frame| frame.len() as u64).sum()
+}

@@ -1,0 +1,234 @@
+//! The future of a response: the states of the hot path. The cold path is boxed.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::{Request, Response, request::Parts};
+use http_body::Body;
+use pin_project_lite::pin_project;
+use tower::Service;
+
+use crate::{
+    body::{Collect, Collected, RequestBody, ResponseBody},
+    recovery::{Candidate, Exchange, Inner, Plan, Route, Shared, examine, send_first, wait},
+    session::{Attended, Flight},
+};
+
+pin_project! {
+    /// The future of a response of [`SessionRecovery`](crate::SessionRecovery).
+    pub struct ResponseFuture<S, B, R>
+    where
+        S: Service<Request<RequestBody<B>>, Response = Response<R>>,
+        B: Body,
+        R: Body,
+    {
+        #[pin]
+        state: State<S, B, R>,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    enum State<S, B, R>
+    where
+        S: Service<Request<RequestBody<B>>, Response = Response<R>>,
+        B: Body,
+        R: Body,
+    {
+        // None of the layer's business.
+        Untouched { #[pin] sending: S::Future },
+        // Maybe an `initialize`, under way.
+        Candidate { #[pin] sending: S::Future, candidate: Option<Candidate> },
+        // A request of a recorded session, under way.
+        Exchange { #[pin] sending: Attended<S::Future>, exchange: Option<Exchange<S, B>> },
+        // Whatever takes longer.
+        Cold { cold: Cold<R, S::Error> },
+        // The layer's own answer.
+        Answer { response: Option<Response<Bytes>> },
+    }
+}
+
+type Cold<R, E> = Pin<Box<dyn Future<Output = Result<Response<ResponseBody<R>>, E>> + Send>>;
+
+const COMPLETED: &str = "ResponseFuture polled after completion";
+
+impl<S, B, R> ResponseFuture<S, B, R>
+where
+    S: Service<Request<RequestBody<B>>, Response = Response<R>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+    B: Body + Send + Unpin + 'static,
+    B::Error: Send,
+    R: Body + Send + 'static,
+    R::Data: Send,
+    R::Error: Send,
+{
+    pub(crate) fn untouched(sending: S::Future) -> Self {
+        State::Untouched { sending }.into()
+    }
+
+    pub(crate) fn candidate(sending: S::Future, candidate: Candidate) -> Self {
+        let candidate = Some(candidate);
+        State::Candidate { sending, candidate }.into()
+    }
+
+    pub(crate) fn exchange(sending: S::Future, exchange: Exchange<S, B>) -> Self {
+        let sending = exchange.attend(sending);
+        let exchange = Some(exchange);
+        State::Exchange { sending, exchange }.into()
+    }
+
+    pub(crate) fn answer(response: Response<Bytes>) -> Self {
+        let response = Some(response);
+        State::Answer { response }.into()
+    }
+
+    /// Waits for a recovery, holding nothing of the inner service.
+    pub(crate) fn wait(
+        exchange: Exchange<S, B>,
+        body: Option<RequestBody<B>>,
+        flight: Flight,
+    ) -> Self {
+        let cold: Cold<R, S::Error> = Box::pin(wait(exchange, body, flight));
+        State::Cold { cold }.into()
+    }
+
+    /// Waits for the body, holding nothing of the inner service.
+    pub(crate) fn late(
+        shared: Arc<Shared>,
+        route: Route,
+        parts: Parts,
+        collect: Collect<B>,
+        inner: S,
+    ) -> Self {
+        let cold: Cold<R, S::Error> = Box::pin(late(shared, route, parts, collect, inner));
+        State::Cold { cold }.into()
+    }
+}
+
+impl<S, B, R> From<State<S, B, R>> for ResponseFuture<S, B, R>
+where
+    S: Service<Request<RequestBody<B>>, Response = Response<R>>,
+    B: Body,
+    R: Body,
+{
+    fn from(state: State<S, B, R>) -> Self {
+        Self { state }
+    }
+}
+
+impl<S, B, R> Future for ResponseFuture<S, B, R>
+where
+    S: Service<Request<RequestBody<B>>, Response = Response<R>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+    B: Body + Send + Unpin + 'static,
+    B::Error: Send,
+    R: Body + Send + 'static,
+    R::Data: Send,
+    R::Error: Send,
+{
+    type Output = Result<Response<ResponseBody<R>>, S::Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        loop {
+            let cold: Cold<R, S::Error> = match this.state.as_mut().project() {
+                StateProj::Untouched { sending } => {
+                    let response = ready!(sending.poll(cx))?;
+                    return Poll::Ready(Ok(response.map(ResponseBody::untouched)));
+                }
+                StateProj::Candidate { sending, candidate } => {
+                    let response = ready!(sending.poll(cx))?;
+                    let candidate = candidate.take().expect(COMPLETED);
+                    return Poll::Ready(Ok(candidate.settle(response)));
+                }
+                StateProj::Exchange {
+                    mut sending,
+                    exchange,
+                } => {
+                    let response = match ready!(sending.as_mut().poll(cx)) {
+                        Ok(response) => response?,
+                        Err(_lost) => {
+                            let waiting = exchange.as_ref().expect(COMPLETED);
+                            let ids = waiting.request_ids();
+                            if ids.is_empty() {
+                                sending.keep_waiting();
+                                continue;
+                            }
+                            return Poll::Ready(Ok(waiting.lost_answer(&ids)));
+                        }
+                    };
+                    let exchange = exchange.take().expect(COMPLETED);
+                    if !exchange.suspects(&response) {
+                        return Poll::Ready(Ok(exchange.deliver_first(response)));
+                    }
+                    Box::pin(examine(exchange, response))
+                }
+                StateProj::Cold { cold } => return cold.as_mut().poll(cx),
+                StateProj::Answer { response } => {
+                    let response = response.take().expect(COMPLETED);
+                    return Poll::Ready(Ok(response.map(ResponseBody::whole)));
+                }
+            };
+            this.state.set(State::Cold { cold });
+        }
+    }
+}
+
+/// Collects a body that was not there at once, then does as the service would have done.
+async fn late<S, B, R>(
+    shared: Arc<Shared>,
+    route: Route,
+    parts: Parts,
+    collect: Collect<B>,
+    inner: S,
+) -> Result<Response<ResponseBody<R>>, S::Error>
+where
+    S: Service<Request<RequestBody<B>>, Response = Response<R>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+    B: Body + Send + Unpin + 'static,
+    B::Error: Send,
+    R: Body + Send + 'static,
+    R::Data: Send,
+    R::Error: Send,
+{
+    let body = match collect.await {
+        Collected::Whole(kept) => Ok(kept),
+        Collected::Unkept(body) => Err(body),
+    };
+    let session = match route {
+        Route::Session(session) => session,
+        Route::Candidate | Route::Untouched => {
+            let (candidate, body) = Candidate::new(&shared, &parts, body);
+            let response = inner.send(Request::from_parts(parts, body)).await?;
+            return Ok(match candidate {
+                Some(candidate) => candidate.settle(response),
+                None => response.map(ResponseBody::untouched),
+            });
+        }
+    };
+    match Exchange::plan(&shared, session, parts, body, inner) {
+        Plan::Send(request, exchange) => send_first(exchange, request).await,
+        Plan::Wait(exchange, body, flight) => wait(exchange, body, flight).await,
+        Plan::Answer(response) => Ok(response.map(ResponseBody::whole)),
+    }
+}
+
+impl<S, B, R> fmt::Debug for ResponseFuture<S, B, R>
+where
+    S: Service<Request<RequestBody<B>>, Response = Response<R>>,
+    B: Body,
+    R: Body,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}

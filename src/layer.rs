@@ -1,0 +1,274 @@
+//! The layer: every knob, its default, and its reason.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use tower::Layer;
+
+use crate::{
+    Classify, Compatible, Message, RecoveryEvent, SessionRecovery, Sessions,
+    recovery::{Config, Shared},
+    session::BudgetLimits,
+};
+
+/// Wraps HTTP client services in [`SessionRecovery`].
+///
+/// Every knob has a default that suits a client of ordinary servers. The limits bound what the
+/// layer holds in memory and how long it tries; none of them rejects a request.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use mcp_session_recovery::SessionRecoveryLayer;
+///
+/// let layer = SessionRecoveryLayer::new()
+///     .recovery_timeout(Duration::from_secs(5))
+///     .replay_when(|message| message.method() != Some("tools/call"))
+///     .on_recovery(|event| eprintln!("{}: epoch {}", event.host(), event.epoch()));
+/// # let _ = layer;
+/// ```
+#[derive(Clone)]
+pub struct SessionRecoveryLayer {
+    config: Config,
+    sessions: Option<Sessions>,
+}
+
+impl SessionRecoveryLayer {
+    /// A layer with every knob at its default.
+    pub fn new() -> Self {
+        Self {
+            config: Config {
+                reinitialize: true,
+                classify: Arc::new(Compatible),
+                replay_when: None,
+                restore_state: true,
+                answer_lost_requests: true,
+                on_recovery: None,
+                max_body_bytes: 1024 * 1024,
+                max_sessions: 10_000,
+                max_initialize_result_bytes: 1024 * 1024,
+                max_error_body_bytes: 64 * 1024,
+                recovery_timeout: Duration::from_secs(10),
+                budget: BudgetLimits {
+                    attempts: 3,
+                    refill: Duration::from_secs(10),
+                },
+                max_event_ids: 1024,
+                max_subscriptions: 1024,
+                orphan_timeout: Duration::from_secs(30),
+            },
+            sessions: None,
+        }
+    }
+
+    /// Whether an expired session is initialized again. Default: `true`.
+    ///
+    /// With `false` the layer only watches: the answer that shows the session dead comes back
+    /// untouched, with a [`Recovery`](crate::Recovery) of
+    /// [`Outcome::Detected`](crate::Outcome::Detected) in its extensions.
+    #[must_use]
+    pub fn reinitialize(mut self, reinitialize: bool) -> Self {
+        self.config.reinitialize = reinitialize;
+        self
+    }
+
+    /// What decides from an answer whether the session is dead. Default: [`Compatible`].
+    ///
+    /// [`Strict`](crate::Strict) keeps to the letter of the specification; a closure can know a
+    /// server better than either. See [`Classify`].
+    #[must_use]
+    pub fn classify(mut self, classify: impl Classify) -> Self {
+        self.config.classify = Arc::new(classify);
+        self
+    }
+
+    /// Whether a message may be sent again, in the new session, after the server answered that it
+    /// does not know the old one. Default: every message may.
+    ///
+    /// A conforming server has not looked at a message that it answered 404, so sending it again
+    /// is no repetition. Refuse it for methods that must never reach a server twice whatever stands
+    /// between it and the client. The session is recovered all the same, and the caller gets its
+    /// 404. A batch is sent again if each of its messages may be.
+    ///
+    /// Asked on the cold path alone; not asked about JSON-RPC responses, which are never sent
+    /// again, nor about requests without a JSON-RPC message (a GET, say), which always are.
+    #[must_use]
+    pub fn replay_when(
+        mut self,
+        replay_when: impl Fn(&Message<'_>) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.config.replay_when = Some(Arc::new(replay_when));
+        self
+    }
+
+    /// Whether the log level and the resource subscriptions that the caller had set are set again
+    /// in a new session, before anyone uses it. Default: `true`.
+    ///
+    /// Costs one request for each of them, sixteen at a time. What is refused, or not answered
+    /// within [`recovery_timeout`](Self::recovery_timeout), is named in
+    /// [`RecoveryEvent::not_restored`] and does not fail the recovery.
+    #[must_use]
+    pub fn restore_state(mut self, restore_state: bool) -> Self {
+        self.config.restore_state = restore_state;
+        self
+    }
+
+    /// Whether a caller is told of an answer that can no longer come. Default: `true`.
+    ///
+    /// Told with a JSON-RPC error −32000 for the request, whose `data.reason` is
+    /// `"session_expired"` or `"stream_ended"`, in the stream that should have brought the answer.
+    /// Without it most clients wait for a time-out of their own.
+    #[must_use]
+    pub fn answer_lost_requests(mut self, answer_lost_requests: bool) -> Self {
+        self.config.answer_lost_requests = answer_lost_requests;
+        self
+    }
+
+    /// Called at the end of each recovery, successful or not. Default: nothing is.
+    ///
+    /// Called in the task of the recovery, so it must not block.
+    #[must_use]
+    pub fn on_recovery(
+        mut self,
+        on_recovery: impl Fn(&RecoveryEvent) + Send + Sync + 'static,
+    ) -> Self {
+        self.config.on_recovery = Some(Arc::new(on_recovery));
+        self
+    }
+
+    /// The largest request body, in bytes, that is held while its request is under way, so that
+    /// it can be sent again. Default: 1 MiB.
+    ///
+    /// A larger one is streamed. If it meets a dead session, the session is recovered for those
+    /// who follow and the caller gets the 404.
+    #[must_use]
+    pub fn max_body_bytes(mut self, bytes: usize) -> Self {
+        self.config.max_body_bytes = bytes;
+        self
+    }
+
+    /// How many sessions are remembered. Default: 10,000; at least 1.
+    ///
+    /// One more, and the least recently used is forgotten: its requests pass through untouched
+    /// from then on. Each costs less than 1 KiB beyond its `initialize` request.
+    #[must_use]
+    pub fn max_sessions(mut self, sessions: usize) -> Self {
+        self.config.max_sessions = sessions;
+        self
+    }
+
+    /// The largest answer to `initialize`, in bytes, that is read. Default: 1 MiB.
+    ///
+    /// A larger one reaches the caller all the same. The layer then does not know the negotiated
+    /// version; larger than this in a recovery, it fails the recovery.
+    #[must_use]
+    pub fn max_initialize_result_bytes(mut self, bytes: usize) -> Self {
+        self.config.max_initialize_result_bytes = bytes;
+        self
+    }
+
+    /// How much of the body of an answer, in bytes, is read to find out whether the session is
+    /// dead. Default: 64 KiB.
+    ///
+    /// The caller gets all of it, if the answer is its.
+    #[must_use]
+    pub fn max_error_body_bytes(mut self, bytes: usize) -> Self {
+        self.config.max_error_body_bytes = bytes;
+        self
+    }
+
+    /// How long a recovery may take, handshake and restoring of state included. Default: 10 s.
+    ///
+    /// It bounds as well how long the layer waits for the body of an answer that may mean a dead
+    /// session, for the `ping` of [`Verdict::Unsure`](crate::Verdict::Unsure), and for a listening
+    /// stream to be opened anew.
+    #[must_use]
+    pub fn recovery_timeout(mut self, timeout: Duration) -> Self {
+        self.config.recovery_timeout = timeout;
+        self
+    }
+
+    /// How many recoveries of a session may be of no use before the layer leaves it alone, and
+    /// after which time it may try once more. Default: 3 attempts, one back every 10 s.
+    ///
+    /// An attempt is spent by a recovery that fails, and by one whose session is dead again when
+    /// the first request is sent in it; any other costs nothing. While none is left, answers that
+    /// show the session dead pass through.
+    #[must_use]
+    pub fn recovery_budget(mut self, attempts: u32, refill: Duration) -> Self {
+        self.config.budget = BudgetLimits { attempts, refill };
+        self
+    }
+
+    /// How many event ids are remembered for each session. Default: 1,024.
+    ///
+    /// The latest ones; a caller that resumes a stream of a dead session from an older one gets
+    /// its 404.
+    #[must_use]
+    pub fn max_event_ids(mut self, event_ids: usize) -> Self {
+        self.config.max_event_ids = event_ids;
+        self
+    }
+
+    /// How many resource subscriptions are remembered for each session. Default: 1,024.
+    ///
+    /// Those beyond are not restored, which [`RecoveryEvent::not_restored`] tells. Nor is one
+    /// whose request is larger than 8 KiB.
+    #[must_use]
+    pub fn max_subscriptions(mut self, subscriptions: usize) -> Self {
+        self.config.max_subscriptions = subscriptions;
+        self
+    }
+
+    /// How long requests that are under way in a session that is replaced may still be answered
+    /// there. Default: 30 s.
+    ///
+    /// Then the caller is told that the answer is lost. See
+    /// [`answer_lost_requests`](Self::answer_lost_requests).
+    #[must_use]
+    pub fn orphan_timeout(mut self, timeout: Duration) -> Self {
+        self.config.orphan_timeout = timeout;
+        self
+    }
+
+    /// The table to record sessions in. By default every call of [`layer`](Layer::layer) makes its
+    /// own.
+    #[must_use]
+    pub fn sessions(mut self, sessions: Sessions) -> Self {
+        self.sessions = Some(sessions);
+        self
+    }
+}
+
+impl Default for SessionRecoveryLayer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<S> Layer<S> for SessionRecoveryLayer {
+    type Service = SessionRecovery<S>;
+
+    fn layer(&self, inner: S) -> SessionRecovery<S> {
+        let shared = Shared {
+            config: self.config.clone(),
+            sessions: self.sessions.clone().unwrap_or_default(),
+        };
+        SessionRecovery::with(inner, shared)
+    }
+}
+
+impl fmt::Debug for SessionRecoveryLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let config = &self.config;
+        f.debug_struct("SessionRecoveryLayer")
+            .field("reinitialize", &config.reinitialize)
+            .field("restore_state", &config.restore_state)
+            .field("answer_lost_requests", &config.answer_lost_requests)
+            .field("max_body_bytes", &config.max_body_bytes)
+            .field("max_sessions", &config.max_sessions)
+            .field("recovery_timeout", &config.recovery_timeout)
+            .field("recovery_budget", &config.budget)
+            .field("orphan_timeout", &config.orphan_timeout)
+            .finish_non_exhaustive()
+    }
+}

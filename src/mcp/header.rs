@@ -1,0 +1,81 @@
+//! Header names of the Streamable HTTP transport, and the questions asked of header values.
+
+use http::{HeaderMap, HeaderName, HeaderValue, header::CONTENT_TYPE};
+
+/// `Mcp-Session-Id` (specification 2025-11-25, Transports, Session Management).
+pub(crate) const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
+/// `MCP-Protocol-Version` (specification 2025-11-25, Transports, Protocol Version Header).
+pub(crate) const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
+/// `Last-Event-ID` (specification 2025-11-25, Transports, Resumability and Redelivery).
+pub(crate) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+/// `Mcp-Method`, which clients of revision 2026-07-28 send along.
+pub(crate) const MCP_METHOD: HeaderName = HeaderName::from_static("mcp-method");
+
+/// The revision that removed sessions. Revisions are dates, which sort as text.
+const FIRST_WITHOUT_SESSIONS: &[u8] = b"2026-07-28";
+
+/// Whether `version` names a revision without sessions (rule A2).
+pub(crate) fn is_sessionless_version(version: &HeaderValue) -> bool {
+    let version = version.as_bytes();
+    version.len() == FIRST_WITHOUT_SESSIONS.len()
+        && version[0].is_ascii_digit()
+        && version >= FIRST_WITHOUT_SESSIONS
+}
+
+/// Whether the content is JSON, by media type essence: `application/json` or any `…+json`.
+pub(crate) fn is_json(headers: &HeaderMap) -> bool {
+    essence(headers).is_some_and(|essence| {
+        essence.eq_ignore_ascii_case(b"application/json")
+            || (essence.len() >= 5 && essence[essence.len() - 5..].eq_ignore_ascii_case(b"+json"))
+    })
+}
+
+/// Whether the content is an event stream, by media type essence.
+pub(crate) fn is_event_stream(headers: &HeaderMap) -> bool {
+    essence(headers).is_some_and(|essence| essence.eq_ignore_ascii_case(b"text/event-stream"))
+}
+
+/// The media type without its parameters (RFC 9110, 8.3.1).
+fn essence(headers: &HeaderMap) -> Option<&[u8]> {
+    let value = headers.get(CONTENT_TYPE)?.as_bytes();
+    let end = memchr::memchr(b';', value).unwrap_or(value.len());
+    Some(value[..end].trim_ascii())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn content_type(value: &'static str) -> HeaderMap {
+        HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(value))])
+    }
+
+    #[test]
+    fn a2_versions_from_2026_07_28_have_no_sessions() {
+        for (version, sessionless) in [
+            ("2025-03-26", false),
+            ("2025-11-25", false),
+            ("2026-07-27", false),
+            ("2026-07-28", true),
+            ("2027-01-01", true),
+            ("draft-2027", false),
+            ("", false),
+        ] {
+            let value = HeaderValue::from_static(version);
+            assert_eq!(is_sessionless_version(&value), sessionless, "{version}");
+        }
+    }
+
+    #[test]
+    fn e6_media_types_count_by_their_essence() {
+        assert!(is_json(&content_type("application/json")));
+        assert!(is_json(&content_type("Application/JSON ; charset=utf-8")));
+        assert!(is_json(&content_type("application/vnd.api+json")));
+        assert!(!is_json(&content_type("application/jsonl")));
+        assert!(!is_json(&HeaderMap::new()));
+        assert!(is_event_stream(&content_type(
+            "text/event-stream; charset=utf-8"
+        )));
+        assert!(!is_event_stream(&content_type("text/event-streams")));
+    }
+}

@@ -1,0 +1,195 @@
+//! What is kept of an `InitializeResult`, and how an `initialize` is made to propose a version.
+
+use std::{
+    collections::BTreeMap,
+    hash::{DefaultHasher, Hash, Hasher},
+};
+
+use bytes::Bytes;
+use http::HeaderValue;
+use serde_json::{Value, value::RawValue};
+
+use super::Messages;
+
+/// What of a session's `InitializeResult` the layer goes by. Everything that is only compared is
+/// kept as a digest, so that a recorded session stays small.
+#[derive(Clone)]
+pub(crate) struct InitializeResult {
+    version: Option<HeaderValue>,
+    server_info: u64,
+    capabilities: u64,
+    instructions: u64,
+    list_changed: ListChanged,
+}
+
+/// The lists whose changes a server promised to announce.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ListChanged {
+    pub(crate) tools: bool,
+    pub(crate) prompts: bool,
+    pub(crate) resources: bool,
+}
+
+/// What a new session's server says otherwise than the old one's (rule H2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    pub(crate) protocol_version: bool,
+    pub(crate) server_info: bool,
+    pub(crate) capabilities: bool,
+    pub(crate) instructions: bool,
+}
+
+impl Changes {
+    /// Whether anything changed at all.
+    pub fn any(&self) -> bool {
+        *self != Self::default()
+    }
+
+    /// Whether another protocol version was negotiated.
+    pub fn protocol_version(&self) -> bool {
+        self.protocol_version
+    }
+
+    /// Whether the server's name or version, or anything else in `serverInfo`, changed.
+    pub fn server_info(&self) -> bool {
+        self.server_info
+    }
+
+    /// Whether the server's capabilities changed.
+    pub fn capabilities(&self) -> bool {
+        self.capabilities
+    }
+
+    /// Whether the server's instructions changed.
+    pub fn instructions(&self) -> bool {
+        self.instructions
+    }
+}
+
+impl InitializeResult {
+    /// `None` where the result is no object.
+    pub(crate) fn parse(result: &RawValue) -> Option<Self> {
+        let result: Value = serde_json::from_str(result.get()).ok()?;
+        let members = result.as_object()?;
+        let promised =
+            |list: &str| result["capabilities"][list]["listChanged"].as_bool() == Some(true);
+        Some(Self {
+            version: members
+                .get("protocolVersion")
+                .and_then(Value::as_str)
+                .and_then(|version| HeaderValue::from_str(version).ok()),
+            server_info: digest(members.get("serverInfo")),
+            capabilities: digest(members.get("capabilities")),
+            instructions: digest(members.get("instructions")),
+            list_changed: ListChanged {
+                tools: promised("tools"),
+                prompts: promised("prompts"),
+                resources: promised("resources"),
+            },
+        })
+    }
+
+    /// The negotiated version, as the value of `MCP-Protocol-Version`.
+    pub(crate) fn version(&self) -> Option<&HeaderValue> {
+        self.version.as_ref()
+    }
+
+    pub(crate) fn list_changed(&self) -> ListChanged {
+        self.list_changed
+    }
+
+    pub(crate) fn changes_from(&self, old: &Self) -> Changes {
+        Changes {
+            protocol_version: self.version != old.version,
+            server_info: self.server_info != old.server_info,
+            capabilities: self.capabilities != old.capabilities,
+            instructions: self.instructions != old.instructions,
+        }
+    }
+}
+
+/// Objects are sorted by key, so that a server that orders them otherwise has not changed.
+fn digest(value: Option<&Value>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.map(Value::to_string).hash(&mut hasher);
+    hasher.finish()
+}
+
+/// The recorded `initialize` with `params.protocolVersion` replaced and every other byte as it
+/// was (rule E5). A body that proposes no version is given back unchanged.
+pub(crate) fn propose_version(body: &Bytes, version: &HeaderValue) -> Bytes {
+    let Some((start, end)) = version_span(body) else {
+        return body.clone();
+    };
+    let proposed = Value::from(version.to_str().unwrap_or_default()).to_string();
+    [&body[..start], proposed.as_bytes(), &body[end..]]
+        .concat()
+        .into()
+}
+
+/// Where in the body the JSON string of `params.protocolVersion` stands.
+fn version_span(body: &[u8]) -> Option<(usize, usize)> {
+    let messages = Messages::parse(body)?;
+    let params: BTreeMap<String, &RawValue> =
+        serde_json::from_str(messages.single()?.params()?.get()).ok()?;
+    let version = params.get("protocolVersion")?.get();
+    let start = version.as_ptr() as usize - body.as_ptr() as usize;
+    Some((start, start + version.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn result(text: &str) -> InitializeResult {
+        InitializeResult::parse(&RawValue::from_string(text.to_owned()).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn e5_only_the_proposed_version_changes_in_the_recorded_body() {
+        let body = Bytes::from_static(
+            br#" {"id":1.50,"params":{"x":"protocolVersion","protocolVersion" : "2026-07-28","n":1e3},"method":"initialize"}"#,
+        );
+        let proposed = propose_version(&body, &HeaderValue::from_static("2025-11-25"));
+        assert_eq!(
+            proposed,
+            &br#" {"id":1.50,"params":{"x":"protocolVersion","protocolVersion" : "2025-11-25","n":1e3},"method":"initialize"}"#[..],
+        );
+    }
+
+    #[test]
+    fn e5_a_body_without_a_version_stays_as_it_is() {
+        let body = Bytes::from_static(br#"{"id":1,"method":"initialize","params":{}}"#);
+        assert_eq!(propose_version(&body, &HeaderValue::from_static("x")), body);
+    }
+
+    #[test]
+    fn h2_the_order_of_keys_is_no_change() {
+        let old =
+            result(r#"{"protocolVersion":"2025-11-25","serverInfo":{"name":"a","version":"1"}}"#);
+        let same =
+            result(r#"{"serverInfo":{"version":"1","name":"a"},"protocolVersion":"2025-11-25"}"#);
+        let new = result(
+            r#"{"serverInfo":{"version":"2","name":"a"},"protocolVersion":"2025-06-18","instructions":"x"}"#,
+        );
+        assert!(!same.changes_from(&old).any());
+        let changes = new.changes_from(&old);
+        assert!(changes.server_info() && changes.protocol_version() && changes.instructions());
+        assert!(!changes.capabilities());
+    }
+
+    #[test]
+    fn h3_only_lists_with_list_changed_were_promised() {
+        let promised = result(
+            r#"{"capabilities":{"tools":{"listChanged":true},"prompts":{},"resources":{"listChanged":false}}}"#,
+        )
+        .list_changed();
+        assert_eq!(
+            promised,
+            ListChanged {
+                tools: true,
+                ..ListChanged::default()
+            }
+        );
+    }
+}

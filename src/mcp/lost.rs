@@ -1,0 +1,97 @@
+//! Messages that the layer itself gives to a caller.
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
+use serde_json::json;
+
+use super::{Id, initialize::ListChanged};
+
+/// Why an answer can no longer come (rule G7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LostAnswer {
+    /// The session that was to give it is gone.
+    SessionExpired,
+    /// The stream that was to bring it has ended.
+    StreamEnded,
+}
+
+impl LostAnswer {
+    /// The JSON-RPC error, as text without line breaks.
+    fn error(self, id: &Id) -> String {
+        let reason = match self {
+            Self::SessionExpired => "session_expired",
+            Self::StreamEnded => "stream_ended",
+        };
+        json!({
+            "jsonrpc": "2.0",
+            "id": id.as_json(),
+            "error": {
+                "code": -32000,
+                "message": "The response was lost; the request may have been executed",
+                "data": { "reason": reason },
+            },
+        })
+        .to_string()
+    }
+
+    /// The error as an event for each of the requests.
+    pub(crate) fn events(self, ids: &[Id]) -> Bytes {
+        ids.iter()
+            .map(|id| event(&self.error(id)))
+            .collect::<String>()
+            .into()
+    }
+
+    /// The error as the body of an answer: an array where the requests came as a batch.
+    pub(crate) fn body(self, ids: &[Id]) -> Bytes {
+        match ids {
+            [id] => self.error(id),
+            ids => {
+                let errors: Vec<_> = ids.iter().map(|id| self.error(id)).collect();
+                format!("[{}]", errors.join(","))
+            }
+        }
+        .into()
+    }
+
+    /// An answer to a request whose own will not come: a 404, as for any dead session (rule G6).
+    pub(crate) fn not_found(self, ids: &[Id]) -> Response<Bytes> {
+        let mut response = Response::new(self.body(ids));
+        *response.status_mut() = StatusCode::NOT_FOUND;
+        response
+            .headers_mut()
+            .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response
+    }
+
+    /// An event stream that holds nothing but the error (rule G4).
+    pub(crate) fn stream(self, ids: &[Id]) -> Response<Bytes> {
+        let mut response = Response::new(self.events(ids));
+        response
+            .headers_mut()
+            .insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+        response
+    }
+}
+
+/// `notifications/…/list_changed` for each of the lists, as events (rule H3).
+pub(crate) fn list_changed_event(lists: ListChanged) -> Bytes {
+    [
+        (lists.tools, "tools"),
+        (lists.prompts, "prompts"),
+        (lists.resources, "resources"),
+    ]
+    .into_iter()
+    .filter(|(changed, _)| *changed)
+    .map(|(_, list)| {
+        event(&format!(
+            r#"{{"jsonrpc":"2.0","method":"notifications/{list}/list_changed"}}"#
+        ))
+    })
+    .collect::<String>()
+    .into()
+}
+
+fn event(data: &str) -> String {
+    format!("event: message\ndata: {data}\n\n")
+}

@@ -1,0 +1,29 @@
+//! The protocol's own words, without I/O: headers, messages, event streams, and what an answer
+//! says about the session it was given in.
+//!
+//! Nothing here knows of services, sessions or recoveries.
+
+mod classify;
+mod event_stream;
+mod header;
+mod initialize;
+mod lost;
+mod message;
+mod reader;
+
+pub use self::{
+    classify::{Answer, Classify, Compatible, Strict, Verdict},
+    initialize::Changes,
+    message::Message,
+};
+pub(crate) use self::{
+    event_stream::{Event, EventReader},
+    header::{
+        LAST_EVENT_ID, MCP_METHOD, PROTOCOL_VERSION, SESSION_ID, is_event_stream, is_json,
+        is_sessionless_version,
+    },
+    initialize::{InitializeResult, ListChanged, propose_version},
+    lost::{LostAnswer, list_changed_event},
+    message::{Id, Messages},
+    reader::MessageReader,
+};

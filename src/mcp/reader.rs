@@ -1,0 +1,56 @@
+//! Reads the JSON-RPC messages of an answer, whichever of the two ways it comes.
+
+use http::HeaderMap;
+
+use super::{Event, EventReader, header};
+
+/// Finds the messages in an answer's body: one in `application/json`, any number in
+/// `text/event-stream`.
+pub(crate) struct MessageReader(Format);
+
+enum Format {
+    Json {
+        body: Vec<u8>,
+        limit: usize,
+    },
+    Events(EventReader),
+    /// Over the limit: nothing more will be found.
+    GivenUp,
+}
+
+impl MessageReader {
+    /// `None` where the content type is neither of the two. At most `limit` bytes are held.
+    pub(crate) fn new(headers: &HeaderMap, limit: usize) -> Option<Self> {
+        if header::is_event_stream(headers) {
+            Some(Self(Format::Events(EventReader::new(limit))))
+        } else if header::is_json(headers) {
+            let body = Vec::new();
+            Some(Self(Format::Json { body, limit }))
+        } else {
+            None
+        }
+    }
+
+    /// Reads a chunk and gives each message that it completes.
+    pub(crate) fn read(&mut self, chunk: &[u8], mut each: impl FnMut(&[u8])) {
+        match &mut self.0 {
+            Format::Json { body, limit } if chunk.len() > limit.saturating_sub(body.len()) => {
+                self.0 = Format::GivenUp;
+            }
+            Format::Json { body, .. } => body.extend_from_slice(chunk),
+            Format::Events(reader) => reader.read(chunk, |event| {
+                if let Event::Data(data) = event {
+                    each(data.as_bytes());
+                }
+            }),
+            Format::GivenUp => {}
+        }
+    }
+
+    /// The body has ended. An event that was still open does not count, as the format has it.
+    pub(crate) fn finish(self, each: impl FnOnce(&[u8])) {
+        if let Format::Json { body, .. } = self.0 {
+            each(&body);
+        }
+    }
+}

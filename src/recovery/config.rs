@@ -1,0 +1,38 @@
+//! What the layer was told, as the service goes by it.
+
+use std::{sync::Arc, time::Duration};
+
+use super::RecoveryEvent;
+use crate::{
+    mcp::{Classify, Message},
+    session::{BudgetLimits, Sessions},
+};
+
+/// The knobs of [`SessionRecoveryLayer`](crate::SessionRecoveryLayer), where each is explained.
+#[derive(Clone)]
+pub(crate) struct Config {
+    pub(crate) reinitialize: bool,
+    pub(crate) classify: Arc<dyn Classify>,
+    pub(crate) replay_when: Option<ReplayWhen>,
+    pub(crate) restore_state: bool,
+    pub(crate) answer_lost_requests: bool,
+    pub(crate) on_recovery: Option<OnRecovery>,
+    pub(crate) max_body_bytes: usize,
+    pub(crate) max_sessions: usize,
+    pub(crate) max_initialize_result_bytes: usize,
+    pub(crate) max_error_body_bytes: usize,
+    pub(crate) recovery_timeout: Duration,
+    pub(crate) budget: BudgetLimits,
+    pub(crate) max_event_ids: usize,
+    pub(crate) max_subscriptions: usize,
+    pub(crate) orphan_timeout: Duration,
+}
+
+pub(crate) type ReplayWhen = Arc<dyn Fn(&Message<'_>) -> bool + Send + Sync>;
+pub(crate) type OnRecovery = Arc<dyn Fn(&RecoveryEvent) + Send + Sync>;
+
+/// What all clones of a service share.
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) sessions: Sessions,
+}

@@ -1,0 +1,170 @@
+//! Reads a verdict out of an answer, and acts on it (rules D1 to D7, J1, J2).
+
+use http::Response;
+use http_body::Body;
+use tracing::debug;
+
+use super::{
+    Config, Exchange, Inner, Outcome,
+    dialogue::{Dialogue, Upstream},
+    run,
+};
+use crate::{
+    body::{ReadAhead, ResponseBody},
+    mcp::{Answer, Id, Verdict},
+    session::{Claim, Epoch, Landing},
+};
+
+/// An answer that may be about the session, read as far as the limit allows.
+pub(super) struct Examined<R: Body> {
+    head: http::response::Parts,
+    body: ReadAhead<R>,
+}
+
+impl<R: Body> Examined<R> {
+    /// Reads the body, so that its connection is free again before anything else is sent.
+    pub(super) async fn read(response: Response<R>, config: &Config) -> Self {
+        let (head, body) = response.into_parts();
+        let limit = config.max_error_body_bytes;
+        let body = ReadAhead::new(body, limit, config.recovery_timeout).await;
+        Self { head, body }
+    }
+
+    fn verdict(&self, config: &Config, method: &http::Method, message: Option<&[u8]>) -> Verdict {
+        // After a truncated answer nothing is done over (rule F6).
+        if self.body.is_broken() || !config.classify.suspects(self.head.status) {
+            return Verdict::Alive;
+        }
+        let body = self.body.bytes(config.max_error_body_bytes);
+        config
+            .classify
+            .classify(&Answer::new(method, message, &self.head, &body))
+    }
+}
+
+/// Finds out whether an answer means that the session is dead, and recovers it if so. Gives what
+/// the caller gets.
+pub(crate) async fn examine<S, B>(
+    exchange: Exchange<S, B>,
+    response: Response<S::ResBody>,
+) -> Result<Response<ResponseBody<S::ResBody>>, S::Error>
+where
+    S: Inner<B>,
+    B: Body + Send + 'static,
+    B::Error: Send,
+{
+    let config = &exchange.shared.config;
+    let answer = Examined::read(response, config).await;
+    let expired = match exchange.verdict(&answer) {
+        Verdict::Alive => false,
+        _ if exchange.with_messages(|messages| messages.initialize().is_some()) == Some(true) => {
+            false
+        }
+        Verdict::Expired => true,
+        Verdict::Unsure => exchange.has_moved() || exchange.ping_finds_it_dead().await,
+    };
+    if !expired {
+        return Ok(exchange.pass(answer, &exchange.snapshot.epoch));
+    }
+    debug!(
+        host = exchange.session.endpoint().host(),
+        epoch = exchange.snapshot.epoch.number(),
+        status = answer.head.status.as_u16(),
+        "session expired"
+    );
+    if !config.reinitialize {
+        return Ok(exchange.give_back(answer, Outcome::Detected));
+    }
+    match exchange.recover().await {
+        Landing::Recovered(epoch) => exchange.replay(answer, epoch).await,
+        Landing::Failed(failed) => {
+            let outcome = Outcome::Failed(failed.failure);
+            Ok(match &failed.challenge {
+                Some(challenge) => exchange
+                    .mark(challenge.clone(), outcome)
+                    .map(ResponseBody::whole),
+                None => exchange.give_back(answer, outcome),
+            })
+        }
+    }
+}
+
+impl<S, B> Exchange<S, B>
+where
+    S: Inner<B>,
+    B: Body + Send + 'static,
+    B::Error: Send,
+{
+    pub(super) fn verdict(&self, answer: &Examined<S::ResBody>) -> Verdict {
+        let message = self.body.as_ref().map(|body| body.bytes());
+        answer.verdict(&self.shared.config, &self.parts.method, message.as_deref())
+    }
+
+    fn has_moved(&self) -> bool {
+        self.session.chain().current().number() != self.snapshot.epoch.number()
+    }
+
+    /// Asks the server whether it knows the session, with the request's own credentials (rule D4).
+    async fn ping_finds_it_dead(&self) -> bool {
+        let config = &self.shared.config;
+        let recorded = &self.session.initialize().headers;
+        let dialogue = Dialogue::<S, B>::new(self.inner.get(), recorded, &self.parts);
+        let id = Id::from("mcp-session-recovery/ping".to_owned());
+        let ping = serde_json::json!({"jsonrpc": "2.0", "id": id.as_json(), "method": "ping"});
+        let message = ping.to_string();
+        let asking = async {
+            let upstream = Upstream::of(&self.snapshot.epoch);
+            let posted = dialogue.post(&upstream, message.clone().into()).await;
+            let Ok(response) = posted else { return false };
+            if response.status().is_success() {
+                return false;
+            }
+            let answer = Examined::read(response, config).await;
+            let verdict = answer.verdict(config, &http::Method::POST, Some(message.as_bytes()));
+            verdict == Verdict::Expired
+        };
+        tokio::time::timeout(config.recovery_timeout, asking)
+            .await
+            .unwrap_or(false)
+    }
+
+    /// Waits for the one recovery of the epoch, and starts it if this request is the first.
+    async fn recover(&self) -> Landing {
+        match self.session.chain().claim(&self.snapshot) {
+            Claim::Moved(epoch) => Landing::Recovered(epoch),
+            Claim::Failed(failed) => Landing::Failed(failed),
+            Claim::Join(flight) => flight.landing().await,
+            Claim::Lead(flight, leader) => {
+                run::spawn::<S, B>(
+                    self.shared.clone(),
+                    self.session.clone(),
+                    self.snapshot.epoch.clone(),
+                    &self.parts,
+                    self.inner.get(),
+                    leader,
+                );
+                flight.landing().await
+            }
+        }
+    }
+
+    /// The answer that was read ahead, whole again.
+    pub(super) fn pass(
+        &self,
+        answer: Examined<S::ResBody>,
+        epoch: &Epoch,
+    ) -> Response<ResponseBody<S::ResBody>> {
+        let mut response = Response::from_parts(answer.head, ResponseBody::attended(answer.body));
+        epoch.translate_response(response.headers_mut(), self.session.id());
+        response
+    }
+
+    /// The request's own answer, with what happened.
+    pub(super) fn give_back(
+        &self,
+        answer: Examined<S::ResBody>,
+        outcome: Outcome,
+    ) -> Response<ResponseBody<S::ResBody>> {
+        self.mark(self.pass(answer, &self.snapshot.epoch), outcome)
+    }
+}

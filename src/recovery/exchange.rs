@@ -1,0 +1,313 @@
+//! One request of a recorded session, and what becomes of an answer that needs no recovery.
+
+use std::{marker::PhantomData, sync::Arc};
+
+use http::{HeaderMap, Method, Request, Response, header::CONTENT_LENGTH, request::Parts};
+use http_body::Body;
+
+use super::{
+    Candidate, Inner, Outcome, Recovery, Refusal, Shared, inner::Template, listen::Reopen,
+};
+use crate::{
+    body::{AnswerStream, Kept, ListeningStream, RequestBody, ResponseBody},
+    mcp::{Id, LAST_EVENT_ID, LostAnswer, Messages, SESSION_ID, is_event_stream},
+    session::{Attended, Epoch, Flight, Origin, Orphaned, Resume, Session, Snapshot, StateChange},
+};
+
+/// What is known of a request of a recorded session while it is under way.
+pub(crate) struct Exchange<S, B> {
+    pub(super) shared: Arc<Shared>,
+    pub(super) session: Arc<Session>,
+    pub(super) snapshot: Snapshot,
+    /// As the caller sent it: nothing is translated here.
+    pub(super) parts: Parts,
+    /// `None` if it could not be kept.
+    pub(super) body: Option<Kept>,
+    pub(super) inner: Template<S>,
+    marker: PhantomData<fn(B)>,
+}
+
+/// What to do with a request of a recorded session.
+pub(crate) enum Plan<S, B: Body> {
+    /// Send it; the exchange knows what to do with the answer.
+    Send(Request<RequestBody<B>>, Exchange<S, B>),
+    /// Wait for a recovery first.
+    Wait(Exchange<S, B>, Option<RequestBody<B>>, Flight),
+    /// The layer has the answer.
+    Answer(Response<bytes::Bytes>),
+}
+
+/// What is to be done about a `Last-Event-ID` in an epoch (rules G2, G4).
+pub(super) enum Resumption {
+    /// There is none, or it belongs here, or nobody knows.
+    Keep,
+    /// It belongs to a listening stream that is gone: a new one will do.
+    Anew,
+    /// The answers to these requests are gone.
+    Lost(Arc<[Id]>),
+    /// They are gone, and the server shall say so itself.
+    Refused,
+}
+
+impl<S, B> Exchange<S, B>
+where
+    S: Inner<B>,
+    B: Body + Send + 'static,
+    B::Error: Send,
+{
+    /// Decides about a request whose body has been collected.
+    pub(crate) fn plan(
+        shared: &Arc<Shared>,
+        session: Arc<Session>,
+        mut parts: Parts,
+        body: Result<Kept, RequestBody<B>>,
+        inner: S,
+    ) -> Plan<S, B> {
+        let (snapshot, flight) = session.chain().snapshot();
+        let (kept, unkept) = match body {
+            Ok(kept) => (Some(kept), None),
+            Err(unkept) => (None, Some(unkept)),
+        };
+        let mut exchange = Self {
+            shared: shared.clone(),
+            session,
+            snapshot,
+            parts: parts.clone(),
+            body: kept,
+            inner: Template::new(inner),
+            marker: PhantomData,
+        };
+        if let Some(flight) = flight {
+            return Plan::Wait(exchange, unkept, flight);
+        }
+        let epoch = &exchange.snapshot.epoch;
+        match exchange.resumption(epoch) {
+            Resumption::Keep => epoch.translate_request(&mut parts.headers),
+            Resumption::Anew => {
+                parts.headers.remove(LAST_EVENT_ID);
+                epoch.translate_request(&mut parts.headers);
+                exchange.parts.headers.remove(LAST_EVENT_ID);
+            }
+            Resumption::Lost(requests) => return Plan::Answer(exchange.lost_stream(&requests)),
+            // The caller's id names a session that is gone, so that is what the server will say.
+            Resumption::Refused => {}
+        }
+        let body = unkept.unwrap_or_else(|| exchange.kept_body());
+        Plan::Send(Request::from_parts(parts, body), exchange)
+    }
+
+    /// The request as it goes out in `epoch`. `body` is the one that could not be kept.
+    pub(super) fn outgoing(
+        &self,
+        epoch: &Epoch,
+        body: Option<RequestBody<B>>,
+    ) -> Request<RequestBody<B>> {
+        let mut parts = self.parts.clone();
+        epoch.translate_request(&mut parts.headers);
+        Request::from_parts(parts, body.unwrap_or_else(|| self.kept_body()))
+    }
+
+    fn kept_body(&self) -> RequestBody<B> {
+        RequestBody::kept(self.body.clone().unwrap_or_default())
+    }
+
+    /// What a `Last-Event-ID` of this request comes to in `epoch`.
+    pub(super) fn resumption(&self, epoch: &Epoch) -> Resumption {
+        if self.parts.method != Method::GET {
+            return Resumption::Keep;
+        }
+        let Some(last_event_id) = self.parts.headers.get(LAST_EVENT_ID) else {
+            return Resumption::Keep;
+        };
+        match self.session.resume(last_event_id) {
+            Resume::Listening { epoch: of } if of != epoch.number() => Resumption::Anew,
+            Resume::Answer {
+                epoch: of,
+                requests,
+            } if of != epoch.number() => match self.shared.config.answer_lost_requests {
+                true => Resumption::Lost(requests),
+                false => Resumption::Refused,
+            },
+            _ => Resumption::Keep,
+        }
+    }
+
+    /// Guards a request against being left behind in `epoch`, if somebody may wait for its answer
+    /// by id.
+    pub(crate) fn attend<F>(&self, sending: F) -> Attended<F> {
+        Attended::new(sending, self.orphaned(&self.snapshot.epoch))
+    }
+
+    pub(super) fn orphaned(&self, epoch: &Arc<Epoch>) -> Option<Orphaned> {
+        let config = &self.shared.config;
+        (config.answer_lost_requests && self.parts.method == Method::POST)
+            .then(|| Orphaned::new(epoch.clone(), config.orphan_timeout))
+    }
+
+    /// The ids of the requests in the body, which somebody waits for.
+    pub(crate) fn request_ids(&self) -> Vec<Id> {
+        self.with_messages(|messages| messages.request_ids())
+            .unwrap_or_default()
+    }
+
+    pub(super) fn with_messages<T>(&self, look: impl FnOnce(&Messages<'_>) -> T) -> Option<T> {
+        let body = self.body.as_ref()?.bytes();
+        Messages::parse(&body).as_ref().map(look)
+    }
+
+    /// Whether this answer may be about the session, and so has to be examined.
+    pub(crate) fn suspects<R>(&self, response: &Response<R>) -> bool {
+        let status = response.status();
+        !status.is_success()
+            // A DELETE is never recovered (rules D7, I1).
+            && self.parts.method != Method::DELETE
+            && self.shared.config.classify.suspects(status)
+    }
+
+    /// Passes on the answer to the request as it was first sent.
+    pub(crate) fn deliver_first(
+        &self,
+        response: Response<S::ResBody>,
+    ) -> Response<ResponseBody<S::ResBody>> {
+        self.deliver(response, &self.snapshot.epoch)
+    }
+
+    /// Passes on the answer to the request as it was sent in `epoch`.
+    pub(super) fn deliver(
+        &self,
+        mut response: Response<S::ResBody>,
+        epoch: &Arc<Epoch>,
+    ) -> Response<ResponseBody<S::ResBody>> {
+        let status = response.status();
+        let assigned = self.assigned(response.headers(), epoch);
+        epoch.translate_response(response.headers_mut(), self.session.id());
+        match self.parts.method {
+            Method::DELETE if status.is_success() || status == http::StatusCode::NOT_FOUND => {
+                self.shared.sessions.forget(&self.session);
+            }
+            Method::POST if status.is_success() => {
+                if let Some(body) = &self.body {
+                    if assigned {
+                        if let Some(candidate) = Candidate::of(&self.shared, &self.parts, body) {
+                            return candidate.settle(response);
+                        }
+                    }
+                    let changes = StateChange::in_body(body);
+                    self.session
+                        .apply(changes, self.shared.config.max_subscriptions);
+                }
+                if is_event_stream(response.headers()) {
+                    return self.attend_answers(response, epoch, self.request_ids().into());
+                }
+            }
+            Method::GET if status.is_success() && is_event_stream(response.headers()) => {
+                return self.attend_get(response, epoch);
+            }
+            _ => {}
+        }
+        response.map(ResponseBody::untouched)
+    }
+
+    /// Whether the answer assigns another id than the session's (rule B5).
+    fn assigned(&self, headers: &HeaderMap, epoch: &Epoch) -> bool {
+        headers
+            .get(SESSION_ID)
+            .is_some_and(|id| Some(id) != epoch.id() && id != self.session.id())
+    }
+
+    fn attend_get(
+        &self,
+        response: Response<S::ResBody>,
+        epoch: &Arc<Epoch>,
+    ) -> Response<ResponseBody<S::ResBody>> {
+        let last_event_id = self.parts.headers.get(LAST_EVENT_ID);
+        match last_event_id.map(|id| self.session.resume(id)) {
+            Some(Resume::Answer {
+                epoch: of,
+                requests,
+            }) if of == epoch.number() => self.attend_answers(response, epoch, requests),
+            // Whatever it resumes, the layer could not open it anew.
+            Some(Resume::Unknown) => response.map(ResponseBody::untouched),
+            _ => {
+                let listener = Reopen::new(self, epoch);
+                let patience = self.shared.config.orphan_timeout;
+                extended(response, |body| {
+                    ListeningStream::new(body, listener, patience)
+                })
+            }
+        }
+    }
+
+    fn attend_answers(
+        &self,
+        response: Response<S::ResBody>,
+        epoch: &Arc<Epoch>,
+        requests: Arc<[Id]>,
+    ) -> Response<ResponseBody<S::ResBody>> {
+        if requests.is_empty() {
+            return response.map(ResponseBody::untouched);
+        }
+        let orphaned = self
+            .shared
+            .config
+            .answer_lost_requests
+            .then(|| Orphaned::new(epoch.clone(), self.shared.config.orphan_timeout));
+        let waiting = requests.to_vec();
+        let origin = Origin {
+            epoch: epoch.number(),
+            requests,
+        };
+        let session = self.session.clone();
+        let limit = self.shared.config.max_event_ids;
+        let remember = move |id: &Arc<str>| session.remember(id, origin.clone(), limit);
+        extended(response, |body| {
+            AnswerStream::new(body, waiting, remember, orphaned)
+        })
+    }
+
+    /// A stream that says that the answers to these requests are lost (rule G4).
+    pub(super) fn lost_stream(&self, requests: &[Id]) -> Response<bytes::Bytes> {
+        self.mark(
+            LostAnswer::SessionExpired.stream(requests),
+            Outcome::AnswerLost,
+        )
+    }
+
+    /// Notes in a response what happened (rule M1).
+    pub(super) fn mark<T>(&self, mut response: Response<T>, outcome: Outcome) -> Response<T> {
+        let epoch = self.session.chain().current().number();
+        response
+            .extensions_mut()
+            .insert(Recovery::new(outcome, epoch));
+        response
+    }
+
+    /// Why the request is not to be sent again, if so (rules F2, F4, F5).
+    pub(super) fn refusal(&self) -> Option<Refusal> {
+        if self.body.is_none() {
+            return Some(Refusal::BodyNotKept);
+        }
+        self.with_messages(|messages| {
+            if messages.has_response() {
+                return Some(Refusal::Response);
+            }
+            let replay_when = self.shared.config.replay_when.as_ref()?;
+            let refused = !messages
+                .as_slice()
+                .iter()
+                .all(|message| replay_when(message));
+            refused.then_some(Refusal::ReplayWhen)
+        })
+        .flatten()
+    }
+}
+
+/// A body that the layer may extend has no length (rule G8).
+fn extended<R, T>(mut response: Response<R>, wrap: impl FnOnce(R) -> T) -> Response<ResponseBody<R>>
+where
+    R: Body,
+    T: Body<Data = bytes::Bytes, Error = R::Error> + Send + 'static,
+{
+    response.headers_mut().remove(CONTENT_LENGTH);
+    response.map(|body| ResponseBody::attended(wrap(body)))
+}

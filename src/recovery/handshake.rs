@@ -1,0 +1,146 @@
+//! `initialize`, its answer, `notifications/initialized` (rules E5 to E8, J1).
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Response, StatusCode};
+use http_body::Body;
+
+use super::{
+    Config, Inner,
+    dialogue::{Dialogue, Reply, Upstream},
+};
+use crate::{
+    body::ReadAhead,
+    mcp::{self, Id, InitializeResult, Messages, SESSION_ID},
+    session::{Epoch, Failed, Failure, Initialize},
+};
+
+const INITIALIZED: &[u8] = br#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
+
+/// A new session on the server.
+pub(super) struct Established<'a, S: Inner<B>, B: Body + Send + 'static> {
+    pub(super) session: HalfOpen<'a, S, B>,
+    pub(super) result: InitializeResult,
+    /// The answer to `notifications/initialized`.
+    pub(super) accepted: Response<Bytes>,
+}
+
+/// A session that is not in use yet. Dropping it ends it on the server, so that none is leaked
+/// whatever goes wrong (rules E7, I3).
+pub(super) struct HalfOpen<'a, S: Inner<B>, B: Body + Send + 'static> {
+    dialogue: &'a Dialogue<S, B>,
+    upstream: Upstream,
+    patience: Duration,
+}
+
+impl<S: Inner<B>, B: Body + Send + 'static> HalfOpen<'_, S, B> {
+    pub(super) fn upstream(&self) -> &Upstream {
+        &self.upstream
+    }
+
+    /// The session will be used: dropping this leaves it alone from now on.
+    pub(super) fn keep(mut self) {
+        self.upstream.id = None;
+    }
+}
+
+impl<S: Inner<B>, B: Body + Send + 'static> Drop for HalfOpen<'_, S, B> {
+    fn drop(&mut self) {
+        self.dialogue.delete(&self.upstream, self.patience);
+    }
+}
+
+/// Makes a new session, as the caller's `initialize` made the one of `epoch`.
+pub(super) async fn shake_hands<'a, S, B>(
+    dialogue: &'a Dialogue<S, B>,
+    initialize: &Initialize,
+    epoch: &Epoch,
+    config: &Config,
+) -> Result<Established<'a, S, B>, Failed>
+where
+    S: Inner<B>,
+    B: Body + Send + 'static,
+{
+    let body = match epoch.version() {
+        Some(version) => mcp::propose_version(&initialize.body, version),
+        None => initialize.body.clone(),
+    };
+    let id = initialize_id(&body).ok_or(Failure::Malformed)?;
+    let response = dialogue.post(&Upstream::default(), body).await?;
+    if !response.status().is_success() {
+        return Err(refused(response, config).await);
+    }
+
+    let (head, body) = response.into_parts();
+    let mut session = HalfOpen {
+        dialogue,
+        upstream: Upstream {
+            id: session_id(&head.headers),
+            version: None,
+        },
+        patience: config.recovery_timeout,
+    };
+    let limit = config.max_initialize_result_bytes;
+    let reply = dialogue
+        .reply(session.upstream(), &head.headers, body, &id, limit)
+        .await?;
+    let result = match reply {
+        Reply::Result(result) => InitializeResult::parse(&result).ok_or(Failure::Malformed)?,
+        Reply::Error(code) => return Err(Failure::Rpc(code).into()),
+    };
+    session.upstream.version = result.version().or(epoch.version()).cloned();
+
+    let response = dialogue
+        .post(session.upstream(), Bytes::from_static(INITIALIZED))
+        .await?;
+    let status = response.status();
+    let accepted = whole(response, config).await;
+    if !status.is_success() {
+        return Err(Failure::NotAccepted(status).into());
+    }
+    Ok(Established {
+        session,
+        result,
+        accepted,
+    })
+}
+
+fn initialize_id(body: &[u8]) -> Option<Id> {
+    Messages::parse(body)?.initialize()?.parsed_id()
+}
+
+fn session_id(headers: &HeaderMap) -> Option<http::HeaderValue> {
+    let mut id = headers.get(SESSION_ID)?.clone();
+    id.set_sensitive(true);
+    Some(id)
+}
+
+async fn refused<R: Body>(response: Response<R>, config: &Config) -> Failed {
+    let status = response.status();
+    let challenge = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+    let response = whole(response, config).await;
+    match challenge {
+        true => Failed {
+            failure: Failure::Denied(status),
+            challenge: Some(response),
+        },
+        false => Failure::Refused(status).into(),
+    }
+}
+
+/// The response with its body as far as the limit lets it be read. `Content-Length` is what is
+/// left of it.
+async fn whole<R: Body>(response: Response<R>, config: &Config) -> Response<Bytes> {
+    let limit = config.max_error_body_bytes;
+    let (mut head, body) = response.into_parts();
+    let body = ReadAhead::new(body, limit, config.recovery_timeout)
+        .await
+        .bytes(limit);
+    if let Some(length) = head.headers.get_mut(http::header::CONTENT_LENGTH) {
+        *length = body.len().into();
+    }
+    // The answer is given to several callers; only what can be said to each is kept.
+    head.extensions = http::Extensions::new();
+    Response::from_parts(head, body)
+}

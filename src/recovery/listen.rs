@@ -1,0 +1,102 @@
+//! How a listening stream is opened anew (rules G1, H3).
+
+use std::{
+    marker::PhantomData,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{Request, request::Parts};
+use http_body::Body;
+use tokio::time::timeout;
+
+use super::{Exchange, Inner, Shared, dialogue::overlay, inner::Template};
+use crate::{
+    body::{Kept, Listener, Reopening, RequestBody},
+    mcp::{LAST_EVENT_ID, is_event_stream, list_changed_event},
+    session::{Epoch, Origin, Replaced, Session},
+};
+
+/// Opens a caller's listening stream in whatever epoch the session is in.
+pub(super) struct Reopen<S, B> {
+    shared: Arc<Shared>,
+    session: Arc<Session>,
+    /// The epoch that the stream is open in.
+    epoch: Arc<Epoch>,
+    replaced: Pin<Box<Replaced>>,
+    /// The caller's GET.
+    parts: Arc<Parts>,
+    inner: Template<S>,
+    marker: PhantomData<fn(B)>,
+}
+
+impl<S, B> Reopen<S, B>
+where
+    S: Inner<B>,
+    B: Body + Send + 'static,
+    B::Error: Send,
+{
+    pub(super) fn new(exchange: &Exchange<S, B>, epoch: &Arc<Epoch>) -> Self {
+        Self {
+            shared: exchange.shared.clone(),
+            session: exchange.session.clone(),
+            epoch: epoch.clone(),
+            replaced: Box::pin(Replaced::new(epoch.clone())),
+            parts: Arc::new(exchange.parts.clone()),
+            inner: Template::new(exchange.inner.get()),
+            marker: PhantomData,
+        }
+    }
+}
+
+// The service in it is only ever cloned.
+impl<S, B> Unpin for Reopen<S, B> {}
+
+/// The GET as it goes out in `epoch`: with the credentials of the request that made it.
+fn get<B: Body>(parts: &Parts, epoch: &Epoch) -> Request<RequestBody<B>> {
+    let mut parts = parts.clone();
+    if let Some(made_by) = epoch.made_by() {
+        parts.headers = overlay(&parts.headers, &made_by.headers);
+    }
+    parts.headers.remove(LAST_EVENT_ID);
+    epoch.translate_request(&mut parts.headers);
+    Request::from_parts(parts, RequestBody::kept(Kept::default()))
+}
+
+impl<S, B> Listener<S::ResBody> for Reopen<S, B>
+where
+    S: Inner<B>,
+    B: Body + Send + 'static,
+    B::Error: Send,
+{
+    fn remember(&mut self, id: &Arc<str>) {
+        let origin = Origin {
+            epoch: self.epoch.number(),
+            requests: Arc::default(),
+        };
+        self.session
+            .remember(id, origin, self.shared.config.max_event_ids);
+    }
+
+    fn poll_replaced(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.replaced.as_mut().poll(cx)
+    }
+
+    fn reopen(&mut self) -> Reopening<S::ResBody> {
+        self.epoch = self.session.chain().current();
+        self.replaced = Box::pin(Replaced::new(self.epoch.clone()));
+        let sending = self.inner.get().send(get(&self.parts, &self.epoch));
+        let patience = self.shared.config.recovery_timeout;
+        Box::pin(async move {
+            let response = timeout(patience, sending).await.ok()?.ok()?;
+            let streams = response.status().is_success() && is_event_stream(response.headers());
+            streams.then(|| response.into_body())
+        })
+    }
+
+    fn take_notices(&mut self) -> Option<Bytes> {
+        self.session.take_notices().map(list_changed_event)
+    }
+}

@@ -1,0 +1,131 @@
+//! What users learn of recoveries (rules M1, M2).
+
+use std::time::Duration;
+
+use crate::{mcp::Changes, session::Failure};
+
+/// What happened to a request that met a dead session; found in its response's extensions.
+///
+/// ```
+/// use mcp_session_recovery::{Outcome, Recovery};
+///
+/// fn was_replayed<B>(response: &http::Response<B>) -> bool {
+///     response
+///         .extensions()
+///         .get::<Recovery>()
+///         .is_some_and(|recovery| recovery.outcome() == Outcome::Replayed)
+/// }
+/// # assert!(!was_replayed(&http::Response::new(())));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recovery {
+    outcome: Outcome,
+    epoch: u64,
+}
+
+/// What happened to a request that met a dead session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// The session was recovered and the request sent again; this is the answer to that.
+    Replayed,
+    /// The request arrived during a recovery, waited for it, and was sent once, in the new session.
+    Waited,
+    /// The session was recovered. The request was the caller's own `notifications/initialized`,
+    /// which the recovery has sent; this is the answer that it got.
+    Initialized,
+    /// The session was recovered, but the request was not sent again; this is its own answer.
+    NotReplayed(Refusal),
+    /// The answer that the request asked for is lost; this is an error of the layer that says so.
+    AnswerLost,
+    /// The session has expired, and
+    /// [`reinitialize(false)`](crate::SessionRecoveryLayer::reinitialize) leaves it to the caller.
+    Detected,
+    /// The session was not recovered. This is the request's own answer, or the 401 or 403 that the
+    /// handshake was answered with.
+    Failed(Failure),
+}
+
+/// Why a request was not sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// It is a JSON-RPC response, or a batch with one: it answers a question of the dead session.
+    Response,
+    /// Its body was larger than [`max_body_bytes`](crate::SessionRecoveryLayer::max_body_bytes),
+    /// or broke.
+    BodyNotKept,
+    /// [`replay_when`](crate::SessionRecoveryLayer::replay_when) said no.
+    ReplayWhen,
+    /// It asks to resume a stream of the dead session.
+    LastEventId,
+}
+
+impl Recovery {
+    pub(crate) fn new(outcome: Outcome, epoch: u64) -> Self {
+        Self { outcome, epoch }
+    }
+
+    /// What happened.
+    pub fn outcome(&self) -> Outcome {
+        self.outcome
+    }
+
+    /// The number of the session's epoch after that: 0 for the caller's own handshake, one more
+    /// for each recovery.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+}
+
+/// A recovery that has ended; given to
+/// [`on_recovery`](crate::SessionRecoveryLayer::on_recovery). Holds no secret.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct RecoveryEvent {
+    pub(crate) host: String,
+    pub(crate) outcome: Result<(), Failure>,
+    pub(crate) epoch: u64,
+    pub(crate) elapsed: Duration,
+    pub(crate) waited: usize,
+    pub(crate) changes: Changes,
+    pub(crate) not_restored: Vec<&'static str>,
+}
+
+impl RecoveryEvent {
+    /// The host of the session's endpoint.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Whether there is a new session, and why not.
+    pub fn outcome(&self) -> Result<(), Failure> {
+        self.outcome
+    }
+
+    /// The number of the epoch that the session is in now.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// How long it took, from the first answer that showed the session dead.
+    pub fn elapsed(&self) -> Duration {
+        self.elapsed
+    }
+
+    /// How many requests waited for it, the one that started it among them.
+    pub fn waited(&self) -> usize {
+        self.waited
+    }
+
+    /// What the new session's `InitializeResult` says otherwise than that of the session before.
+    pub fn changes(&self) -> Changes {
+        self.changes
+    }
+
+    /// What the old session held and the new one does not: the method of each request that was
+    /// refused, failed or not kept when restoring state.
+    pub fn not_restored(&self) -> &[&'static str] {
+        &self.not_restored
+    }
+}

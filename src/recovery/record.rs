@@ -1,0 +1,122 @@
+//! Recording a session as its handshake passes (rules B2 to B5).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Response, header::CONTENT_LENGTH, request::Parts};
+use http_body::Body;
+
+use super::Shared;
+use crate::{
+    body::{Kept, RequestBody, ResponseBody, Tap},
+    mcp::{Id, InitializeResult, MCP_METHOD, MessageReader, Messages, SESSION_ID, is_json},
+    session::{Endpoint, Epoch, Initialize, Session},
+};
+
+/// A session-less POST that may be an `initialize`.
+pub(crate) struct Candidate {
+    shared: Arc<Shared>,
+    endpoint: Endpoint,
+    headers: HeaderMap,
+    body: Kept,
+}
+
+impl Candidate {
+    /// Whether a request without a session id may be an `initialize`, as far as its head tells
+    /// (rule B1).
+    pub(crate) fn is_possible<B>(request: &http::Request<B>) -> bool {
+        let headers = request.headers();
+        request.method() == Method::POST
+            && is_json(headers)
+            && headers
+                .get(MCP_METHOD)
+                .is_none_or(|method| method == "initialize")
+    }
+
+    /// The candidate, unless the body shows that it is none after all or was not kept; and the
+    /// body as it goes out.
+    pub(crate) fn new<B: Body>(
+        shared: &Arc<Shared>,
+        parts: &Parts,
+        body: Result<Kept, RequestBody<B>>,
+    ) -> (Option<Self>, RequestBody<B>) {
+        match body {
+            Ok(kept) => (Self::of(shared, parts, &kept), RequestBody::kept(kept)),
+            Err(body) => (None, body),
+        }
+    }
+
+    pub(super) fn of(shared: &Arc<Shared>, parts: &Parts, body: &Kept) -> Option<Self> {
+        memchr::memmem::find(&body.bytes(), b"initialize")?;
+        Some(Self {
+            shared: shared.clone(),
+            endpoint: Endpoint::new(&parts.uri, &parts.headers),
+            headers: parts.headers.clone(),
+            body: body.clone(),
+        })
+    }
+
+    /// Records the session, if the answer makes one, and passes the answer on.
+    pub(crate) fn settle<R>(self, response: Response<R>) -> Response<ResponseBody<R>>
+    where
+        R: Body + Send + 'static,
+        R::Data: Send,
+    {
+        let (head, body) = response.into_parts();
+        let body = match self.record(&head) {
+            Some((reader, look)) => ResponseBody::attended(Tap::new(body, reader, look)),
+            None => ResponseBody::untouched(body),
+        };
+        Response::from_parts(head, body)
+    }
+
+    /// What is to look at the answer's body, if the answer makes a session.
+    fn record(
+        mut self,
+        head: &http::response::Parts,
+    ) -> Option<(MessageReader, impl FnMut(&[u8]) -> bool + Send + use<>)> {
+        let id = head
+            .headers
+            .get(SESSION_ID)
+            .filter(|_| head.status.is_success())?;
+        let body = self.body.bytes();
+        let initialize = Messages::parse(&body)?.initialize()?.parsed_id()?;
+        self.headers.remove(SESSION_ID);
+        self.headers.remove(CONTENT_LENGTH);
+        let config = &self.shared.config;
+        let session = Arc::new(Session::new(
+            self.endpoint,
+            id.clone(),
+            Initialize {
+                headers: self.headers,
+                // Not a slice of a larger buffer of the caller's.
+                body: Bytes::copy_from_slice(&body),
+            },
+            config.budget,
+        ));
+        let first = session.chain().current();
+        self.shared.sessions.insert(session, config.max_sessions);
+        let reader = MessageReader::new(&head.headers, config.max_initialize_result_bytes)?;
+        Some((reader, move |message: &[u8]| {
+            learn(&first, &initialize, message)
+        }))
+    }
+}
+
+/// Whether the message was the answer to `initialize`, which the epoch then knows.
+fn learn(first: &Epoch, id: &Id, message: &[u8]) -> bool {
+    let Some(messages) = Messages::parse(message) else {
+        return false;
+    };
+    let Some(answer) = messages
+        .as_slice()
+        .iter()
+        .find(|message| message.answers(id))
+    else {
+        return false;
+    };
+    if let Some(result) = answer.result().and_then(InitializeResult::parse) {
+        first.learn_result(result);
+    }
+    true
+}

@@ -1,0 +1,178 @@
+//! Sends a request in another epoch than it was made for (rules E3, F1 to F7, G2, G4, J3).
+
+use std::sync::Arc;
+
+use http::{Request, Response};
+use http_body::Body;
+
+use super::{
+    Exchange, Inner, Outcome, Recovery, Refusal,
+    examine::{Examined, examine},
+    exchange::Resumption,
+};
+use crate::{
+    body::{RequestBody, ResponseBody},
+    mcp::{Id, LAST_EVENT_ID, LostAnswer, Verdict},
+    session::{Attended, Epoch, Flight, Landing, Lost},
+};
+
+type Answered<S, B> =
+    Result<Response<ResponseBody<<S as Inner<B>>::ResBody>>, <S as Inner<B>>::Error>;
+
+impl<S, B> Exchange<S, B>
+where
+    S: Inner<B>,
+    B: Body + Send + 'static,
+    B::Error: Send,
+{
+    /// Sends the request again, in the epoch that the session has moved to. Once: what that brings
+    /// goes to the caller.
+    pub(super) async fn replay(
+        mut self,
+        answer: Examined<S::ResBody>,
+        epoch: Arc<Epoch>,
+    ) -> Answered<S, B> {
+        if let Some(accepted) = self.accepted(&epoch) {
+            return Ok(accepted);
+        }
+        let refusal = match self.resumption(&epoch) {
+            Resumption::Lost(requests) => {
+                return Ok(self.lost_stream(&requests).map(ResponseBody::whole));
+            }
+            Resumption::Keep if !self.parts.headers.contains_key(LAST_EVENT_ID) => self.refusal(),
+            Resumption::Anew => {
+                self.parts.headers.remove(LAST_EVENT_ID);
+                self.refusal()
+            }
+            Resumption::Keep | Resumption::Refused => Some(Refusal::LastEventId),
+        };
+        if let Some(refusal) = refusal {
+            return Ok(self.give_back(answer, Outcome::NotReplayed(refusal)));
+        }
+        // Its connection is not needed any longer.
+        drop(answer);
+
+        let request = self.outgoing(&epoch, None);
+        let response = match self.send(&epoch, request).await {
+            Ok(response) => response?,
+            Err(Lost) => return Ok(self.lost_answer(&self.request_ids())),
+        };
+        let response = if self.suspects(&response) {
+            let answer = Examined::read(response, &self.shared.config).await;
+            if self.verdict(&answer) == Verdict::Expired {
+                self.session.chain().was_unhelpful(&epoch);
+            }
+            self.pass(answer, &epoch)
+        } else {
+            self.deliver(response, &epoch)
+        };
+        Ok(self.mark(response, Outcome::Replayed))
+    }
+
+    /// Sends a request that is made for `epoch`, and attends to it while it is under way.
+    async fn send(
+        &self,
+        epoch: &Arc<Epoch>,
+        request: Request<RequestBody<B>>,
+    ) -> Result<Result<Response<S::ResBody>, S::Error>, Lost> {
+        let sending = self.inner.get().send(request);
+        let somebody_waits = !self.request_ids().is_empty();
+        let orphaned = self.orphaned(epoch).filter(|_| somebody_waits);
+        Attended::new(sending, orphaned).await
+    }
+
+    /// The answer to the caller's own `notifications/initialized`, which the handshake has sent
+    /// (rule F3).
+    fn accepted(&self, epoch: &Epoch) -> Option<Response<ResponseBody<S::ResBody>>> {
+        self.with_messages(|messages| messages.is_initialized())
+            .filter(|is| *is)?;
+        let mut accepted = epoch.made_by()?.accepted.clone();
+        epoch.translate_response(accepted.headers_mut(), self.session.id());
+        Some(
+            self.mark(accepted, Outcome::Initialized)
+                .map(ResponseBody::whole),
+        )
+    }
+
+    /// A 404 that says that the answers to these requests are lost (rule G6).
+    pub(crate) fn lost_answer(&self, ids: &[Id]) -> Response<ResponseBody<S::ResBody>> {
+        let lost = LostAnswer::SessionExpired.not_found(ids);
+        self.mark(lost, Outcome::AnswerLost)
+            .map(ResponseBody::whole)
+    }
+}
+
+/// Sends a request whose body took its time, through a service that has yet to be made ready.
+pub(crate) async fn send_first<S, B>(
+    exchange: Exchange<S, B>,
+    request: Request<RequestBody<B>>,
+) -> Answered<S, B>
+where
+    S: Inner<B>,
+    B: Body + Send + 'static,
+    B::Error: Send,
+{
+    let epoch = exchange.snapshot.epoch.clone();
+    match exchange.send(&epoch, request).await {
+        Err(Lost) => Ok(exchange.lost_answer(&exchange.request_ids())),
+        Ok(response) => {
+            let response = response?;
+            match exchange.suspects(&response) {
+                true => examine(exchange, response).await,
+                false => Ok(exchange.deliver(response, &epoch)),
+            }
+        }
+    }
+}
+
+/// Waits for a recovery, then sends the request for the first time.
+pub(crate) async fn wait<S, B>(
+    mut exchange: Exchange<S, B>,
+    body: Option<RequestBody<B>>,
+    flight: Flight,
+) -> Answered<S, B>
+where
+    S: Inner<B>,
+    B: Body + Send + 'static,
+    B::Error: Send,
+{
+    let dead = exchange.snapshot.epoch.clone();
+    // A response belongs to the old session, and an `initialize` to none (rules F2, D7).
+    let stays = exchange
+        .with_messages(|messages| messages.has_response() || messages.initialize().is_some());
+    if stays == Some(true) {
+        let request = exchange.outgoing(&dead, body);
+        return send_first(exchange, request).await;
+    }
+    if let Landing::Failed(failed) = flight.landing().await {
+        // The server's answer is the caller's (rule J3).
+        let request = exchange.outgoing(&dead, body);
+        let response = match exchange.send(&dead, request).await {
+            Ok(response) => exchange.deliver(response?, &dead),
+            Err(Lost) => exchange.lost_answer(&exchange.request_ids()),
+        };
+        return Ok(exchange.mark(response, Outcome::Failed(failed.failure)));
+    }
+
+    exchange.snapshot = exchange.session.chain().snapshot().0;
+    let epoch = exchange.snapshot.epoch.clone();
+    if let Some(accepted) = exchange.accepted(&epoch) {
+        return Ok(accepted);
+    }
+    let request = match exchange.resumption(&epoch) {
+        Resumption::Lost(requests) => {
+            return Ok(exchange.lost_stream(&requests).map(ResponseBody::whole));
+        }
+        Resumption::Refused => exchange.outgoing(&dead, body),
+        Resumption::Anew => {
+            exchange.parts.headers.remove(LAST_EVENT_ID);
+            exchange.outgoing(&epoch, body)
+        }
+        Resumption::Keep => exchange.outgoing(&epoch, body),
+    };
+    let mut response = send_first(exchange, request).await?;
+    let recovery = Recovery::new(Outcome::Waited, epoch.number());
+    // If the new session was dead as well, the response tells of that.
+    response.extensions_mut().get_or_insert(recovery);
+    Ok(response)
+}

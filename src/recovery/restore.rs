@@ -1,0 +1,92 @@
+//! Tells a new session what the old one held (rule H1).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http_body::Body;
+use serde_json::{Value, json};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, timeout_at},
+};
+
+use super::{
+    Inner,
+    dialogue::{Dialogue, Reply, Upstream},
+};
+use crate::{mcp::Id, session::State};
+
+/// How many of them are under way at once.
+const CONCURRENCY: usize = 16;
+/// The largest answer that is read; there is hardly anything in it.
+const MAX_ANSWER: usize = 64 * 1024;
+
+/// Sends the state to the session. Gives the method of each request that had no success, be it
+/// refused or not answered by the `deadline`.
+pub(super) async fn restore<S, B>(
+    dialogue: &Arc<Dialogue<S, B>>,
+    upstream: &Upstream,
+    state: State,
+    deadline: Instant,
+) -> Vec<&'static str>
+where
+    S: Inner<B>,
+    B: Body + Send + 'static,
+{
+    let mut not_restored = vec!["resources/subscribe"; state.not_kept];
+    let level = state
+        .log_level
+        .map(|level| ("logging/setLevel", json!({ "level": level })));
+    let subscriptions = state
+        .subscriptions
+        .into_iter()
+        .map(|uri| ("resources/subscribe", json!({ "uri": uri })));
+
+    let mut under_way = JoinSet::new();
+    for (number, (method, params)) in level.into_iter().chain(subscriptions).enumerate() {
+        if under_way.len() >= CONCURRENCY {
+            not_restored.extend(under_way.join_next().await.and_then(Result::ok).flatten());
+        }
+        let (dialogue, upstream) = (dialogue.clone(), upstream.clone());
+        under_way.spawn(async move {
+            let asked = ask(&dialogue, &upstream, number, method, params);
+            let restored = timeout_at(deadline, asked).await.unwrap_or(false);
+            (!restored).then_some(method)
+        });
+    }
+    while let Some(done) = under_way.join_next().await {
+        not_restored.extend(done.ok().flatten());
+    }
+    not_restored
+}
+
+/// Whether the server did as it was told.
+async fn ask<S, B>(
+    dialogue: &Dialogue<S, B>,
+    upstream: &Upstream,
+    number: usize,
+    method: &str,
+    params: Value,
+) -> bool
+where
+    S: Inner<B>,
+    B: Body + Send + 'static,
+{
+    // No client uses such an id.
+    let id = Id::from(format!("mcp-session-recovery/restore/{number}"));
+    let request = json!({"jsonrpc": "2.0", "id": id.as_json(), "method": method, "params": params});
+    let Ok(response) = dialogue
+        .post(upstream, Bytes::from(request.to_string()))
+        .await
+    else {
+        return false;
+    };
+    if !response.status().is_success() {
+        return false;
+    }
+    let (head, body) = response.into_parts();
+    let reply = dialogue
+        .reply(upstream, &head.headers, body, &id, MAX_ANSWER)
+        .await;
+    matches!(reply, Ok(Reply::Result(_)))
+}

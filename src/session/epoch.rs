@@ -1,0 +1,161 @@
+//! One upstream session in the life of a caller's session.
+
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicBool, Ordering},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Response};
+use tokio::sync::Notify;
+
+use crate::mcp::{InitializeResult, ListChanged, PROTOCOL_VERSION, SESSION_ID};
+
+/// One upstream session. Epoch 0 is the caller's own handshake, each recovery makes the next.
+pub(crate) struct Epoch {
+    number: u64,
+    id: Option<HeaderValue>,
+    /// Known late in epoch 0: it is tapped from the answer as that streams to the caller.
+    result: OnceLock<InitializeResult>,
+    /// What epoch 0 promised the caller (rule H3).
+    promised: ListChanged,
+    /// The versions of earlier epochs that are not this one's (rule C1).
+    outdated_versions: Vec<HeaderValue>,
+    made_by: Option<MadeBy>,
+    replaced: AtomicBool,
+    replacement: Arc<Notify>,
+    unhelpful: AtomicBool,
+}
+
+/// What a recovery leaves behind in the epoch it made.
+pub(crate) struct MadeBy {
+    /// The headers of the layer's own requests in this epoch, with the trigger's credentials.
+    pub(crate) headers: HeaderMap,
+    /// The answer to `notifications/initialized` (rule F3).
+    pub(crate) accepted: Response<Bytes>,
+}
+
+impl Epoch {
+    /// Epoch 0, whose upstream id is the caller's.
+    pub(crate) fn first(id: HeaderValue) -> Self {
+        Self {
+            number: 0,
+            id: Some(id),
+            result: OnceLock::new(),
+            promised: ListChanged::default(),
+            outdated_versions: Vec::new(),
+            made_by: None,
+            replaced: AtomicBool::new(false),
+            replacement: Arc::default(),
+            unhelpful: AtomicBool::new(false),
+        }
+    }
+
+    /// The epoch after this one.
+    pub(crate) fn next(
+        &self,
+        id: Option<HeaderValue>,
+        result: InitializeResult,
+        made_by: MadeBy,
+    ) -> Self {
+        let mut outdated_versions = self.outdated_versions.clone();
+        outdated_versions.extend(self.version().cloned());
+        outdated_versions.retain(|version| Some(version) != result.version());
+        let promised = match self.number {
+            0 => self
+                .result
+                .get()
+                .map(InitializeResult::list_changed)
+                .unwrap_or_default(),
+            _ => self.promised,
+        };
+        Self {
+            number: self.number + 1,
+            id,
+            result: OnceLock::from(result),
+            promised,
+            outdated_versions,
+            made_by: Some(made_by),
+            replaced: AtomicBool::new(false),
+            replacement: Arc::default(),
+            unhelpful: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// The upstream id; `None` where the server became stateless (rule E8).
+    pub(crate) fn id(&self) -> Option<&HeaderValue> {
+        self.id.as_ref()
+    }
+
+    pub(crate) fn result(&self) -> Option<&InitializeResult> {
+        self.result.get()
+    }
+
+    /// Records the result of the caller's own handshake.
+    pub(crate) fn learn_result(&self, result: InitializeResult) {
+        // A second answer to the same `initialize` changes nothing.
+        let _ = self.result.set(result);
+    }
+
+    pub(crate) fn version(&self) -> Option<&HeaderValue> {
+        self.result.get()?.version()
+    }
+
+    pub(crate) fn promised(&self) -> ListChanged {
+        self.promised
+    }
+
+    pub(crate) fn made_by(&self) -> Option<&MadeBy> {
+        self.made_by.as_ref()
+    }
+
+    /// Makes a caller's headers this epoch's (rule C1). In epoch 0 there is nothing to do (C3).
+    pub(crate) fn translate_request(&self, headers: &mut HeaderMap) {
+        if self.number == 0 {
+            return;
+        }
+        match &self.id {
+            Some(id) => headers.insert(SESSION_ID, id.clone()),
+            None => headers.remove(SESSION_ID),
+        };
+        if let (Some(sent), Some(version)) = (headers.get_mut(PROTOCOL_VERSION), self.version()) {
+            if self.outdated_versions.contains(sent) {
+                *sent = version.clone();
+            }
+        }
+    }
+
+    /// Makes this epoch's answer the caller's (rule C2).
+    pub(crate) fn translate_response(&self, headers: &mut HeaderMap, callers_id: &HeaderValue) {
+        if self.number > 0 && self.id.is_some() {
+            if let Some(id) = headers.get_mut(SESSION_ID) {
+                if Some(&*id) == self.id.as_ref() {
+                    *id = callers_id.clone();
+                }
+            }
+        }
+    }
+
+    /// The session has moved on to the next epoch: whoever waits in this one is told.
+    pub(super) fn replace(&self) {
+        self.replaced.store(true, Ordering::Release);
+        self.replacement.notify_waiters();
+    }
+
+    pub(crate) fn is_replaced(&self) -> bool {
+        self.replaced.load(Ordering::Acquire)
+    }
+
+    pub(super) fn replacement(&self) -> Arc<Notify> {
+        self.replacement.clone()
+    }
+
+    /// Notes that a replay met a dead session in this very epoch; true the first time.
+    pub(super) fn mark_unhelpful(&self) -> bool {
+        !self.unhelpful.swap(true, Ordering::Relaxed)
+    }
+}

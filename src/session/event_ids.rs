@@ -1,0 +1,128 @@
+//! The event ids that a caller may resume from (rules G2, G3, G4).
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
+
+use http::HeaderValue;
+
+use crate::mcp::Id;
+
+/// The latest event ids let through in a session, and in which stream.
+#[derive(Default)]
+pub(crate) struct EventIds {
+    by_id: HashMap<Arc<str>, (u64, Origin)>,
+    /// In the order let through. An id that came again stands here more than once; the number
+    /// tells its latest.
+    order: VecDeque<(Arc<str>, u64)>,
+    let_through: u64,
+}
+
+/// The stream an event came in.
+#[derive(Clone)]
+pub(crate) struct Origin {
+    pub(crate) epoch: u64,
+    /// The requests that the stream was to answer; none for a listening stream.
+    pub(crate) requests: Arc<[Id]>,
+}
+
+/// What a GET with `Last-Event-ID` asks to resume.
+pub(crate) enum Resume {
+    /// A listening stream of this epoch.
+    Listening { epoch: u64 },
+    /// The stream that was to answer these requests.
+    Answer { epoch: u64, requests: Arc<[Id]> },
+    /// A stream that the layer knows nothing of.
+    Unknown,
+}
+
+impl EventIds {
+    /// Remembers an id, at the cost of the oldest one if there are `limit` (rule K7).
+    pub(crate) fn remember(&mut self, id: &Arc<str>, origin: Origin, limit: usize) {
+        if limit == 0 {
+            return;
+        }
+        while self.order.len() >= limit {
+            if let Some((oldest, number)) = self.order.pop_front() {
+                if self
+                    .by_id
+                    .get(&oldest)
+                    .is_some_and(|(latest, _)| *latest == number)
+                {
+                    self.by_id.remove(&oldest);
+                }
+            }
+        }
+        self.let_through += 1;
+        self.order.push_back((id.clone(), self.let_through));
+        self.by_id.insert(id.clone(), (self.let_through, origin));
+    }
+
+    pub(crate) fn resume(&self, last_event_id: &HeaderValue) -> Resume {
+        let origin = std::str::from_utf8(last_event_id.as_bytes())
+            .ok()
+            .and_then(|id| self.by_id.get(id));
+        match origin {
+            None => Resume::Unknown,
+            Some((_, Origin { epoch, requests })) if requests.is_empty() => {
+                Resume::Listening { epoch: *epoch }
+            }
+            Some((_, Origin { epoch, requests })) => Resume::Answer {
+                epoch: *epoch,
+                requests: requests.clone(),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listening(epoch: u64) -> Origin {
+        Origin {
+            epoch,
+            requests: Arc::default(),
+        }
+    }
+
+    fn epoch(ids: &EventIds, id: &str) -> Option<u64> {
+        match ids.resume(&HeaderValue::from_str(id).unwrap()) {
+            Resume::Listening { epoch } | Resume::Answer { epoch, .. } => Some(epoch),
+            Resume::Unknown => None,
+        }
+    }
+
+    #[test]
+    fn k7_the_oldest_id_is_forgotten_first() {
+        let mut ids = EventIds::default();
+        for id in ["a", "b", "c"] {
+            ids.remember(&id.into(), listening(0), 2);
+        }
+        assert_eq!(
+            ["a", "b", "c"].map(|id| epoch(&ids, id)),
+            [None, Some(0), Some(0)]
+        );
+    }
+
+    #[test]
+    fn g3_an_id_that_comes_again_counts_from_its_latest() {
+        let mut ids = EventIds::default();
+        ids.remember(&"0".into(), listening(0), 2);
+        ids.remember(&"0".into(), listening(1), 2);
+        ids.remember(&"1".into(), listening(1), 2);
+        assert_eq!(epoch(&ids, "0"), Some(1));
+        ids.remember(&"2".into(), listening(1), 2);
+        assert_eq!(epoch(&ids, "0"), None);
+    }
+
+    #[test]
+    fn k7_a_hundred_thousand_ids_hold_no_more_than_the_limit() {
+        let mut ids = EventIds::default();
+        for id in 0..100_000 {
+            ids.remember(&(id % 7_000).to_string().into(), listening(0), 1_024);
+        }
+        assert!(ids.order.len() <= 1_024 && ids.by_id.len() <= 1_024);
+    }
+}

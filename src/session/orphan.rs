@@ -1,0 +1,132 @@
+//! Waiting in an epoch that may be replaced (rules G1, G6).
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use pin_project_lite::pin_project;
+use tokio::{
+    sync::futures::OwnedNotified,
+    time::{Sleep, sleep},
+};
+
+use super::Epoch;
+
+pin_project! {
+    /// Ready once the epoch has been replaced. Costs nothing until it is polled.
+    pub(crate) struct Replaced {
+        epoch: Arc<Epoch>,
+        #[pin]
+        notified: Option<OwnedNotified>,
+    }
+}
+
+impl Replaced {
+    pub(crate) fn new(epoch: Arc<Epoch>) -> Self {
+        Self {
+            epoch,
+            notified: None,
+        }
+    }
+}
+
+impl Future for Replaced {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut this = self.project();
+        if this.notified.is_none() {
+            // Made before the flag is read, so that a replacement in between is not missed.
+            let notified = this.epoch.replacement().notified_owned();
+            this.notified.set(Some(notified));
+        }
+        if this.epoch.is_replaced() {
+            return Poll::Ready(());
+        }
+        match this.notified.as_pin_mut() {
+            Some(notified) => notified.poll(cx),
+            None => Poll::Pending,
+        }
+    }
+}
+
+pin_project! {
+    /// Ready once the epoch has been replaced and those left behind have had their time.
+    pub(crate) struct Orphaned {
+        #[pin]
+        replaced: Replaced,
+        timeout: Duration,
+        sleep: Option<Pin<Box<Sleep>>>,
+    }
+}
+
+impl Orphaned {
+    pub(crate) fn new(epoch: Arc<Epoch>, timeout: Duration) -> Self {
+        Self {
+            replaced: Replaced::new(epoch),
+            timeout,
+            sleep: None,
+        }
+    }
+}
+
+impl Future for Orphaned {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        if this.sleep.is_none() {
+            ready!(this.replaced.poll(cx));
+        }
+        let timeout = *this.timeout;
+        this.sleep
+            .get_or_insert_with(|| Box::pin(sleep(timeout)))
+            .as_mut()
+            .poll(cx)
+    }
+}
+
+pin_project! {
+    /// A request under way in an epoch: its outcome, or [`Lost`] if it was left behind.
+    pub(crate) struct Attended<F> {
+        #[pin]
+        future: F,
+        #[pin]
+        orphaned: Option<Orphaned>,
+    }
+}
+
+/// The request was left behind in an epoch that has been replaced, and not answered in time.
+#[derive(Debug)]
+pub(crate) struct Lost;
+
+impl<F> Attended<F> {
+    /// `orphaned` is `None` for what nobody waits for by id.
+    pub(crate) fn new(future: F, orphaned: Option<Orphaned>) -> Self {
+        Self { future, orphaned }
+    }
+
+    /// Nobody waits for it by id after all: it has all the time it wants.
+    pub(crate) fn keep_waiting(self: Pin<&mut Self>) {
+        self.project().orphaned.set(None);
+    }
+}
+
+impl<F: Future> Future for Attended<F> {
+    type Output = Result<F::Output, Lost>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if let Poll::Ready(output) = this.future.poll(cx) {
+            return Poll::Ready(Ok(output));
+        }
+        match this.orphaned.as_pin_mut() {
+            Some(orphaned) => orphaned.poll(cx).map(|()| Err(Lost)),
+            None => Poll::Pending,
+        }
+    }
+}
