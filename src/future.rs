@@ -44,7 +44,7 @@ pin_project! {
         // None of the layer's business.
         Untouched { #[pin] sending: S::Future },
         // Maybe an `initialize`, under way.
-        Candidate { #[pin] sending: S::Future, candidate: Option<Candidate> },
+        Candidate { #[pin] sending: S::Future, candidate: Option<Box<Candidate>> },
         // A request of a recorded session, under way.
         Exchange { #[pin] sending: Attended<S::Future>, exchange: Option<Exchange<S, B>> },
         // Whatever takes longer.
@@ -74,7 +74,7 @@ where
     }
 
     pub(crate) fn candidate(sending: S::Future, candidate: Candidate) -> Self {
-        let candidate = Some(candidate);
+        let candidate = Some(Box::new(candidate));
         State::Candidate { sending, candidate }.into()
     }
 

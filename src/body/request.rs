@@ -16,7 +16,8 @@ use pin_project_lite::pin_project;
 #[derive(Clone, Default)]
 pub(crate) struct Kept {
     data: Data,
-    trailers: Option<HeaderMap>,
+    /// Rare, and large.
+    trailers: Option<Box<HeaderMap>>,
 }
 
 /// Nearly every body is one frame, which needs no allocation to be kept.
@@ -46,6 +47,7 @@ impl Kept {
                 Data::Many(frames.into())
             }
         };
+        let trailers = trailers.map(Box::new);
         Self { data, trailers }
     }
 
@@ -111,7 +113,20 @@ pin_project! {
         // All of it, held in memory.
         Kept { kept: Kept, sent: usize },
         // What was read of a body that turned out too large to be kept, or broke.
-        Begun { begun: Kept, sent: usize, #[pin] rest: Rest<B> },
+        Begun { begun: Pin<Box<Begun<B>>> },
+    }
+}
+
+pin_project! {
+    #[project = BegunProj]
+    struct Begun<B>
+    where
+        B: Body,
+    {
+        read: Kept,
+        sent: usize,
+        #[pin]
+        rest: Rest<B>,
     }
 }
 
@@ -150,12 +165,13 @@ impl<B: Body> RequestBody<B> {
     }
 
     fn with_rest(begun: Kept, rest: Rest<B>) -> Self {
+        let begun = Box::pin(Begun {
+            read: begun,
+            sent: 0,
+            rest,
+        });
         Self {
-            kind: Kind::Begun {
-                begun,
-                sent: 0,
-                rest,
-            },
+            kind: Kind::Begun { begun },
         }
     }
 }
@@ -171,13 +187,14 @@ impl<B: Body> Body for RequestBody<B> {
         match self.project().kind.project() {
             KindProj::Untouched { body } => body.poll_frame(cx).map_ok(into_bytes),
             KindProj::Kept { kept, sent } => Poll::Ready(next(kept, sent).map(Ok)),
-            KindProj::Begun { begun, sent, rest } => match next(begun, sent) {
-                Some(frame) => Poll::Ready(Some(Ok(frame))),
-                None => match rest.project() {
-                    RestProj::Body { body } => body.poll_frame(cx).map_ok(into_bytes),
-                    RestProj::Error { error } => Poll::Ready(error.take().map(Err)),
-                },
-            },
+            KindProj::Begun { begun } => {
+                let begun = begun.as_mut().project();
+                match (next(begun.read, begun.sent), begun.rest.project()) {
+                    (Some(frame), _) => Poll::Ready(Some(Ok(frame))),
+                    (None, RestProj::Body { body }) => body.poll_frame(cx).map_ok(into_bytes),
+                    (None, RestProj::Error { error }) => Poll::Ready(error.take().map(Err)),
+                }
+            }
         }
     }
 
@@ -193,15 +210,15 @@ impl<B: Body> Body for RequestBody<B> {
         match &self.kind {
             Kind::Untouched { body } => body.size_hint(),
             Kind::Kept { kept, sent } => SizeHint::with_exact(unsent(kept, *sent)),
-            Kind::Begun { begun, sent, rest } => {
-                let begun = unsent(begun, *sent);
-                let rest = match rest {
+            Kind::Begun { begun } => {
+                let read = unsent(&begun.read, begun.sent);
+                let rest = match &begun.rest {
                     Rest::Body { body } => body.size_hint(),
                     Rest::Error { .. } => SizeHint::new(),
                 };
                 let mut hint = SizeHint::new();
-                hint.set_lower(begun.saturating_add(rest.lower()));
-                if let Some(upper) = rest.upper().and_then(|rest| rest.checked_add(begun)) {
+                hint.set_lower(read.saturating_add(rest.lower()));
+                if let Some(upper) = rest.upper().and_then(|rest| rest.checked_add(read)) {
                     hint.set_upper(upper);
                 }
                 hint
@@ -232,7 +249,9 @@ fn next(kept: &mut Kept, sent: &mut usize) -> Option<Frame<Bytes>> {
             return Some(Frame::data(frame));
         }
     }
-    kept.trailers.take().map(Frame::trailers)
+    kept.trailers
+        .take()
+        .map(|trailers| Frame::trailers(*trailers))
 }
 
 fn unsent(kept: &Kept, sent: usize) -> u64 {

@@ -97,7 +97,7 @@ where
 {
     pub(super) fn verdict(&self, answer: &Examined<S::ResBody>) -> Verdict {
         let message = self.body.as_ref().map(|body| body.bytes());
-        answer.verdict(&self.shared.config, &self.parts.method, message.as_deref())
+        answer.verdict(&self.shared.config, self.head.method(), message.as_deref())
     }
 
     fn has_moved(&self) -> bool {
@@ -108,7 +108,7 @@ where
     async fn ping_finds_it_dead(&self) -> bool {
         let config = &self.shared.config;
         let recorded = &self.session.initialize().headers;
-        let dialogue = Dialogue::<S, B>::new(self.inner.get(), recorded, &self.parts);
+        let dialogue = Dialogue::<S, B>::new(self.inner.get(), recorded, &self.head.unpack());
         let id = Id::from("mcp-session-recovery/ping".to_owned());
         let ping = serde_json::json!({"jsonrpc": "2.0", "id": id.as_json(), "method": "ping"});
         let message = ping.to_string();
@@ -139,7 +139,7 @@ where
                     self.shared.clone(),
                     self.session.clone(),
                     self.snapshot.epoch.clone(),
-                    &self.parts,
+                    &self.head.unpack(),
                     self.inner.get(),
                     leader,
                 );

@@ -7,6 +7,7 @@ use http_body::Body;
 
 use super::{
     Candidate, Inner, Outcome, Recovery, Refusal, Shared, inner::Template, listen::Reopen,
+    packed::PackedHead,
 };
 use crate::{
     body::{AnswerStream, Kept, ListeningStream, RequestBody, ResponseBody},
@@ -20,7 +21,7 @@ pub(crate) struct Exchange<S, B> {
     pub(super) session: Arc<Session>,
     pub(super) snapshot: Snapshot,
     /// As the caller sent it: nothing is translated here.
-    pub(super) parts: Parts,
+    pub(super) head: PackedHead,
     /// `None` if it could not be kept.
     pub(super) body: Option<Kept>,
     pub(super) inner: Template<S>,
@@ -59,7 +60,7 @@ where
     pub(crate) fn plan(
         shared: &Arc<Shared>,
         session: Arc<Session>,
-        mut parts: Parts,
+        parts: Parts,
         body: Result<Kept, RequestBody<B>>,
         inner: S,
     ) -> Plan<S, B> {
@@ -68,11 +69,11 @@ where
             Ok(kept) => (Some(kept), None),
             Err(unkept) => (None, Some(unkept)),
         };
-        let mut exchange = Self {
+        let exchange = Self {
             shared: shared.clone(),
             session,
             snapshot,
-            parts: parts.clone(),
+            head: PackedHead::new(&parts),
             body: kept,
             inner: Template::new(inner),
             marker: PhantomData,
@@ -81,42 +82,39 @@ where
             return Plan::Wait(exchange, unkept, flight);
         }
         let epoch = &exchange.snapshot.epoch;
-        match exchange.resumption(epoch) {
-            Resumption::Keep => epoch.translate_request(&mut parts.headers),
-            Resumption::Anew => {
-                parts.headers.remove(LAST_EVENT_ID);
-                epoch.translate_request(&mut parts.headers);
-                exchange.parts.headers.remove(LAST_EVENT_ID);
-            }
+        let request = match exchange.resumption(&parts.headers, epoch) {
             Resumption::Lost(requests) => return Plan::Answer(exchange.lost_stream(&requests)),
             // The caller's id names a session that is gone, so that is what the server will say.
-            Resumption::Refused => {}
-        }
-        let body = unkept.unwrap_or_else(|| exchange.kept_body());
-        Plan::Send(Request::from_parts(parts, body), exchange)
+            Resumption::Refused => exchange.outgoing(parts, None, unkept),
+            Resumption::Keep | Resumption::Anew => exchange.outgoing(parts, Some(epoch), unkept),
+        };
+        Plan::Send(request, exchange)
     }
 
-    /// The request as it goes out in `epoch`. `body` is the one that could not be kept.
+    /// The request as it goes out in `epoch`, or as the caller made it. `unkept` is the body that
+    /// could not be kept.
     pub(super) fn outgoing(
         &self,
-        epoch: &Epoch,
-        body: Option<RequestBody<B>>,
+        mut parts: Parts,
+        epoch: Option<&Epoch>,
+        unkept: Option<RequestBody<B>>,
     ) -> Request<RequestBody<B>> {
-        let mut parts = self.parts.clone();
-        epoch.translate_request(&mut parts.headers);
-        Request::from_parts(parts, body.unwrap_or_else(|| self.kept_body()))
+        if let Some(epoch) = epoch {
+            if let Resumption::Anew = self.resumption(&parts.headers, epoch) {
+                parts.headers.remove(LAST_EVENT_ID);
+            }
+            epoch.translate_request(&mut parts.headers);
+        }
+        let kept = || RequestBody::kept(self.body.clone().unwrap_or_default());
+        Request::from_parts(parts, unkept.unwrap_or_else(kept))
     }
 
-    fn kept_body(&self) -> RequestBody<B> {
-        RequestBody::kept(self.body.clone().unwrap_or_default())
-    }
-
-    /// What a `Last-Event-ID` of this request comes to in `epoch`.
-    pub(super) fn resumption(&self, epoch: &Epoch) -> Resumption {
-        if self.parts.method != Method::GET {
+    /// What a `Last-Event-ID` among these headers of the request comes to in `epoch`.
+    pub(super) fn resumption(&self, headers: &HeaderMap, epoch: &Epoch) -> Resumption {
+        if self.head.method() != Method::GET {
             return Resumption::Keep;
         }
-        let Some(last_event_id) = self.parts.headers.get(LAST_EVENT_ID) else {
+        let Some(last_event_id) = headers.get(LAST_EVENT_ID) else {
             return Resumption::Keep;
         };
         match self.session.resume(last_event_id) {
@@ -140,7 +138,7 @@ where
 
     pub(super) fn orphaned(&self, epoch: &Arc<Epoch>) -> Option<Orphaned> {
         let config = &self.shared.config;
-        (config.answer_lost_requests && self.parts.method == Method::POST)
+        (config.answer_lost_requests && self.head.method() == Method::POST)
             .then(|| Orphaned::new(epoch.clone(), config.orphan_timeout))
     }
 
@@ -160,7 +158,7 @@ where
         let status = response.status();
         !status.is_success()
             // A DELETE is never recovered (rules D7, I1).
-            && self.parts.method != Method::DELETE
+            && self.head.method() != Method::DELETE
             && self.shared.config.classify.suspects(status)
     }
 
@@ -181,14 +179,16 @@ where
         let status = response.status();
         let assigned = self.assigned(response.headers(), epoch);
         epoch.translate_response(response.headers_mut(), self.session.id());
-        match self.parts.method {
+        match *self.head.method() {
             Method::DELETE if status.is_success() || status == http::StatusCode::NOT_FOUND => {
                 self.shared.sessions.forget(&self.session);
             }
             Method::POST if status.is_success() => {
                 if let Some(body) = &self.body {
                     if assigned {
-                        if let Some(candidate) = Candidate::of(&self.shared, &self.parts, body) {
+                        if let Some(candidate) =
+                            Candidate::of(&self.shared, &self.head.unpack(), body)
+                        {
                             return candidate.settle(response);
                         }
                     }
@@ -220,7 +220,8 @@ where
         response: Response<S::ResBody>,
         epoch: &Arc<Epoch>,
     ) -> Response<ResponseBody<S::ResBody>> {
-        let last_event_id = self.parts.headers.get(LAST_EVENT_ID);
+        let parts = self.head.unpack();
+        let last_event_id = parts.headers.get(LAST_EVENT_ID);
         match last_event_id.map(|id| self.session.resume(id)) {
             Some(Resume::Answer {
                 epoch: of,
@@ -229,7 +230,7 @@ where
             // Whatever it resumes, the layer could not open it anew.
             Some(Resume::Unknown) => response.map(ResponseBody::untouched),
             _ => {
-                let listener = Reopen::new(self, epoch);
+                let listener = Reopen::new(self, parts, epoch);
                 let patience = self.shared.config.orphan_timeout;
                 extended(response, |body| {
                     ListeningStream::new(body, listener, patience)

@@ -119,7 +119,9 @@ fn session_id(headers: &HeaderMap) -> Option<http::HeaderValue> {
 async fn refused<R: Body>(response: Response<R>, config: &Config) -> Failed {
     let status = response.status();
     let challenge = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
-    let response = whole(response, config).await;
+    let mut response = whole(response, config).await;
+    // Some clients adopt whatever id they see.
+    response.headers_mut().remove(SESSION_ID);
     match challenge {
         true => Failed {
             failure: Failure::Denied(status),

@@ -27,7 +27,7 @@ pub(super) struct Reopen<S, B> {
     epoch: Arc<Epoch>,
     replaced: Pin<Box<Replaced>>,
     /// The caller's GET.
-    parts: Arc<Parts>,
+    parts: Parts,
     inner: Template<S>,
     marker: PhantomData<fn(B)>,
 }
@@ -38,13 +38,13 @@ where
     B: Body + Send + 'static,
     B::Error: Send,
 {
-    pub(super) fn new(exchange: &Exchange<S, B>, epoch: &Arc<Epoch>) -> Self {
+    pub(super) fn new(exchange: &Exchange<S, B>, parts: Parts, epoch: &Arc<Epoch>) -> Self {
         Self {
             shared: exchange.shared.clone(),
             session: exchange.session.clone(),
             epoch: epoch.clone(),
             replaced: Box::pin(Replaced::new(epoch.clone())),
-            parts: Arc::new(exchange.parts.clone()),
+            parts,
             inner: Template::new(exchange.inner.get()),
             marker: PhantomData,
         }

@@ -12,6 +12,7 @@ mod handshake;
 mod inner;
 mod listen;
 mod outcome;
+mod packed;
 mod record;
 mod replay;
 mod restore;

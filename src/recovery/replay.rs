@@ -28,22 +28,20 @@ where
     /// Sends the request again, in the epoch that the session has moved to. Once: what that brings
     /// goes to the caller.
     pub(super) async fn replay(
-        mut self,
+        self,
         answer: Examined<S::ResBody>,
         epoch: Arc<Epoch>,
     ) -> Answered<S, B> {
         if let Some(accepted) = self.accepted(&epoch) {
             return Ok(accepted);
         }
-        let refusal = match self.resumption(&epoch) {
+        let parts = self.head.unpack();
+        let refusal = match self.resumption(&parts.headers, &epoch) {
             Resumption::Lost(requests) => {
                 return Ok(self.lost_stream(&requests).map(ResponseBody::whole));
             }
-            Resumption::Keep if !self.parts.headers.contains_key(LAST_EVENT_ID) => self.refusal(),
-            Resumption::Anew => {
-                self.parts.headers.remove(LAST_EVENT_ID);
-                self.refusal()
-            }
+            Resumption::Anew => self.refusal(),
+            Resumption::Keep if !parts.headers.contains_key(LAST_EVENT_ID) => self.refusal(),
             Resumption::Keep | Resumption::Refused => Some(Refusal::LastEventId),
         };
         if let Some(refusal) = refusal {
@@ -52,7 +50,7 @@ where
         // Its connection is not needed any longer.
         drop(answer);
 
-        let request = self.outgoing(&epoch, None);
+        let request = self.outgoing(parts, Some(&epoch), None);
         let response = match self.send(&epoch, request).await {
             Ok(response) => response?,
             Err(Lost) => return Ok(self.lost_answer(&self.request_ids())),
@@ -137,16 +135,17 @@ where
     B::Error: Send,
 {
     let dead = exchange.snapshot.epoch.clone();
+    let parts = exchange.head.unpack();
     // A response belongs to the old session, and an `initialize` to none (rules F2, D7).
     let stays = exchange
         .with_messages(|messages| messages.has_response() || messages.initialize().is_some());
     if stays == Some(true) {
-        let request = exchange.outgoing(&dead, body);
+        let request = exchange.outgoing(parts, Some(&dead), body);
         return send_first(exchange, request).await;
     }
     if let Landing::Failed(failed) = flight.landing().await {
         // The server's answer is the caller's (rule J3).
-        let request = exchange.outgoing(&dead, body);
+        let request = exchange.outgoing(parts, Some(&dead), body);
         let response = match exchange.send(&dead, request).await {
             Ok(response) => exchange.deliver(response?, &dead),
             Err(Lost) => exchange.lost_answer(&exchange.request_ids()),
@@ -159,16 +158,12 @@ where
     if let Some(accepted) = exchange.accepted(&epoch) {
         return Ok(accepted);
     }
-    let request = match exchange.resumption(&epoch) {
+    let request = match exchange.resumption(&parts.headers, &epoch) {
         Resumption::Lost(requests) => {
             return Ok(exchange.lost_stream(&requests).map(ResponseBody::whole));
         }
-        Resumption::Refused => exchange.outgoing(&dead, body),
-        Resumption::Anew => {
-            exchange.parts.headers.remove(LAST_EVENT_ID);
-            exchange.outgoing(&epoch, body)
-        }
-        Resumption::Keep => exchange.outgoing(&epoch, body),
+        Resumption::Refused => exchange.outgoing(parts, None, body),
+        Resumption::Keep | Resumption::Anew => exchange.outgoing(parts, Some(&epoch), body),
     };
     let mut response = send_first(exchange, request).await?;
     let recovery = Recovery::new(Outcome::Waited, epoch.number());

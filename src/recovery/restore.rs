@@ -10,6 +10,8 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
+use tracing::Instrument;
+
 use super::{
     Inner,
     dialogue::{Dialogue, Reply, Upstream},
@@ -48,11 +50,12 @@ where
             not_restored.extend(under_way.join_next().await.and_then(Result::ok).flatten());
         }
         let (dialogue, upstream) = (dialogue.clone(), upstream.clone());
-        under_way.spawn(async move {
+        let restoring = async move {
             let asked = ask(&dialogue, &upstream, number, method, params);
             let restored = timeout_at(deadline, asked).await.unwrap_or(false);
             (!restored).then_some(method)
-        });
+        };
+        under_way.spawn(restoring.in_current_span());
     }
     while let Some(done) = under_way.join_next().await {
         not_restored.extend(done.ok().flatten());

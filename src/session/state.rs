@@ -57,10 +57,14 @@ impl StateChange {
     }
 }
 
+/// Whether the text of one of the methods, from its slash on, is in the body. The slash is rare.
 fn may_hold_change(body: &[u8]) -> bool {
-    [&b"setLevel"[..], b"subscribe\""]
-        .iter()
-        .any(|needle| memchr::memmem::find(body, needle).is_some())
+    memchr::memchr_iter(b'/', body).any(|slash| {
+        let rest = &body[slash + 1..];
+        [&b"setLevel"[..], b"subscribe", b"unsubscribe"]
+            .iter()
+            .any(|name| rest.starts_with(name))
+    })
 }
 
 impl State {
