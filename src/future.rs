@@ -44,7 +44,7 @@ pin_project! {
         // None of the layer's business.
         Untouched { #[pin] sending: S::Future },
         // Maybe an `initialize`, under way.
-        Candidate { #[pin] sending: S::Future, candidate: Option<Box<Candidate>> },
+        Candidate { #[pin] sending: S::Future, candidate: Option<Box<Candidate<S>>> },
         // A request of a recorded session, under way.
         Exchange { #[pin] sending: Attended<S::Future>, exchange: Option<Exchange<S, B>> },
         // Whatever takes longer.
@@ -73,13 +73,13 @@ where
         State::Untouched { sending }.into()
     }
 
-    pub(crate) fn candidate(sending: S::Future, candidate: Candidate) -> Self {
+    pub(crate) fn candidate(sending: S::Future, candidate: Candidate<S>) -> Self {
         let candidate = Some(Box::new(candidate));
         State::Candidate { sending, candidate }.into()
     }
 
     pub(crate) fn exchange(sending: S::Future, exchange: Exchange<S, B>) -> Self {
-        let sending = exchange.attend(sending);
+        let sending = Attended::new(sending);
         let exchange = Some(exchange);
         State::Exchange { sending, exchange }.into()
     }
@@ -101,13 +101,12 @@ where
 
     /// Waits for the body, holding nothing of the inner service.
     pub(crate) fn late(
-        shared: Arc<Shared>,
+        shared: Arc<Shared<S>>,
         route: Route,
         parts: Parts,
         collect: Collect<B>,
-        inner: S,
     ) -> Self {
-        let cold: Cold<R, S::Error> = Box::pin(late(shared, route, parts, collect, inner));
+        let cold: Cold<R, S::Error> = Box::pin(late(shared, route, parts, collect));
         State::Cold { cold }.into()
     }
 }
@@ -153,10 +152,11 @@ where
                     mut sending,
                     exchange,
                 } => {
-                    let response = match ready!(sending.as_mut().poll(cx)) {
+                    let waiting = exchange.as_ref().expect(COMPLETED);
+                    let orphaned = || waiting.orphaned(waiting.epoch());
+                    let response = match ready!(sending.as_mut().poll(cx, orphaned)) {
                         Ok(response) => response?,
                         Err(_lost) => {
-                            let waiting = exchange.as_ref().expect(COMPLETED);
                             let ids = waiting.request_ids();
                             if ids.is_empty() {
                                 sending.keep_waiting();
@@ -167,7 +167,7 @@ where
                     };
                     let exchange = exchange.take().expect(COMPLETED);
                     if !exchange.suspects(&response) {
-                        return Poll::Ready(Ok(exchange.deliver_first(response)));
+                        return Poll::Ready(Ok(exchange.deliver(response, exchange.epoch())));
                     }
                     Box::pin(examine(exchange, response))
                 }
@@ -184,11 +184,10 @@ where
 
 /// Collects a body that was not there at once, then does as the service would have done.
 async fn late<S, B, R>(
-    shared: Arc<Shared>,
+    shared: Arc<Shared<S>>,
     route: Route,
     parts: Parts,
     collect: Collect<B>,
-    inner: S,
 ) -> Result<Response<ResponseBody<R>>, S::Error>
 where
     S: Service<Request<RequestBody<B>>, Response = Response<R>> + Clone + Send + 'static,
@@ -208,14 +207,18 @@ where
         Route::Session(session) => session,
         Route::Candidate | Route::Untouched => {
             let (candidate, body) = Candidate::new(&shared, &parts, body);
-            let response = inner.send(Request::from_parts(parts, body)).await?;
+            let response = shared
+                .inner
+                .get()
+                .send(Request::from_parts(parts, body))
+                .await?;
             return Ok(match candidate {
                 Some(candidate) => candidate.settle(response),
                 None => response.map(ResponseBody::untouched),
             });
         }
     };
-    match Exchange::plan(&shared, session, parts, body, inner) {
+    match Exchange::plan(&shared, session, parts, body) {
         Plan::Send(request, exchange) => send_first(exchange, request).await,
         Plan::Wait(exchange, body, flight) => wait(exchange, body, flight).await,
         Plan::Answer(response) => Ok(response.map(ResponseBody::whole)),

@@ -5,8 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use tower::Layer;
 
 use crate::{
-    Classify, Compatible, Message, RecoveryEvent, SessionRecovery, Sessions,
-    recovery::{Config, Shared},
+    Classify, Compatible, Message, RecoveryEvent, SessionRecovery, Sessions, recovery::Config,
     session::BudgetLimits,
 };
 
@@ -190,9 +189,8 @@ impl SessionRecoveryLayer {
     /// How many recoveries of a session may be of no use before the layer leaves it alone, and
     /// after which time it may try once more. Default: 3 attempts, one back every 10 s.
     ///
-    /// An attempt is spent by a recovery that fails, and by one whose session is dead again when
-    /// the first request is sent in it; any other costs nothing. While none is left, answers that
-    /// show the session dead pass through.
+    /// An attempt is spent by every recovery, and given back as soon as an answer shows that the
+    /// new session lives. While none is left, answers that show the session dead pass through.
     #[must_use]
     pub fn recovery_budget(mut self, attempts: u32, refill: Duration) -> Self {
         self.config.budget = BudgetLimits { attempts, refill };
@@ -245,15 +243,12 @@ impl Default for SessionRecoveryLayer {
     }
 }
 
-impl<S> Layer<S> for SessionRecoveryLayer {
+impl<S: Clone> Layer<S> for SessionRecoveryLayer {
     type Service = SessionRecovery<S>;
 
     fn layer(&self, inner: S) -> SessionRecovery<S> {
-        let shared = Shared {
-            config: self.config.clone(),
-            sessions: self.sessions.clone().unwrap_or_default(),
-        };
-        SessionRecovery::with(inner, shared)
+        let sessions = self.sessions.clone().unwrap_or_default();
+        SessionRecovery::with(inner, self.config.clone(), sessions)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The service: sends each request down one of its ways.
 
 use std::{
-    fmt, mem,
+    fmt,
     pin::pin,
     sync::Arc,
     task::{Context, Poll, Waker},
@@ -12,10 +12,10 @@ use http_body::Body;
 use tower::Service;
 
 use crate::{
-    SessionRecoveryLayer,
+    SessionRecoveryLayer, Sessions,
     body::{Collect, Collected, RequestBody, ResponseBody},
     future::ResponseFuture,
-    recovery::{Candidate, Exchange, Plan, Route, Shared},
+    recovery::{Candidate, Config, Exchange, Plan, Route, Shared, Template},
 };
 
 /// An HTTP client service whose MCP sessions do not die.
@@ -28,16 +28,27 @@ use crate::{
 #[derive(Clone)]
 pub struct SessionRecovery<S> {
     inner: S,
-    shared: Arc<Shared>,
+    shared: Arc<Shared<S>>,
 }
 
 impl<S> SessionRecovery<S> {
     /// Wraps a service, with every knob of [`SessionRecoveryLayer`] at its default.
-    pub fn new(inner: S) -> Self {
+    pub fn new(inner: S) -> Self
+    where
+        S: Clone,
+    {
         tower::Layer::layer(&SessionRecoveryLayer::new(), inner)
     }
 
-    pub(crate) fn with(inner: S, shared: Shared) -> Self {
+    pub(crate) fn with(inner: S, config: Config, sessions: Sessions) -> Self
+    where
+        S: Clone,
+    {
+        let shared = Shared {
+            config,
+            sessions,
+            inner: Template::new(inner.clone()),
+        };
         Self {
             inner,
             shared: Arc::new(shared),
@@ -47,11 +58,6 @@ impl<S> SessionRecovery<S> {
     /// The service that this one wraps.
     pub fn get_ref(&self) -> &S {
         &self.inner
-    }
-
-    /// The service that this one wraps, mutably.
-    pub fn get_mut(&mut self) -> &mut S {
-        &mut self.inner
     }
 
     /// The service that this one wraps, by value.
@@ -90,8 +96,8 @@ where
         // Most bodies are there at once. If this one is not, the future asks again, with a waker.
         let collected = pin!(&mut collect).poll(&mut Context::from_waker(Waker::noop()));
         let Poll::Ready(collected) = collected else {
-            let inner = self.release();
-            return ResponseFuture::late(self.shared.clone(), route, parts, collect, inner);
+            self.release();
+            return ResponseFuture::late(self.shared.clone(), route, parts, collect);
         };
         let body = match collected {
             Collected::Whole(kept) => Ok(kept),
@@ -108,7 +114,7 @@ where
                 };
             }
         };
-        match Exchange::plan(&self.shared, session, parts, body, self.inner.clone()) {
+        match Exchange::plan(&self.shared, session, parts, body) {
             Plan::Send(request, exchange) => {
                 ResponseFuture::exchange(self.inner.call(request), exchange)
             }
@@ -126,11 +132,9 @@ where
 
 impl<S: Clone> SessionRecovery<S> {
     /// Gives up the readiness of the inner service, and whatever it holds for that, while there
-    /// is something else to wait for (rule E3). Gives a clone to be made ready later.
-    fn release(&mut self) -> S {
-        let inner = self.inner.clone();
-        drop(mem::replace(&mut self.inner, inner.clone()));
-        inner
+    /// is something else to wait for (rule E3).
+    fn release(&mut self) {
+        self.inner = self.shared.inner.get();
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::RecoveryEvent;
+use super::{RecoveryEvent, inner::Template};
 use crate::{
     mcp::{Classify, Message},
     session::{BudgetLimits, Sessions},
@@ -31,8 +31,9 @@ pub(crate) struct Config {
 pub(crate) type ReplayWhen = Arc<dyn Fn(&Message<'_>) -> bool + Send + Sync>;
 pub(crate) type OnRecovery = Arc<dyn Fn(&RecoveryEvent) + Send + Sync>;
 
-/// What all clones of a service share.
-pub(crate) struct Shared {
+/// What all clones of a service share, and everything that is under way in them.
+pub(crate) struct Shared<S> {
     pub(crate) config: Config,
     pub(crate) sessions: Sessions,
+    pub(crate) inner: Template<S>,
 }

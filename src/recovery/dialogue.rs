@@ -1,6 +1,6 @@
 //! The layer's own requests to the server (rules E4 to E6).
 
-use std::{marker::PhantomData, pin::Pin, time::Duration};
+use std::{marker::PhantomData, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{
@@ -13,7 +13,7 @@ use http_body_util::BodyExt;
 use serde_json::{Value, json, value::RawValue};
 use tokio::{runtime::Handle, time::timeout};
 
-use super::{Inner, inner::Template};
+use super::{Inner, Shared};
 use crate::{
     body::{Kept, RequestBody},
     mcp::{Id, LAST_EVENT_ID, MessageReader, Messages, PROTOCOL_VERSION, SESSION_ID},
@@ -26,7 +26,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Sends the layer's own messages as if they came from a caller.
 pub(super) struct Dialogue<S, B> {
-    inner: Template<S>,
+    shared: Arc<Shared<S>>,
     uri: Uri,
     version: Version,
     headers: HeaderMap,
@@ -63,7 +63,7 @@ where
 {
     /// `recorded` are the headers of the caller's `initialize`; those of the `trigger` that
     /// describe the caller win over them, so that fresh credentials do.
-    pub(super) fn new(inner: S, recorded: &HeaderMap, trigger: &Parts) -> Self {
+    pub(super) fn new(shared: Arc<Shared<S>>, recorded: &HeaderMap, trigger: &Parts) -> Self {
         let mut headers = overlay(recorded, &trigger.headers);
         for name in [
             SESSION_ID,
@@ -79,7 +79,7 @@ where
             "application/json, text/event-stream",
         ));
         Self {
-            inner: Template::new(inner),
+            shared,
             uri: trigger.uri.clone(),
             version: trigger.version,
             headers,
@@ -122,7 +122,8 @@ where
         message: Bytes,
     ) -> Result<Response<S::ResBody>, Failure> {
         let request = self.request(Method::POST, upstream, message);
-        self.inner
+        self.shared
+            .inner
             .get()
             .send(request)
             .await
@@ -133,7 +134,8 @@ where
     pub(super) fn delete(&self, upstream: &Upstream, patience: Duration) {
         if upstream.id.is_some() {
             let sending =
-                self.inner
+                self.shared
+                    .inner
                     .get()
                     .send(self.request(Method::DELETE, upstream, Bytes::new()));
             in_background(patience, async move {
@@ -184,10 +186,11 @@ where
     /// A server may ping before it answers (specification 2025-11-25, Lifecycle, Initialization).
     fn answer_ping(&self, upstream: &Upstream, id: &Id) {
         let answer = json!({"jsonrpc": "2.0", "id": id.as_json(), "result": {}}).to_string();
-        let sending = self
-            .inner
-            .get()
-            .send(self.request(Method::POST, upstream, answer.into()));
+        let sending =
+            self.shared
+                .inner
+                .get()
+                .send(self.request(Method::POST, upstream, answer.into()));
         in_background(DRAIN_TIMEOUT, async move {
             if let Ok(response) = sending.await {
                 drain(Box::pin(response.into_body())).await;

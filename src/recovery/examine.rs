@@ -64,6 +64,7 @@ where
         Verdict::Unsure => exchange.has_moved() || exchange.ping_finds_it_dead().await,
     };
     if !expired {
+        exchange.session.chain().lives(&exchange.snapshot.epoch);
         return Ok(exchange.pass(answer, &exchange.snapshot.epoch));
     }
     debug!(
@@ -108,7 +109,7 @@ where
     async fn ping_finds_it_dead(&self) -> bool {
         let config = &self.shared.config;
         let recorded = &self.session.initialize().headers;
-        let dialogue = Dialogue::<S, B>::new(self.inner.get(), recorded, &self.head.unpack());
+        let dialogue = Dialogue::<S, B>::new(self.shared.clone(), recorded, &self.head.unpack());
         let id = Id::from("mcp-session-recovery/ping".to_owned());
         let ping = serde_json::json!({"jsonrpc": "2.0", "id": id.as_json(), "method": "ping"});
         let message = ping.to_string();
@@ -140,7 +141,6 @@ where
                     self.session.clone(),
                     self.snapshot.epoch.clone(),
                     &self.head.unpack(),
-                    self.inner.get(),
                     leader,
                 );
                 flight.landing().await

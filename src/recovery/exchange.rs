@@ -6,25 +6,26 @@ use http::{HeaderMap, Method, Request, Response, header::CONTENT_LENGTH, request
 use http_body::Body;
 
 use super::{
-    Candidate, Inner, Outcome, Recovery, Refusal, Shared, inner::Template, listen::Reopen,
+    Candidate, Inner, Outcome, Recovery, Refusal, Shared,
+    dialogue::{Dialogue, Upstream},
+    listen::Reopen,
     packed::PackedHead,
 };
 use crate::{
     body::{AnswerStream, Kept, ListeningStream, RequestBody, ResponseBody},
     mcp::{Id, LAST_EVENT_ID, LostAnswer, Messages, SESSION_ID, is_event_stream},
-    session::{Attended, Epoch, Flight, Origin, Orphaned, Resume, Session, Snapshot, StateChange},
+    session::{Epoch, Flight, Origin, Orphaned, Resume, Session, Snapshot, StateChange},
 };
 
 /// What is known of a request of a recorded session while it is under way.
 pub(crate) struct Exchange<S, B> {
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared<S>>,
     pub(super) session: Arc<Session>,
     pub(super) snapshot: Snapshot,
     /// As the caller sent it: nothing is translated here.
     pub(super) head: PackedHead,
     /// `None` if it could not be kept.
     pub(super) body: Option<Kept>,
-    pub(super) inner: Template<S>,
     marker: PhantomData<fn(B)>,
 }
 
@@ -58,11 +59,10 @@ where
 {
     /// Decides about a request whose body has been collected.
     pub(crate) fn plan(
-        shared: &Arc<Shared>,
+        shared: &Arc<Shared<S>>,
         session: Arc<Session>,
         parts: Parts,
         body: Result<Kept, RequestBody<B>>,
-        inner: S,
     ) -> Plan<S, B> {
         let (snapshot, flight) = session.chain().snapshot();
         let (kept, unkept) = match body {
@@ -75,7 +75,6 @@ where
             snapshot,
             head: PackedHead::new(&parts),
             body: kept,
-            inner: Template::new(inner),
             marker: PhantomData,
         };
         if let Some(flight) = flight {
@@ -130,13 +129,14 @@ where
         }
     }
 
-    /// Guards a request against being left behind in `epoch`, if somebody may wait for its answer
-    /// by id.
-    pub(crate) fn attend<F>(&self, sending: F) -> Attended<F> {
-        Attended::new(sending, self.orphaned(&self.snapshot.epoch))
+    /// The epoch that the request is first sent in.
+    pub(crate) fn epoch(&self) -> &Arc<Epoch> {
+        &self.snapshot.epoch
     }
 
-    pub(super) fn orphaned(&self, epoch: &Arc<Epoch>) -> Option<Orphaned> {
+    /// What tells that the request was left behind in `epoch`, if somebody may wait for its answer
+    /// by id.
+    pub(crate) fn orphaned(&self, epoch: &Arc<Epoch>) -> Option<Orphaned> {
         let config = &self.shared.config;
         (config.answer_lost_requests && self.head.method() == Method::POST)
             .then(|| Orphaned::new(epoch.clone(), config.orphan_timeout))
@@ -162,26 +162,22 @@ where
             && self.shared.config.classify.suspects(status)
     }
 
-    /// Passes on the answer to the request as it was first sent.
-    pub(crate) fn deliver_first(
-        &self,
-        response: Response<S::ResBody>,
-    ) -> Response<ResponseBody<S::ResBody>> {
-        self.deliver(response, &self.snapshot.epoch)
-    }
-
     /// Passes on the answer to the request as it was sent in `epoch`.
-    pub(super) fn deliver(
+    pub(crate) fn deliver(
         &self,
         mut response: Response<S::ResBody>,
         epoch: &Arc<Epoch>,
     ) -> Response<ResponseBody<S::ResBody>> {
+        if !self.suspects(&response) {
+            self.session.chain().lives(epoch);
+        }
         let status = response.status();
         let assigned = self.assigned(response.headers(), epoch);
         epoch.translate_response(response.headers_mut(), self.session.id());
         match *self.head.method() {
             Method::DELETE if status.is_success() || status == http::StatusCode::NOT_FOUND => {
                 self.shared.sessions.forget(&self.session);
+                self.end_successor(epoch);
             }
             Method::POST if status.is_success() => {
                 if let Some(body) = &self.body {
@@ -206,6 +202,17 @@ where
             _ => {}
         }
         response.map(ResponseBody::untouched)
+    }
+
+    /// Ends the session that a recovery made while this DELETE was on its way to the one before:
+    /// the caller wants none any more.
+    fn end_successor(&self, ended: &Epoch) {
+        let current = self.session.chain().current();
+        if current.number() != ended.number() {
+            let recorded = &self.session.initialize().headers;
+            Dialogue::<S, B>::new(self.shared.clone(), recorded, &self.head.unpack())
+                .delete(&Upstream::of(&current), self.shared.config.recovery_timeout);
+        }
     }
 
     /// Whether the answer assigns another id than the session's (rule B5).

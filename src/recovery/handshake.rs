@@ -69,7 +69,7 @@ where
     let id = initialize_id(&body).ok_or(Failure::Malformed)?;
     let response = dialogue.post(&Upstream::default(), body).await?;
     if !response.status().is_success() {
-        return Err(refused(response, config).await);
+        return Err(refused(whole(response, config).await, Failure::Refused));
     }
 
     let (head, body) = response.into_parts();
@@ -94,10 +94,9 @@ where
     let response = dialogue
         .post(session.upstream(), Bytes::from_static(INITIALIZED))
         .await?;
-    let status = response.status();
     let accepted = whole(response, config).await;
-    if !status.is_success() {
-        return Err(Failure::NotAccepted(status).into());
+    if !accepted.status().is_success() {
+        return Err(refused(accepted, Failure::NotAccepted));
     }
     Ok(Established {
         session,
@@ -116,18 +115,18 @@ fn session_id(headers: &HeaderMap) -> Option<http::HeaderValue> {
     Some(id)
 }
 
-async fn refused<R: Body>(response: Response<R>, config: &Config) -> Failed {
+/// What an answer other than 2xx comes to: something that the caller can act on (rule J1), or
+/// `otherwise`.
+fn refused(mut response: Response<Bytes>, otherwise: fn(StatusCode) -> Failure) -> Failed {
     let status = response.status();
-    let challenge = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
-    let mut response = whole(response, config).await;
+    if !matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+        return otherwise(status).into();
+    }
     // Some clients adopt whatever id they see.
     response.headers_mut().remove(SESSION_ID);
-    match challenge {
-        true => Failed {
-            failure: Failure::Denied(status),
-            challenge: Some(response),
-        },
-        false => Failure::Refused(status).into(),
+    Failed {
+        failure: Failure::Denied(status),
+        challenge: Some(response),
     }
 }
 

@@ -42,8 +42,8 @@ where
     }
 }
 
-/// A service kept to be cloned. Many are not `Sync`, which a future that borrows one across an
-/// await would need.
+/// A service kept to be cloned, on the cold path alone: a clone for each request would cost more
+/// than all else. Many services are not `Sync`, hence the lock.
 pub(crate) struct Template<S>(Mutex<S>);
 
 impl<S: Clone> Template<S> {

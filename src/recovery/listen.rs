@@ -12,7 +12,7 @@ use http::{Request, request::Parts};
 use http_body::Body;
 use tokio::time::timeout;
 
-use super::{Exchange, Inner, Shared, dialogue::overlay, inner::Template};
+use super::{Exchange, Inner, Shared, dialogue::overlay};
 use crate::{
     body::{Kept, Listener, Reopening, RequestBody},
     mcp::{LAST_EVENT_ID, is_event_stream, list_changed_event},
@@ -21,14 +21,13 @@ use crate::{
 
 /// Opens a caller's listening stream in whatever epoch the session is in.
 pub(super) struct Reopen<S, B> {
-    shared: Arc<Shared>,
+    shared: Arc<Shared<S>>,
     session: Arc<Session>,
     /// The epoch that the stream is open in.
     epoch: Arc<Epoch>,
     replaced: Pin<Box<Replaced>>,
     /// The caller's GET.
     parts: Parts,
-    inner: Template<S>,
     marker: PhantomData<fn(B)>,
 }
 
@@ -45,14 +44,10 @@ where
             epoch: epoch.clone(),
             replaced: Box::pin(Replaced::new(epoch.clone())),
             parts,
-            inner: Template::new(exchange.inner.get()),
             marker: PhantomData,
         }
     }
 }
-
-// The service in it is only ever cloned.
-impl<S, B> Unpin for Reopen<S, B> {}
 
 /// The GET as it goes out in `epoch`: with the credentials of the request that made it.
 fn get<B: Body>(parts: &Parts, epoch: &Epoch) -> Request<RequestBody<B>> {
@@ -87,7 +82,7 @@ where
     fn reopen(&mut self) -> Reopening<S::ResBody> {
         self.epoch = self.session.chain().current();
         self.replaced = Box::pin(Replaced::new(self.epoch.clone()));
-        let sending = self.inner.get().send(get(&self.parts, &self.epoch));
+        let sending = self.shared.inner.get().send(get(&self.parts, &self.epoch));
         let patience = self.shared.config.recovery_timeout;
         Box::pin(async move {
             let response = timeout(patience, sending).await.ok()?.ok()?;

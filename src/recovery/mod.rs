@@ -24,7 +24,7 @@ pub(crate) use self::{
     config::{Config, Shared},
     examine::examine,
     exchange::{Exchange, Plan},
-    inner::Inner,
+    inner::{Inner, Template},
     record::Candidate,
     replay::{send_first, wait},
     route::Route,

@@ -3,40 +3,29 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Response, header::CONTENT_LENGTH, request::Parts};
+use http::{HeaderMap, Response, header::CONTENT_LENGTH, request::Parts};
 use http_body::Body;
 
 use super::Shared;
 use crate::{
     body::{Kept, RequestBody, ResponseBody, Tap},
-    mcp::{Id, InitializeResult, MCP_METHOD, MessageReader, Messages, SESSION_ID, is_json},
+    mcp::{Id, InitializeResult, MessageReader, Messages, SESSION_ID},
     session::{Endpoint, Epoch, Initialize, Session},
 };
 
 /// A session-less POST that may be an `initialize`.
-pub(crate) struct Candidate {
-    shared: Arc<Shared>,
+pub(crate) struct Candidate<S> {
+    shared: Arc<Shared<S>>,
     endpoint: Endpoint,
     headers: HeaderMap,
     body: Kept,
 }
 
-impl Candidate {
-    /// Whether a request without a session id may be an `initialize`, as far as its head tells
-    /// (rule B1).
-    pub(crate) fn is_possible<B>(request: &http::Request<B>) -> bool {
-        let headers = request.headers();
-        request.method() == Method::POST
-            && is_json(headers)
-            && headers
-                .get(MCP_METHOD)
-                .is_none_or(|method| method == "initialize")
-    }
-
+impl<S: 'static> Candidate<S> {
     /// The candidate, unless the body shows that it is none after all or was not kept; and the
     /// body as it goes out.
     pub(crate) fn new<B: Body>(
-        shared: &Arc<Shared>,
+        shared: &Arc<Shared<S>>,
         parts: &Parts,
         body: Result<Kept, RequestBody<B>>,
     ) -> (Option<Self>, RequestBody<B>) {
@@ -46,7 +35,7 @@ impl Candidate {
         }
     }
 
-    pub(super) fn of(shared: &Arc<Shared>, parts: &Parts, body: &Kept) -> Option<Self> {
+    pub(super) fn of(shared: &Arc<Shared<S>>, parts: &Parts, body: &Kept) -> Option<Self> {
         memchr::memmem::find(&body.bytes(), b"initialize")?;
         Some(Self {
             shared: shared.clone(),
@@ -74,7 +63,7 @@ impl Candidate {
     fn record(
         mut self,
         head: &http::response::Parts,
-    ) -> Option<(MessageReader, impl FnMut(&[u8]) -> bool + Send + use<>)> {
+    ) -> Option<(MessageReader, impl FnMut(&[u8]) -> bool + Send + use<S>)> {
         let id = head
             .headers
             .get(SESSION_ID)

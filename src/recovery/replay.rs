@@ -1,6 +1,6 @@
 //! Sends a request in another epoch than it was made for (rules E3, F1 to F7, G2, G4, J3).
 
-use std::sync::Arc;
+use std::{future::poll_fn, pin::pin, sync::Arc};
 
 use http::{Request, Response};
 use http_body::Body;
@@ -57,8 +57,8 @@ where
         };
         let response = if self.suspects(&response) {
             let answer = Examined::read(response, &self.shared.config).await;
-            if self.verdict(&answer) == Verdict::Expired {
-                self.session.chain().was_unhelpful(&epoch);
+            if self.verdict(&answer) == Verdict::Alive {
+                self.session.chain().lives(&epoch);
             }
             self.pass(answer, &epoch)
         } else {
@@ -73,10 +73,10 @@ where
         epoch: &Arc<Epoch>,
         request: Request<RequestBody<B>>,
     ) -> Result<Result<Response<S::ResBody>, S::Error>, Lost> {
-        let sending = self.inner.get().send(request);
+        let mut sending = pin!(Attended::new(self.shared.inner.get().send(request)));
         let somebody_waits = !self.request_ids().is_empty();
-        let orphaned = self.orphaned(epoch).filter(|_| somebody_waits);
-        Attended::new(sending, orphaned).await
+        let orphaned = || self.orphaned(epoch).filter(|_| somebody_waits);
+        poll_fn(|cx| sending.as_mut().poll(cx, orphaned)).await
     }
 
     /// The answer to the caller's own `notifications/initialized`, which the handshake has sent

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use http::Request;
+use http::{Method, Request};
 
-use super::{Candidate, Shared};
+use super::Shared;
 use crate::{
-    mcp::{PROTOCOL_VERSION, SESSION_ID, is_sessionless_version},
+    mcp::{MCP_METHOD, PROTOCOL_VERSION, SESSION_ID, is_json, is_sessionless_version},
     session::Session,
 };
 
@@ -21,10 +21,10 @@ pub(crate) enum Route {
 }
 
 impl Route {
-    pub(crate) fn of<B>(shared: &Shared, request: &Request<B>) -> Self {
+    pub(crate) fn of<S, B>(shared: &Shared<S>, request: &Request<B>) -> Self {
         let headers = request.headers();
         let session_id = headers.get(SESSION_ID);
-        if session_id.is_none() && !Candidate::is_possible(request) {
+        if session_id.is_none() && !may_initialize(request) {
             return Self::Untouched;
         }
         if headers
@@ -41,4 +41,14 @@ impl Route {
             },
         }
     }
+}
+
+/// Whether a request without a session id may be an `initialize`, as far as its head tells.
+fn may_initialize<B>(request: &Request<B>) -> bool {
+    let headers = request.headers();
+    request.method() == Method::POST
+        && is_json(headers)
+        && headers
+            .get(MCP_METHOD)
+            .is_none_or(|method| method == "initialize")
 }

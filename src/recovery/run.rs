@@ -23,18 +23,21 @@ use crate::{
 
 /// Recovers the session in a task of its own, which no caller can stop.
 pub(super) fn spawn<S, B>(
-    shared: Arc<Shared>,
+    shared: Arc<Shared<S>>,
     session: Arc<Session>,
     dead: Arc<Epoch>,
     trigger: &Parts,
-    inner: S,
     leader: Leader,
 ) where
     S: Inner<B>,
     B: Body + Send + 'static,
 {
     let recovery = Recovery {
-        dialogue: Arc::new(Dialogue::new(inner, &session.initialize().headers, trigger)),
+        dialogue: Arc::new(Dialogue::new(
+            shared.clone(),
+            &session.initialize().headers,
+            trigger,
+        )),
         started: Instant::now(),
         shared,
         session,
@@ -52,7 +55,7 @@ pub(super) fn spawn<S, B>(
 }
 
 struct Recovery<S, B> {
-    shared: Arc<Shared>,
+    shared: Arc<Shared<S>>,
     session: Arc<Session>,
     dead: Arc<Epoch>,
     dialogue: Arc<Dialogue<S, B>>,

@@ -37,7 +37,7 @@ impl Budget {
         true
     }
 
-    /// Gives an attempt back: it succeeded.
+    /// Gives an attempt back: it was of use.
     pub(super) fn refund(&mut self, limits: BudgetLimits) {
         self.left = self.left.saturating_add(1).min(limits.attempts);
     }

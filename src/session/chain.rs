@@ -131,11 +131,11 @@ impl Chain {
         Claim::Lead(flight, leader)
     }
 
-    /// A replay in `epoch` met a dead session: the recovery that made it was of no use, and its
-    /// attempt is spent after all (rule J4).
-    pub(crate) fn was_unhelpful(&self, epoch: &Epoch) {
-        if epoch.mark_unhelpful() {
-            self.lock().budget.take(self.limits, Instant::now());
+    /// An answer showed that the session of `epoch` lives: the recovery that made it was of use,
+    /// and gets its attempt back (rule J4).
+    pub(crate) fn lives(&self, epoch: &Epoch) {
+        if epoch.prove() {
+            self.lock().budget.refund(self.limits);
         }
     }
 
@@ -182,7 +182,6 @@ impl Leader {
             state.flight = None;
             state.failures = 0;
             state.failed = None;
-            state.budget.refund(self.chain.limits);
             std::mem::replace(&mut state.epoch, epoch.clone())
         };
         self.landed = true;

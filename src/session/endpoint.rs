@@ -1,6 +1,6 @@
 //! Where a session was recorded (rule A3).
 
-use http::{HeaderMap, HeaderValue, Uri, header::HOST};
+use http::{HeaderMap, HeaderValue, Uri, header::HOST, uri::Authority};
 
 /// Scheme, authority and path. The `Host` header stands in for the authority of a request that
 /// has none in its URI (RFC 9112, 3.2.1).
@@ -28,7 +28,7 @@ impl Endpoint {
 
     fn is(&self, uri: &Uri, host: Option<&HeaderValue>) -> bool {
         self.uri.path() == uri.path()
-            && self.uri.authority() == uri.authority()
+            && same_authority(&self.uri, uri)
             && self.uri.scheme() == uri.scheme()
             && self.host.as_ref() == host
     }
@@ -38,6 +38,13 @@ impl Endpoint {
         let header = || self.host.as_ref().and_then(|host| host.to_str().ok());
         self.uri.host().or_else(header).unwrap_or_default()
     }
+}
+
+/// Authorities are equal whatever their case, but nearly always they are spelled alike, which is
+/// cheaper to find out.
+fn same_authority(one: &Uri, other: &Uri) -> bool {
+    let (one, other) = (one.authority(), other.authority());
+    one.map(Authority::as_str) == other.map(Authority::as_str) || one == other
 }
 
 fn host_of<'a>(uri: &Uri, headers: &'a HeaderMap) -> Option<&'a HeaderValue> {

@@ -24,7 +24,8 @@ pub(crate) struct Epoch {
     made_by: Option<MadeBy>,
     replaced: AtomicBool,
     replacement: Arc<Notify>,
-    unhelpful: AtomicBool,
+    /// Until an answer shows that it lives, a recovery may have been of no use.
+    unproven: AtomicBool,
 }
 
 /// What a recovery leaves behind in the epoch it made.
@@ -47,7 +48,7 @@ impl Epoch {
             made_by: None,
             replaced: AtomicBool::new(false),
             replacement: Arc::default(),
-            unhelpful: AtomicBool::new(false),
+            unproven: AtomicBool::new(false),
         }
     }
 
@@ -78,7 +79,7 @@ impl Epoch {
             made_by: Some(made_by),
             replaced: AtomicBool::new(false),
             replacement: Arc::default(),
-            unhelpful: AtomicBool::new(false),
+            unproven: AtomicBool::new(true),
         }
     }
 
@@ -154,8 +155,8 @@ impl Epoch {
         self.replacement.clone()
     }
 
-    /// Notes that a replay met a dead session in this very epoch; true the first time.
-    pub(super) fn mark_unhelpful(&self) -> bool {
-        !self.unhelpful.swap(true, Ordering::Relaxed)
+    /// Notes that the server knows the session; true the first time that this is news.
+    pub(super) fn prove(&self) -> bool {
+        self.unproven.load(Ordering::Relaxed) && self.unproven.swap(false, Ordering::Relaxed)
     }
 }

@@ -91,12 +91,13 @@ impl Future for Orphaned {
 }
 
 pin_project! {
-    /// A request under way in an epoch: its outcome, or [`Lost`] if it was left behind.
+    /// A request under way in an epoch that may be replaced.
     pub(crate) struct Attended<F> {
         #[pin]
-        future: F,
+        sending: F,
         #[pin]
         orphaned: Option<Orphaned>,
+        asked: bool,
     }
 }
 
@@ -104,29 +105,37 @@ pin_project! {
 #[derive(Debug)]
 pub(crate) struct Lost;
 
-impl<F> Attended<F> {
-    /// `orphaned` is `None` for what nobody waits for by id.
-    pub(crate) fn new(future: F, orphaned: Option<Orphaned>) -> Self {
-        Self { future, orphaned }
+impl<F: Future> Attended<F> {
+    pub(crate) fn new(sending: F) -> Self {
+        Self {
+            sending,
+            orphaned: None,
+            asked: false,
+        }
     }
 
-    /// Nobody waits for it by id after all: it has all the time it wants.
-    pub(crate) fn keep_waiting(self: Pin<&mut Self>) {
-        self.project().orphaned.set(None);
-    }
-}
-
-impl<F: Future> Future for Attended<F> {
-    type Output = Result<F::Output, Lost>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        if let Poll::Ready(output) = this.future.poll(cx) {
+    /// The outcome of the request. `orphaned` is asked for once, if there is anything to wait for:
+    /// it gives `None` for what nobody waits for by id.
+    pub(crate) fn poll(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        orphaned: impl FnOnce() -> Option<Orphaned>,
+    ) -> Poll<Result<F::Output, Lost>> {
+        let mut this = self.project();
+        if let Poll::Ready(output) = this.sending.poll(cx) {
             return Poll::Ready(Ok(output));
+        }
+        if !std::mem::replace(this.asked, true) {
+            this.orphaned.set(orphaned());
         }
         match this.orphaned.as_pin_mut() {
             Some(orphaned) => orphaned.poll(cx).map(|()| Err(Lost)),
             None => Poll::Pending,
         }
+    }
+
+    /// Nobody waits for it by id after all: it has all the time it wants.
+    pub(crate) fn keep_waiting(self: Pin<&mut Self>) {
+        self.project().orphaned.set(None);
     }
 }

@@ -89,7 +89,10 @@ impl Sessions {
             .get(id)?
             .iter()
             .find(|entry| entry.session.endpoint().matches(uri, headers))?;
-        entry.session.touch(self.tick());
+        // The session that was used last is the last one used.
+        if entry.session.last_use() + 1 != self.0.clock.load(Ordering::Relaxed) {
+            entry.session.touch(self.tick());
+        }
         Some(entry.session.clone())
     }
 
