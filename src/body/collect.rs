@@ -23,24 +23,28 @@ pub(crate) enum Collected<B: Body> {
 
 /// Collects a body up to a limit.
 ///
-/// Nothing is allocated for a body in one frame. A body that says beforehand that it is too large
-/// is not read at all.
+/// Nothing is allocated for a body in one frame. Of a body that says beforehand that it is too
+/// large, the first frame alone is taken.
 pub(crate) struct Collect<B: Body> {
     body: Option<B>,
     first: Option<Bytes>,
     frames: Vec<Bytes>,
     len: usize,
     limit: usize,
+    /// The body says itself that it is larger than the limit.
+    too_large: bool,
 }
 
 impl<B: Body> Collect<B> {
     pub(crate) fn new(body: B, limit: usize) -> Self {
+        let too_large = body.size_hint().lower() > limit as u64;
         Self {
             body: Some(body),
             first: None,
             frames: Vec::new(),
             len: 0,
             limit,
+            too_large,
         }
     }
 
@@ -62,9 +66,6 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Collected<B>> {
         let this = self.get_mut();
         let mut body = this.body.take().expect("Collect polled after completion");
-        if this.len == 0 && body.size_hint().lower() > this.limit as u64 {
-            return Poll::Ready(Collected::Unkept(RequestBody::untouched(body)));
-        }
         loop {
             if body.is_end_stream() {
                 return Poll::Ready(Collected::Whole(this.take(None)));
@@ -87,7 +88,7 @@ where
                             None => this.first = Some(data),
                             Some(_) => this.frames.push(data),
                         }
-                        if this.len > this.limit {
+                        if this.too_large || this.len > this.limit {
                             let begun = RequestBody::begun(this.take(None), body);
                             return Poll::Ready(Collected::Unkept(begun));
                         }

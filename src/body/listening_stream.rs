@@ -122,9 +122,10 @@ where
         loop {
             match &mut this.source {
                 Source::Open(body) => match body.as_mut().poll_frame(cx) {
-                    Poll::Ready(Some(Ok(frame))) => {
+                    Poll::Ready(Some(Ok(frame))) if frame.is_data() => {
                         return Poll::Ready(Some(Ok(this.pass(frame))));
                     }
+                    // Its end, or trailers, after which nothing may come.
                     Poll::Ready(end) => {
                         // The old stream may end before this body hears of the new epoch.
                         match this.move_on(cx) {
@@ -147,7 +148,7 @@ where
                     }
                 },
                 Source::Leaving(body, patience) => match body.as_mut().poll_frame(cx) {
-                    Poll::Ready(Some(Ok(frame))) => {
+                    Poll::Ready(Some(Ok(frame))) if frame.is_data() => {
                         let frame = this.pass(frame);
                         if this.reader.at_boundary() {
                             this.source = Source::Opening(this.listener.reopen());

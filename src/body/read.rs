@@ -61,6 +61,14 @@ impl<R: Body> ReadAhead<R> {
         matches!(self.rest, Rest::Broken(_))
     }
 
+    /// What is still to come.
+    pub(crate) fn into_rest(self) -> Option<Pin<Box<R>>> {
+        match self.rest {
+            Rest::More(body) => Some(body),
+            Rest::Ended | Rest::Broken(_) => None,
+        }
+    }
+
     /// The data read so far, in one piece and not more than `limit`.
     pub(crate) fn bytes(&self, limit: usize) -> Bytes {
         let mut frames = self.frames.iter().filter_map(Frame::data_ref);

@@ -164,6 +164,14 @@ impl<B: Body> RequestBody<B> {
         Self::with_rest(begun, Rest::Error { error: Some(error) })
     }
 
+    /// Whether what was read of a body that could not be kept has these bytes in it.
+    pub(crate) fn has_read(&self, bytes: &[u8]) -> bool {
+        match &self.kind {
+            Kind::Begun { begun } => memchr::memmem::find(&begun.read.bytes(), bytes).is_some(),
+            Kind::Untouched { .. } | Kind::Kept { .. } => false,
+        }
+    }
+
     fn with_rest(begun: Kept, rest: Rest<B>) -> Self {
         let begun = Box::pin(Begun {
             read: begun,

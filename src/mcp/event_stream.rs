@@ -86,10 +86,10 @@ impl EventReader {
 
     /// Whether the last byte read ended an event, or none has been read.
     pub(crate) fn at_boundary(&self) -> bool {
-        match self.tail {
-            [_, b'\n' | b'\r', b'\r'] | [_, b'\n', b'\n'] | [b'\n' | b'\r', b'\r', b'\n'] => true,
-            _ => false,
-        }
+        matches!(
+            self.tail,
+            [_, b'\n' | b'\r', b'\r'] | [_, b'\n', b'\n'] | [b'\n' | b'\r', b'\r', b'\n']
+        )
     }
 
     /// Bytes that end an open event so that no client takes it for a message: what was cut off

@@ -16,7 +16,7 @@ use tokio::{runtime::Handle, time::timeout};
 use super::{Inner, Shared};
 use crate::{
     body::{Kept, RequestBody},
-    mcp::{Id, LAST_EVENT_ID, MessageReader, Messages, PROTOCOL_VERSION, SESSION_ID},
+    mcp::{Id, LAST_EVENT_ID, MCP_METHOD, MessageReader, Messages, PROTOCOL_VERSION, SESSION_ID},
     session::{Epoch, Failure},
 };
 
@@ -65,15 +65,13 @@ where
     /// describe the caller win over them, so that fresh credentials do.
     pub(super) fn new(shared: Arc<Shared<S>>, recorded: &HeaderMap, trigger: &Parts) -> Self {
         let mut headers = overlay(recorded, &trigger.headers);
-        for name in [
-            SESSION_ID,
-            PROTOCOL_VERSION,
-            TRANSFER_ENCODING,
-            EXPECT,
-            CONTENT_LENGTH,
-        ] {
+        for name in [TRANSFER_ENCODING, EXPECT, CONTENT_LENGTH] {
             headers.remove(name);
         }
+        headers.remove(SESSION_ID);
+        headers.remove(PROTOCOL_VERSION);
+        // It names the method of the recorded message alone.
+        headers.remove(MCP_METHOD);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.entry(ACCEPT).or_insert(HeaderValue::from_static(
             "application/json, text/event-stream",
@@ -175,7 +173,7 @@ where
                 self.answer_ping(upstream, &ping);
             }
             if let Some(reply) = found.reply.take() {
-                in_background(DRAIN_TIMEOUT, drain(body));
+                drain_in_background(body);
                 return Ok(reply);
             }
         }
@@ -191,7 +189,7 @@ where
                 .inner
                 .get()
                 .send(self.request(Method::POST, upstream, answer.into()));
-        in_background(DRAIN_TIMEOUT, async move {
+        in_background(self.shared.config.recovery_timeout, async move {
             if let Ok(response) = sending.await {
                 drain(Box::pin(response.into_body())).await;
             }
@@ -256,6 +254,14 @@ pub(super) fn overlay(base: &HeaderMap, caller: &HeaderMap) -> HeaderMap {
         }
     }
     headers
+}
+
+/// Reads a body to its end while others go on, so that its connection can be used again.
+pub(super) fn drain_in_background<R>(body: Pin<Box<R>>)
+where
+    R: Body<Data: Send, Error: Send> + Send + 'static,
+{
+    in_background(DRAIN_TIMEOUT, drain(body));
 }
 
 async fn drain<R: Body>(mut body: Pin<Box<R>>) {

@@ -57,9 +57,7 @@ where
     let answer = Examined::read(response, config).await;
     let expired = match exchange.verdict(&answer) {
         Verdict::Alive => false,
-        _ if exchange.with_messages(|messages| messages.initialize().is_some()) == Some(true) => {
-            false
-        }
+        _ if exchange.is_initialize() => false,
         Verdict::Expired => true,
         Verdict::Unsure => exchange.has_moved() || exchange.ping_finds_it_dead().await,
     };
@@ -82,7 +80,7 @@ where
             let outcome = Outcome::Failed(failed.failure);
             Ok(match &failed.challenge {
                 Some(challenge) => exchange
-                    .mark(challenge.clone(), outcome)
+                    .mark(Response::clone(challenge), outcome)
                     .map(ResponseBody::whole),
                 None => exchange.give_back(answer, outcome),
             })

@@ -110,12 +110,16 @@ where
 
     /// What a `Last-Event-ID` among these headers of the request comes to in `epoch`.
     pub(super) fn resumption(&self, headers: &HeaderMap, epoch: &Epoch) -> Resumption {
-        if self.head.method() != Method::GET {
-            return Resumption::Keep;
-        }
         let Some(last_event_id) = headers.get(LAST_EVENT_ID) else {
             return Resumption::Keep;
         };
+        if self.head.method() != Method::GET {
+            // It means nothing there, but it does not cross epochs all the same.
+            return match epoch.number() == self.snapshot.epoch.number() {
+                true => Resumption::Keep,
+                false => Resumption::Anew,
+            };
+        }
         match self.session.resume(last_event_id) {
             Resume::Listening { epoch: of } if of != epoch.number() => Resumption::Anew,
             Resume::Answer {
@@ -146,6 +150,10 @@ where
     pub(crate) fn request_ids(&self) -> Vec<Id> {
         self.with_messages(|messages| messages.request_ids())
             .unwrap_or_default()
+    }
+
+    pub(super) fn is_initialize(&self) -> bool {
+        self.with_messages(|messages| messages.initialize().is_some()) == Some(true)
     }
 
     pub(super) fn with_messages<T>(&self, look: impl FnOnce(&Messages<'_>) -> T) -> Option<T> {
@@ -181,10 +189,9 @@ where
             }
             Method::POST if status.is_success() => {
                 if let Some(body) = &self.body {
-                    if assigned {
-                        if let Some(candidate) =
-                            Candidate::of(&self.shared, &self.head.unpack(), body)
-                        {
+                    if assigned && self.is_initialize() {
+                        let candidate = Candidate::of(&self.shared, &self.head.unpack(), body);
+                        if let Some(candidate) = candidate {
                             return candidate.settle(response);
                         }
                     }

@@ -8,7 +8,7 @@ use http_body::Body;
 
 use super::{
     Config, Inner,
-    dialogue::{Dialogue, Reply, Upstream},
+    dialogue::{Dialogue, Reply, Upstream, drain_in_background},
 };
 use crate::{
     body::ReadAhead,
@@ -69,7 +69,8 @@ where
     let id = initialize_id(&body).ok_or(Failure::Malformed)?;
     let response = dialogue.post(&Upstream::default(), body).await?;
     if !response.status().is_success() {
-        return Err(refused(whole(response, config).await, Failure::Refused));
+        let response = whole(response, config, config.recovery_timeout).await;
+        return Err(refused(response, Failure::Refused));
     }
 
     let (head, body) = response.into_parts();
@@ -94,7 +95,8 @@ where
     let response = dialogue
         .post(session.upstream(), Bytes::from_static(INITIALIZED))
         .await?;
-    let accepted = whole(response, config).await;
+    // Its status says all that matters. There is no waiting for a body that is not there yet.
+    let accepted = whole(response, config, Duration::ZERO).await;
     if !accepted.status().is_success() {
         return Err(refused(accepted, Failure::NotAccepted));
     }
@@ -126,18 +128,23 @@ fn refused(mut response: Response<Bytes>, otherwise: fn(StatusCode) -> Failure) 
     response.headers_mut().remove(SESSION_ID);
     Failed {
         failure: Failure::Denied(status),
-        challenge: Some(response),
+        challenge: Some(Box::new(response)),
     }
 }
 
-/// The response with its body as far as the limit lets it be read. `Content-Length` is what is
-/// left of it.
-async fn whole<R: Body>(response: Response<R>, config: &Config) -> Response<Bytes> {
+/// The response with its body as far as the limit and the time let it be read. `Content-Length` is
+/// what is left of it.
+async fn whole<R>(response: Response<R>, config: &Config, patience: Duration) -> Response<Bytes>
+where
+    R: Body<Data: Send, Error: Send> + Send + 'static,
+{
     let limit = config.max_error_body_bytes;
     let (mut head, body) = response.into_parts();
-    let body = ReadAhead::new(body, limit, config.recovery_timeout)
-        .await
-        .bytes(limit);
+    let read = ReadAhead::new(body, limit, patience).await;
+    let body = read.bytes(limit);
+    if let Some(rest) = read.into_rest() {
+        drain_in_background(rest);
+    }
     if let Some(length) = head.headers.get_mut(http::header::CONTENT_LENGTH) {
         *length = body.len().into();
     }

@@ -136,9 +136,13 @@ where
 {
     let dead = exchange.snapshot.epoch.clone();
     let parts = exchange.head.unpack();
-    // A response belongs to the old session, and an `initialize` to none (rules F2, D7).
-    let stays = exchange
-        .with_messages(|messages| messages.has_response() || messages.initialize().is_some());
+    // A response belongs to the old session, and an `initialize` to none (rules F2, D7). A body
+    // that was not kept is taken for a response if no method is in sight.
+    let stays = match &body {
+        None => exchange
+            .with_messages(|messages| messages.has_response() || messages.initialize().is_some()),
+        Some(unkept) => Some(!unkept.has_read(b"\"method\"")),
+    };
     if stays == Some(true) {
         let request = exchange.outgoing(parts, Some(&dead), body);
         return send_first(exchange, request).await;
@@ -153,8 +157,8 @@ where
         return Ok(exchange.mark(response, Outcome::Failed(failed.failure)));
     }
 
-    exchange.snapshot = exchange.session.chain().snapshot().0;
-    let epoch = exchange.snapshot.epoch.clone();
+    let snapshot = exchange.session.chain().snapshot().0;
+    let epoch = snapshot.epoch.clone();
     if let Some(accepted) = exchange.accepted(&epoch) {
         return Ok(accepted);
     }
@@ -165,6 +169,7 @@ where
         Resumption::Refused => exchange.outgoing(parts, None, body),
         Resumption::Keep | Resumption::Anew => exchange.outgoing(parts, Some(&epoch), body),
     };
+    exchange.snapshot = snapshot;
     let mut response = send_first(exchange, request).await?;
     let recovery = Recovery::new(Outcome::Waited, epoch.number());
     // If the new session was dead as well, the response tells of that.

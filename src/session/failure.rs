@@ -67,7 +67,7 @@ impl fmt::Display for Failure {
 pub(crate) struct Failed {
     pub(crate) failure: Failure,
     /// The 401 or 403 that the caller can act on (rule J1).
-    pub(crate) challenge: Option<Response<Bytes>>,
+    pub(crate) challenge: Option<Box<Response<Bytes>>>,
 }
 
 impl From<Failure> for Failed {
