@@ -23,12 +23,13 @@ pin_project! {
     /// can no longer come.
     ///
     /// Reads no further than the last answer. `remember` is told the ids of the events that were
-    /// let through; `orphaned` is ready once the time for requests left behind is over.
+    /// let through, and the requests that were still to be answered then; `orphaned` is ready once the time for requests left behind is over.
     pub(crate) struct AnswerStream<R, M, O> {
         #[pin]
         body: Option<R>,
         reader: EventReader,
         waiting: Vec<Id>,
+        resumed: bool,
         remember: M,
         #[pin]
         orphaned: Option<O>,
@@ -37,13 +38,21 @@ pin_project! {
 }
 
 impl<R, M, O> AnswerStream<R, M, O> {
-    /// `waiting` are the ids of the requests that the stream is to answer; `orphaned` is `None`
-    /// where lost answers are not to be reported.
-    pub(crate) fn new(body: R, waiting: Vec<Id>, remember: M, orphaned: Option<O>) -> Self {
+    /// `waiting` are the ids of the requests that the stream is to answer; `resumed` says that the
+    /// caller has an event id already; `orphaned` is `None` where lost answers are not to be
+    /// reported.
+    pub(crate) fn new(
+        body: R,
+        waiting: Vec<Id>,
+        resumed: bool,
+        remember: M,
+        orphaned: Option<O>,
+    ) -> Self {
         Self {
             body: Some(body),
             reader: EventReader::new(MAX_EVENT),
             waiting,
+            resumed,
             remember,
             orphaned,
             trailers: None,
@@ -54,7 +63,7 @@ impl<R, M, O> AnswerStream<R, M, O> {
 impl<R, M, O> Body for AnswerStream<R, M, O>
 where
     R: Body,
-    M: FnMut(&Arc<str>),
+    M: FnMut(&Arc<str>, &[Id]),
     O: Future<Output = ()>,
 {
     type Data = Bytes;
@@ -90,7 +99,8 @@ where
 
         // Nothing more comes from the server.
         this.body.set(None);
-        let resumable = this.reader.is_resumable() && reason == LostAnswer::StreamEnded;
+        let resumable =
+            (*this.resumed || this.reader.is_resumable()) && reason == LostAnswer::StreamEnded;
         if this.waiting.is_empty() || resumable || this.orphaned.is_none() {
             return Poll::Ready(end);
         }
@@ -112,14 +122,16 @@ fn look(
     reader: &mut EventReader,
     chunk: &[u8],
     waiting: &mut Vec<Id>,
-    remember: &mut impl FnMut(&Arc<str>),
+    remember: &mut impl FnMut(&Arc<str>, &[Id]),
 ) {
     if waiting.is_empty() {
         return;
     }
     reader.read(chunk, |event| match event {
-        Event::Id(id) => remember(&id),
         Event::Data(data) => strike_answered(waiting, data.as_bytes()),
+        // From after the last answer there is nothing to resume.
+        Event::Id(id) if waiting.is_empty() => drop(id),
+        Event::Id(id) => remember(&id, waiting),
         Event::TooLarge => waiting.clear(),
     });
 }
@@ -140,9 +152,7 @@ fn strike_answered(waiting: &mut Vec<Id>, data: &[u8]) {
 
 /// The errors, as events of their own even if the stream stopped inside one.
 fn last_events(reader: &EventReader, reason: LostAnswer, waiting: &[Id]) -> Bytes {
-    let events = reason.events(waiting);
-    if reader.at_boundary() {
-        return events;
-    }
-    [EventReader::discard_open_event(), events].concat().into()
+    [reader.end_of_open_event(), &reason.events(waiting)]
+        .concat()
+        .into()
 }

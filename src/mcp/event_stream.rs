@@ -2,16 +2,16 @@
 
 use std::{num::NonZeroUsize, sync::Arc};
 
-use bytes::{Buf, Bytes};
+use bytes::Buf;
 use sse_core::{SseDecoder, SseEvent};
 
 /// What the reader saw in a chunk.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// The id that a client would resume from has become this one.
-    Id(Arc<str>),
     /// The data of an event whose last byte was in the chunk.
     Data(String),
+    /// The id that a client would resume from has become this one, after the data of its event.
+    Id(Arc<str>),
     /// An event larger than the reader's limit: what was in it is not known.
     TooLarge,
 }
@@ -44,15 +44,13 @@ impl EventReader {
         self.follow(chunk);
         let mut rest = chunk;
         while rest.has_remaining() {
-            let event = self.decoder.next(&mut rest);
+            match self.decoder.next(&mut rest) {
+                Some(Ok(SseEvent::Message(message))) => each(Event::Data(message.data)),
+                Some(Ok(SseEvent::Retry(_))) | None => {}
+                Some(Err(_)) => each(Event::TooLarge),
+            }
             // An event without data sets the id, too, without being told of.
             self.note_id(&mut each);
-            match event {
-                Some(Ok(SseEvent::Message(message))) => each(Event::Data(message.data)),
-                Some(Ok(SseEvent::Retry(_))) => {}
-                Some(Err(_)) => each(Event::TooLarge),
-                None => break,
-            }
         }
     }
 
@@ -93,9 +91,14 @@ impl EventReader {
     }
 
     /// Bytes that end an open event so that no client takes it for a message: what was cut off
-    /// becomes an event of a type that nobody listens to.
-    pub(crate) fn discard_open_event() -> Bytes {
-        Bytes::from_static(b"\nevent: truncated\n\n")
+    /// becomes an event of a type that nobody listens to. Empty if none is open.
+    pub(crate) fn end_of_open_event(&self) -> &'static [u8] {
+        match self.tail {
+            _ if self.at_boundary() => b"",
+            // Another line end would be the blank line that dispatches it.
+            [.., b'\n' | b'\r'] => b"event: truncated\n\n",
+            _ => b"\nevent: truncated\n\n",
+        }
     }
 
     /// Begins anew: what is read next is another stream's.
@@ -133,7 +136,7 @@ mod tests {
             "retry: 5\r\nid: 1\r\ndata:{}\r\n\r\n",
         ] {
             let (reader, events) = read(&[text.as_bytes()]);
-            assert_eq!(events, ["id 1", "{}"], "{text:?}");
+            assert_eq!(events, ["{}", "id 1"], "{text:?}");
             assert!(reader.at_boundary(), "{text:?}");
         }
     }
@@ -168,7 +171,7 @@ mod tests {
     fn g3_an_id_without_data_counts_and_one_with_nul_does_not() {
         assert_eq!(read(&[b"id: 7\n\n"]).1, ["id 7"]);
         let (reader, events) = read(&[b"id: 7\n\nid: 8\0\ndata: x\n\n"]);
-        assert_eq!(events, ["id 7", "x"]);
+        assert_eq!(events, ["x", "id 7"]);
         assert!(reader.is_resumable());
         assert!(!read(&[b"id\ndata: x\n\n"]).0.is_resumable());
     }

@@ -1,6 +1,9 @@
 //! Header names of the Streamable HTTP transport, and the questions asked of header values.
 
-use http::{HeaderMap, HeaderName, HeaderValue, header::CONTENT_TYPE};
+use http::{
+    HeaderMap, HeaderName, HeaderValue,
+    header::{CONTENT_ENCODING, CONTENT_TYPE},
+};
 
 /// `Mcp-Session-Id` (specification 2025-11-25, Transports, Session Management).
 pub(crate) const SESSION_ID: HeaderName = HeaderName::from_static("mcp-session-id");
@@ -35,8 +38,15 @@ pub(crate) fn is_event_stream(headers: &HeaderMap) -> bool {
     essence(headers).is_some_and(|essence| essence.eq_ignore_ascii_case(b"text/event-stream"))
 }
 
-/// The media type without its parameters (RFC 9110, 8.3.1).
+/// The media type without its parameters (RFC 9110, 8.3.1). `None` for content that is encoded,
+/// compressed above all, since it cannot be read as that type.
 fn essence(headers: &HeaderMap) -> Option<&[u8]> {
+    if headers
+        .get(CONTENT_ENCODING)
+        .is_some_and(|encoding| encoding != "identity")
+    {
+        return None;
+    }
     let value = headers.get(CONTENT_TYPE)?.as_bytes();
     let end = memchr::memchr(b';', value).unwrap_or(value.len());
     Some(value[..end].trim_ascii())
@@ -77,5 +87,14 @@ mod tests {
             "text/event-stream; charset=utf-8"
         )));
         assert!(!is_event_stream(&content_type("text/event-streams")));
+    }
+
+    #[test]
+    fn g9_what_is_compressed_is_not_read() {
+        let mut headers = content_type("text/event-stream");
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static("identity"));
+        assert!(is_event_stream(&headers));
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        assert!(!is_event_stream(&headers));
     }
 }

@@ -65,7 +65,7 @@ where
     /// describe the caller win over them, so that fresh credentials do.
     pub(super) fn new(shared: Arc<Shared<S>>, recorded: &HeaderMap, trigger: &Parts) -> Self {
         let mut headers = overlay(recorded, &trigger.headers);
-        for name in [TRANSFER_ENCODING, EXPECT, CONTENT_LENGTH] {
+        for name in [TRANSFER_ENCODING, EXPECT, CONTENT_LENGTH, ACCEPT_ENCODING] {
             headers.remove(name);
         }
         headers.remove(SESSION_ID);

@@ -26,6 +26,8 @@ pub(crate) struct Exchange<S, B> {
     pub(super) head: PackedHead,
     /// `None` if it could not be kept.
     pub(super) body: Option<Kept>,
+    /// Known before the answer is: it goes to the caller whatever it says.
+    pub(super) outcome: Option<Outcome>,
     marker: PhantomData<fn(B)>,
 }
 
@@ -69,59 +71,66 @@ where
             Ok(kept) => (Some(kept), None),
             Err(unkept) => (None, Some(unkept)),
         };
-        let exchange = Self {
+        let mut exchange = Self {
             shared: shared.clone(),
             session,
             snapshot,
             head: PackedHead::new(&parts),
             body: kept,
+            outcome: None,
             marker: PhantomData,
         };
         if let Some(flight) = flight {
             return Plan::Wait(exchange, unkept, flight);
         }
-        let epoch = &exchange.snapshot.epoch;
-        let request = match exchange.resumption(&parts.headers, epoch) {
-            Resumption::Lost(requests) => return Plan::Answer(exchange.lost_stream(&requests)),
-            // The caller's id names a session that is gone, so that is what the server will say.
-            Resumption::Refused => exchange.outgoing(parts, None, unkept),
-            Resumption::Keep | Resumption::Anew => exchange.outgoing(parts, Some(epoch), unkept),
-        };
-        Plan::Send(request, exchange)
+        let epoch = exchange.snapshot.epoch.clone();
+        match exchange.outgoing(parts, &epoch, unkept) {
+            Ok(request) => Plan::Send(request, exchange),
+            Err(requests) => Plan::Answer(exchange.lost_stream(&requests)),
+        }
     }
 
-    /// The request as it goes out in `epoch`, or as the caller made it. `unkept` is the body that
-    /// could not be kept.
+    /// The request as it goes out in `epoch`, or the requests whose answers it asks for in vain.
+    /// `unkept` is the body that could not be kept.
     pub(super) fn outgoing(
-        &self,
+        &mut self,
         mut parts: Parts,
-        epoch: Option<&Epoch>,
+        epoch: &Epoch,
         unkept: Option<RequestBody<B>>,
-    ) -> Request<RequestBody<B>> {
-        if let Some(epoch) = epoch {
-            if let Resumption::Anew = self.resumption(&parts.headers, epoch) {
+    ) -> Result<Request<RequestBody<B>>, Arc<[Id]>> {
+        match self.resumption(&parts.headers, epoch) {
+            Resumption::Keep => epoch.translate_request(&mut parts.headers),
+            Resumption::Anew => {
                 parts.headers.remove(LAST_EVENT_ID);
+                epoch.translate_request(&mut parts.headers);
             }
-            epoch.translate_request(&mut parts.headers);
+            // The caller's id names a session that is gone, so that is what the server will say.
+            Resumption::Refused => {
+                self.outcome = Some(Outcome::NotReplayed(Refusal::LastEventId));
+            }
+            Resumption::Lost(requests) => return Err(requests),
         }
         let kept = || RequestBody::kept(self.body.clone().unwrap_or_default());
-        Request::from_parts(parts, unkept.unwrap_or_else(kept))
+        Ok(Request::from_parts(parts, unkept.unwrap_or_else(kept)))
     }
 
     /// What a `Last-Event-ID` among these headers of the request comes to in `epoch`.
     pub(super) fn resumption(&self, headers: &HeaderMap, epoch: &Epoch) -> Resumption {
+        let get = self.head.method() == Method::GET;
+        let crosses = epoch.number() != self.snapshot.epoch.number();
+        if !get && !crosses {
+            return Resumption::Keep;
+        }
         let Some(last_event_id) = headers.get(LAST_EVENT_ID) else {
             return Resumption::Keep;
         };
-        if self.head.method() != Method::GET {
+        if !get {
             // It means nothing there, but it does not cross epochs all the same.
-            return match epoch.number() == self.snapshot.epoch.number() {
-                true => Resumption::Keep,
-                false => Resumption::Anew,
-            };
+            return Resumption::Anew;
         }
         match self.session.resume(last_event_id) {
-            Resume::Listening { epoch: of } if of != epoch.number() => Resumption::Anew,
+            // An id that the new epoch has used, too, was of the old one when the caller sent it.
+            Resume::Listening { epoch: of } if crosses || of != epoch.number() => Resumption::Anew,
             Resume::Answer {
                 epoch: of,
                 requests,
@@ -129,6 +138,7 @@ where
                 true => Resumption::Lost(requests),
                 false => Resumption::Refused,
             },
+            _ if crosses => Resumption::Refused,
             _ => Resumption::Keep,
         }
     }
@@ -164,7 +174,8 @@ where
     /// Whether this answer may be about the session, and so has to be examined.
     pub(crate) fn suspects<R>(&self, response: &Response<R>) -> bool {
         let status = response.status();
-        !status.is_success()
+        self.outcome.is_none()
+            && !status.is_success()
             // A DELETE is never recovered (rules D7, I1).
             && self.head.method() != Method::DELETE
             && self.shared.config.classify.suspects(status)
@@ -176,8 +187,9 @@ where
         mut response: Response<S::ResBody>,
         epoch: &Arc<Epoch>,
     ) -> Response<ResponseBody<S::ResBody>> {
-        if !self.suspects(&response) {
-            self.session.chain().lives(epoch);
+        match self.outcome {
+            Some(outcome) => response = self.mark(response, outcome),
+            None => self.session.chain().lives(epoch),
         }
         let status = response.status();
         let assigned = self.assigned(response.headers(), epoch);
@@ -200,7 +212,7 @@ where
                         .apply(changes, self.shared.config.max_subscriptions);
                 }
                 if is_event_stream(response.headers()) {
-                    return self.attend_answers(response, epoch, self.request_ids().into());
+                    return self.attend_answers(response, epoch, self.request_ids().into(), false);
                 }
             }
             Method::GET if status.is_success() && is_event_stream(response.headers()) => {
@@ -240,7 +252,7 @@ where
             Some(Resume::Answer {
                 epoch: of,
                 requests,
-            }) if of == epoch.number() => self.attend_answers(response, epoch, requests),
+            }) if of == epoch.number() => self.attend_answers(response, epoch, requests, true),
             // Whatever it resumes, the layer could not open it anew.
             Some(Resume::Unknown) => response.map(ResponseBody::untouched),
             _ => {
@@ -257,7 +269,8 @@ where
         &self,
         response: Response<S::ResBody>,
         epoch: &Arc<Epoch>,
-        requests: Arc<[Id]>,
+        mut requests: Arc<[Id]>,
+        resumed: bool,
     ) -> Response<ResponseBody<S::ResBody>> {
         if requests.is_empty() {
             return response.map(ResponseBody::untouched);
@@ -268,15 +281,17 @@ where
             .answer_lost_requests
             .then(|| Orphaned::new(epoch.clone(), self.shared.config.orphan_timeout));
         let waiting = requests.to_vec();
-        let origin = Origin {
-            epoch: epoch.number(),
-            requests,
-        };
-        let session = self.session.clone();
+        let (session, epoch) = (self.session.clone(), epoch.number());
         let limit = self.shared.config.max_event_ids;
-        let remember = move |id: &Arc<str>| session.remember(id, origin.clone(), limit);
+        let remember = move |id: &Arc<str>, waiting: &[Id]| {
+            if waiting.len() != requests.len() {
+                requests = waiting.into();
+            }
+            let requests = requests.clone();
+            session.remember(id, Origin { epoch, requests }, limit);
+        };
         extended(response, |body| {
-            AnswerStream::new(body, waiting, remember, orphaned)
+            AnswerStream::new(body, waiting, resumed, remember, orphaned)
         })
     }
 

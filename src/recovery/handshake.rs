@@ -95,8 +95,12 @@ where
     let response = dialogue
         .post(session.upstream(), Bytes::from_static(INITIALIZED))
         .await?;
-    // Its status says all that matters. There is no waiting for a body that is not there yet.
-    let accepted = whole(response, config, Duration::ZERO).await;
+    // A success says all that matters with its status: there is no waiting for its body.
+    let patience = match response.status().is_success() {
+        true => Duration::ZERO,
+        false => config.recovery_timeout,
+    };
+    let accepted = whole(response, config, patience).await;
     if !accepted.status().is_success() {
         return Err(refused(accepted, Failure::NotAccepted));
     }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, request::Parts};
+use http::{Request, header::ACCEPT_ENCODING, request::Parts};
 use http_body::Body;
 use tokio::time::timeout;
 
@@ -56,6 +56,8 @@ fn get<B: Body>(parts: &Parts, epoch: &Epoch) -> Request<RequestBody<B>> {
         parts.headers = overlay(&parts.headers, &made_by.headers);
     }
     parts.headers.remove(LAST_EVENT_ID);
+    // The stream goes on as it began: in plain text.
+    parts.headers.remove(ACCEPT_ENCODING);
     epoch.translate_request(&mut parts.headers);
     Request::from_parts(parts, RequestBody::kept(Kept::default()))
 }

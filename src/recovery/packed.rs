@@ -5,16 +5,17 @@ use http::{
     Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, request::Parts,
 };
 
-/// The head of a request, with its headers packed into one piece of memory.
+/// The head of a request, packed into one piece of memory.
 ///
 /// Nearly every request is answered at once and never made again. Cloning a `HeaderMap` costs two
 /// allocations and, for each value that was not shared before, one more; packing it costs one
 /// allocation and a copy of some hundred bytes.
 pub(crate) struct PackedHead {
     method: Method,
-    uri: Uri,
     version: Version,
-    headers: Vec<u8>,
+    /// The URI's text, then the headers.
+    packed: Vec<u8>,
+    uri_len: usize,
     extensions: Extensions,
 }
 
@@ -26,7 +27,9 @@ const USUAL: usize = 64;
 
 impl PackedHead {
     pub(crate) fn new(parts: &Parts) -> Self {
-        let mut headers = Vec::with_capacity(parts.headers.len() * USUAL);
+        let mut packed = Vec::with_capacity(USUAL * (parts.headers.len() + 1));
+        pack_uri(&parts.uri, &mut packed);
+        let uri_len = packed.len();
         for (name, value) in &parts.headers {
             let name = name.as_str().as_bytes();
             // `http` allows neither names nor values of 4 GiB.
@@ -34,16 +37,15 @@ impl PackedHead {
             prefix[..4].copy_from_slice(&(name.len() as u32).to_ne_bytes());
             prefix[4..8].copy_from_slice(&(value.len() as u32).to_ne_bytes());
             prefix[8] = u8::from(value.is_sensitive());
-            headers.reserve(PREFIX + name.len() + value.len());
-            headers.extend_from_slice(&prefix);
-            headers.extend_from_slice(name);
-            headers.extend_from_slice(value.as_bytes());
+            packed.extend_from_slice(&prefix);
+            packed.extend_from_slice(name);
+            packed.extend_from_slice(value.as_bytes());
         }
         Self {
             method: parts.method.clone(),
-            uri: parts.uri.clone(),
             version: parts.version,
-            headers,
+            packed,
+            uri_len,
             extensions: parts.extensions.clone(),
         }
     }
@@ -56,35 +58,46 @@ impl PackedHead {
     pub(crate) fn unpack(&self) -> Parts {
         let (mut parts, ()) = Request::new(()).into_parts();
         parts.method = self.method.clone();
-        parts.uri = self.uri.clone();
         parts.version = self.version;
-        parts.headers = self.headers();
+        let mut packed = Bytes::copy_from_slice(&self.packed);
+        // Both were valid when they were packed.
+        parts.uri = Uri::from_maybe_shared(packed.split_to(self.uri_len)).unwrap_or_default();
+        parts.headers = unpack_headers(packed);
         parts.extensions = self.extensions.clone();
         parts
     }
+}
 
-    fn headers(&self) -> HeaderMap {
-        let mut packed = Bytes::copy_from_slice(&self.headers);
-        let mut headers = HeaderMap::new();
-        while packed.len() >= PREFIX {
-            let length = |at: usize| {
-                let bytes = packed[at..][..4].try_into().unwrap_or_default();
-                u32::from_ne_bytes(bytes) as usize
-            };
-            let (name, value, sensitive) = (length(0), length(4), packed[8] == 1);
-            let name = packed.split_to(PREFIX + name).slice(PREFIX..);
-            let value = packed.split_to(value);
-            // Both were valid when they were packed.
-            if let (Ok(name), Ok(mut value)) = (
-                HeaderName::from_bytes(&name),
-                HeaderValue::from_maybe_shared(value),
-            ) {
-                value.set_sensitive(sensitive);
-                headers.append(name, value);
-            }
-        }
-        headers
+/// Writes a URI as its `Display` does, and cheaper.
+fn pack_uri(uri: &Uri, packed: &mut Vec<u8>) {
+    if let Some(scheme) = uri.scheme_str() {
+        packed.extend_from_slice(scheme.as_bytes());
+        packed.extend_from_slice(b"://");
     }
+    if let Some(authority) = uri.authority() {
+        packed.extend_from_slice(authority.as_str().as_bytes());
+    }
+    if let Some(path_and_query) = uri.path_and_query() {
+        packed.extend_from_slice(path_and_query.as_str().as_bytes());
+    }
+}
+
+fn unpack_headers(mut packed: Bytes) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    while packed.len() >= PREFIX {
+        let length = |at: usize| {
+            let bytes = packed[at..][..4].try_into().unwrap_or_default();
+            u32::from_ne_bytes(bytes) as usize
+        };
+        let (name, value, sensitive) = (length(0), length(4), packed[8] == 1);
+        let name = packed.split_to(PREFIX + name).slice(PREFIX..);
+        let value = HeaderValue::from_maybe_shared(packed.split_to(value));
+        if let (Ok(name), Ok(mut value)) = (HeaderName::from_bytes(&name), value) {
+            value.set_sensitive(sensitive);
+            headers.append(name, value);
+        }
+    }
+    headers
 }
 
 #[cfg(test)]
@@ -120,5 +133,27 @@ mod tests {
         assert_eq!(out.headers, parts.headers);
         assert!(out.headers["accept"].is_sensitive() && !out.headers["x-empty"].is_sensitive());
         assert_eq!(out.extensions.get::<u8>(), Some(&7));
+    }
+
+    #[test]
+    fn f7_every_form_of_uri_comes_out_as_it_went_in() {
+        for uri in [
+            "http://a.test",
+            "https://user:pw@[::1]:8080/mcp?a=%20&b",
+            "HTTP://A.test/mcp",
+            "unix://socket/mcp",
+            "/mcp?q",
+            "/",
+            "*",
+            "a.test:443",
+        ] {
+            let (mut parts, ()) = Request::new(()).into_parts();
+            parts.uri = uri.parse().unwrap();
+            assert_eq!(PackedHead::new(&parts).unpack().uri, parts.uri, "{uri}");
+            assert_eq!(
+                PackedHead::new(&parts).unpack().uri.to_string(),
+                parts.uri.to_string()
+            );
+        }
     }
 }

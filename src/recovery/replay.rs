@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     body::{RequestBody, ResponseBody},
-    mcp::{Id, LAST_EVENT_ID, LostAnswer, Verdict},
+    mcp::{Id, LostAnswer, Verdict},
     session::{Attended, Epoch, Flight, Landing, Lost},
 };
 
@@ -28,7 +28,7 @@ where
     /// Sends the request again, in the epoch that the session has moved to. Once: what that brings
     /// goes to the caller.
     pub(super) async fn replay(
-        self,
+        mut self,
         answer: Examined<S::ResBody>,
         epoch: Arc<Epoch>,
     ) -> Answered<S, B> {
@@ -37,12 +37,9 @@ where
         }
         let parts = self.head.unpack();
         let refusal = match self.resumption(&parts.headers, &epoch) {
-            Resumption::Lost(requests) => {
-                return Ok(self.lost_stream(&requests).map(ResponseBody::whole));
-            }
-            Resumption::Anew => self.refusal(),
-            Resumption::Keep if !parts.headers.contains_key(LAST_EVENT_ID) => self.refusal(),
-            Resumption::Keep | Resumption::Refused => Some(Refusal::LastEventId),
+            Resumption::Refused => Some(Refusal::LastEventId),
+            Resumption::Lost(_) => None,
+            Resumption::Keep | Resumption::Anew => self.refusal(),
         };
         if let Some(refusal) = refusal {
             return Ok(self.give_back(answer, Outcome::NotReplayed(refusal)));
@@ -50,7 +47,10 @@ where
         // Its connection is not needed any longer.
         drop(answer);
 
-        let request = self.outgoing(parts, Some(&epoch), None);
+        let request = match self.outgoing(parts, &epoch, None) {
+            Ok(request) => request,
+            Err(requests) => return Ok(self.lost_stream(&requests).map(ResponseBody::whole)),
+        };
         let response = match self.send(&epoch, request).await {
             Ok(response) => response?,
             Err(Lost) => return Ok(self.lost_answer(&self.request_ids())),
@@ -90,6 +90,19 @@ where
             self.mark(accepted, Outcome::Initialized)
                 .map(ResponseBody::whole),
         )
+    }
+
+    /// Whether a request has nothing to wait for: a response answers a question of the old session,
+    /// and an `initialize` makes a session of its own (rules F2, D7). A body that was not kept is
+    /// taken for a response if no method is in sight.
+    fn belongs_to_the_old_session(&self, unkept: Option<&RequestBody<B>>) -> bool {
+        match unkept {
+            Some(unkept) => !unkept.has_read(b"\"method\""),
+            None => {
+                self.is_initialize()
+                    || self.with_messages(|messages| messages.has_response()) == Some(true)
+            }
+        }
     }
 
     /// A 404 that says that the answers to these requests are lost (rule G6).
@@ -136,43 +149,34 @@ where
 {
     let dead = exchange.snapshot.epoch.clone();
     let parts = exchange.head.unpack();
-    // A response belongs to the old session, and an `initialize` to none (rules F2, D7). A body
-    // that was not kept is taken for a response if no method is in sight.
-    let stays = match &body {
-        None => exchange
-            .with_messages(|messages| messages.has_response() || messages.initialize().is_some()),
-        Some(unkept) => Some(!unkept.has_read(b"\"method\"")),
+    let landing = match exchange.belongs_to_the_old_session(body.as_ref()) {
+        true => None,
+        false => Some(flight.landing().await),
     };
-    if stays == Some(true) {
-        let request = exchange.outgoing(parts, Some(&dead), body);
-        return send_first(exchange, request).await;
-    }
-    if let Landing::Failed(failed) = flight.landing().await {
-        // The server's answer is the caller's (rule J3).
-        let request = exchange.outgoing(parts, Some(&dead), body);
-        let response = match exchange.send(&dead, request).await {
-            Ok(response) => exchange.deliver(response?, &dead),
-            Err(Lost) => exchange.lost_answer(&exchange.request_ids()),
-        };
-        return Ok(exchange.mark(response, Outcome::Failed(failed.failure)));
-    }
-
-    let snapshot = exchange.session.chain().snapshot().0;
+    let snapshot = match landing {
+        Some(Landing::Recovered(_)) => exchange.session.chain().snapshot().0,
+        _ => exchange.snapshot.clone(),
+    };
     let epoch = snapshot.epoch.clone();
-    if let Some(accepted) = exchange.accepted(&epoch) {
-        return Ok(accepted);
-    }
-    let request = match exchange.resumption(&parts.headers, &epoch) {
-        Resumption::Lost(requests) => {
-            return Ok(exchange.lost_stream(&requests).map(ResponseBody::whole));
+    if epoch.number() != dead.number() {
+        if let Some(accepted) = exchange.accepted(&epoch) {
+            return Ok(accepted);
         }
-        Resumption::Refused => exchange.outgoing(parts, None, body),
-        Resumption::Keep | Resumption::Anew => exchange.outgoing(parts, Some(&epoch), body),
+    }
+    let request = match exchange.outgoing(parts, &epoch, body) {
+        Ok(request) => request,
+        Err(requests) => return Ok(exchange.lost_stream(&requests).map(ResponseBody::whole)),
     };
     exchange.snapshot = snapshot;
+    if let Some(Landing::Failed(failed)) = &landing {
+        // The server's answer is the caller's (rule J3).
+        exchange.outcome = Some(Outcome::Failed(failed.failure));
+    }
     let mut response = send_first(exchange, request).await?;
-    let recovery = Recovery::new(Outcome::Waited, epoch.number());
-    // If the new session was dead as well, the response tells of that.
-    response.extensions_mut().get_or_insert(recovery);
+    if let Some(Landing::Recovered(_)) = landing {
+        let waited = Recovery::new(Outcome::Waited, epoch.number());
+        // If the new session was dead as well, the response tells of that.
+        response.extensions_mut().get_or_insert(waited);
+    }
     Ok(response)
 }
