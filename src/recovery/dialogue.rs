@@ -65,13 +65,17 @@ where
     /// describe the caller win over them, so that fresh credentials do.
     pub(super) fn new(shared: Arc<Shared<S>>, recorded: &HeaderMap, trigger: &Parts) -> Self {
         let mut headers = overlay(recorded, &trigger.headers);
-        for name in [TRANSFER_ENCODING, EXPECT, CONTENT_LENGTH, ACCEPT_ENCODING] {
+        for name in [TRANSFER_ENCODING, EXPECT, CONTENT_LENGTH] {
             headers.remove(name);
         }
         headers.remove(SESSION_ID);
         headers.remove(PROTOCOL_VERSION);
         // It names the method of the recorded message alone.
         headers.remove(MCP_METHOD);
+        // The layer reads the answers itself.
+        if let Some(encoding) = headers.get_mut(ACCEPT_ENCODING) {
+            *encoding = HeaderValue::from_static("identity");
+        }
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.entry(ACCEPT).or_insert(HeaderValue::from_static(
             "application/json, text/event-stream",

@@ -49,6 +49,10 @@ where
         if under_way.len() >= CONCURRENCY {
             not_restored.extend(under_way.join_next().await.and_then(Result::ok).flatten());
         }
+        if Instant::now() >= deadline {
+            not_restored.push(method);
+            continue;
+        }
         let (dialogue, upstream) = (dialogue.clone(), upstream.clone());
         let restoring = async move {
             let asked = ask(&dialogue, &upstream, number, method, params);

@@ -9,6 +9,9 @@ use http::HeaderValue;
 
 use crate::mcp::Id;
 
+/// The longest id that is remembered, in bytes. No client sends a longer one back in a header.
+const MAX_ID: usize = 1024;
+
 /// The latest event ids let through in a session, and in which stream.
 #[derive(Default)]
 pub(crate) struct EventIds {
@@ -40,7 +43,7 @@ pub(crate) enum Resume {
 impl EventIds {
     /// Remembers an id, at the cost of the oldest one if there are `limit` (rule K7).
     pub(crate) fn remember(&mut self, id: &Arc<str>, origin: Origin, limit: usize) {
-        if limit == 0 {
+        if limit == 0 || id.len() > MAX_ID {
             return;
         }
         while self.order.len() >= limit {
