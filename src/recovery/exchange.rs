@@ -83,21 +83,21 @@ where
         if let Some(flight) = flight {
             return Plan::Wait(exchange, unkept, flight);
         }
-        let epoch = exchange.snapshot.epoch.clone();
-        match exchange.outgoing(parts, &epoch, unkept) {
+        match exchange.outgoing(parts, None, unkept) {
             Ok(request) => Plan::Send(request, exchange),
             Err(requests) => Plan::Answer(exchange.lost_stream(&requests)),
         }
     }
 
-    /// The request as it goes out in `epoch`, or the requests whose answers it asks for in vain.
-    /// `unkept` is the body that could not be kept.
+    /// The request as it goes out in `epoch` (by default the one it was made for), or the requests
+    /// whose answers it asks for in vain. `unkept` is the body that could not be kept.
     pub(super) fn outgoing(
         &mut self,
         mut parts: Parts,
-        epoch: &Epoch,
+        epoch: Option<&Epoch>,
         unkept: Option<RequestBody<B>>,
     ) -> Result<Request<RequestBody<B>>, Arc<[Id]>> {
+        let epoch = epoch.unwrap_or(&self.snapshot.epoch);
         match self.resumption(&parts.headers, epoch) {
             Resumption::Keep => epoch.translate_request(&mut parts.headers),
             Resumption::Anew => {

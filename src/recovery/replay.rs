@@ -47,7 +47,7 @@ where
         // Its connection is not needed any longer.
         drop(answer);
 
-        let request = match self.outgoing(parts, &epoch, None) {
+        let request = match self.outgoing(parts, Some(&epoch), None) {
             Ok(request) => request,
             Err(requests) => return Ok(self.lost_stream(&requests).map(ResponseBody::whole)),
         };
@@ -163,7 +163,7 @@ where
             return Ok(accepted);
         }
     }
-    let request = match exchange.outgoing(parts, &epoch, body) {
+    let request = match exchange.outgoing(parts, Some(&epoch), body) {
         Ok(request) => request,
         Err(requests) => return Ok(exchange.lost_stream(&requests).map(ResponseBody::whole)),
     };
