@@ -21,7 +21,8 @@ pub(crate) struct Epoch {
     promised: ListChanged,
     /// The versions of earlier epochs that are not this one's (rule C1).
     outdated_versions: Vec<HeaderValue>,
-    made_by: Option<MadeBy>,
+    /// Large, and epoch 0 has none.
+    made_by: Option<Box<MadeBy>>,
     replaced: AtomicBool,
     replacement: Arc<Notify>,
     /// Until an answer shows that it lives, a recovery may have been of no use.
@@ -76,7 +77,7 @@ impl Epoch {
             result: OnceLock::from(result),
             promised,
             outdated_versions,
-            made_by: Some(made_by),
+            made_by: Some(Box::new(made_by)),
             replaced: AtomicBool::new(false),
             replacement: Arc::default(),
             unproven: AtomicBool::new(true),
@@ -111,7 +112,7 @@ impl Epoch {
     }
 
     pub(crate) fn made_by(&self) -> Option<&MadeBy> {
-        self.made_by.as_ref()
+        self.made_by.as_deref()
     }
 
     /// Makes a caller's headers this epoch's (rule C1). In epoch 0 there is nothing to do (C3).

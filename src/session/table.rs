@@ -106,14 +106,13 @@ impl Sessions {
         while table.by_use.len() >= limit.max(1) {
             table.remove_least_recently_used();
         }
-        table
-            .by_id
-            .entry(session.id().clone())
-            .or_default()
-            .push(Entry {
-                session: session.clone(),
-                use_known: used,
-            });
+        let entry = Entry {
+            session: session.clone(),
+            use_known: used,
+        };
+        // Hardly ever is there a second session with the same id.
+        let entries = table.by_id.entry(session.id().clone());
+        entries.or_insert_with(|| Vec::with_capacity(1)).push(entry);
         table.by_use.insert(used, session);
     }
 
