@@ -1,13 +1,14 @@
 //! The request body as the inner service sees it.
 
 use std::{
+    borrow::Cow,
     fmt, mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
 };
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
@@ -59,16 +60,10 @@ impl Kept {
     }
 
     /// All data in one piece; copied only if it came in several.
-    pub(crate) fn bytes(&self) -> Bytes {
+    pub(crate) fn data(&self) -> Cow<'_, [u8]> {
         match &self.data {
-            Data::One(bytes) => bytes.clone(),
-            Data::Many(frames) => {
-                let mut whole = BytesMut::with_capacity(frames.iter().map(Bytes::len).sum());
-                frames
-                    .iter()
-                    .for_each(|frame| whole.extend_from_slice(frame));
-                whole.freeze()
-            }
+            Data::One(bytes) => Cow::Borrowed(bytes),
+            Data::Many(frames) => Cow::Owned(frames.concat()),
         }
     }
 
@@ -167,7 +162,7 @@ impl<B: Body> RequestBody<B> {
     /// Whether what was read of a body that could not be kept has these bytes in it.
     pub(crate) fn has_read(&self, bytes: &[u8]) -> bool {
         match &self.kind {
-            Kind::Begun { begun } => memchr::memmem::find(&begun.read.bytes(), bytes).is_some(),
+            Kind::Begun { begun } => memchr::memmem::find(&begun.read.data(), bytes).is_some(),
             Kind::Untouched { .. } | Kind::Kept { .. } => false,
         }
     }

@@ -10,7 +10,7 @@ use super::{
     run,
 };
 use crate::{
-    body::{ReadAhead, ResponseBody},
+    body::{Kept, ReadAhead, ResponseBody},
     mcp::{Answer, Id, Verdict},
     session::{Claim, Epoch, Landing},
 };
@@ -95,7 +95,7 @@ where
     B::Error: Send,
 {
     pub(super) fn verdict(&self, answer: &Examined<S::ResBody>) -> Verdict {
-        let message = self.body.as_ref().map(|body| body.bytes());
+        let message = self.body.as_ref().map(Kept::data);
         answer.verdict(&self.shared.config, self.head.method(), message.as_deref())
     }
 

@@ -167,7 +167,7 @@ where
     }
 
     pub(super) fn with_messages<T>(&self, look: impl FnOnce(&Messages<'_>) -> T) -> Option<T> {
-        let body = self.body.as_ref()?.bytes();
+        let body = self.body.as_ref()?.data();
         Messages::parse(&body).as_ref().map(look)
     }
 

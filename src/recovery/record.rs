@@ -36,7 +36,7 @@ impl<S: 'static> Candidate<S> {
     }
 
     pub(super) fn of(shared: &Arc<Shared<S>>, parts: &Parts, body: &Kept) -> Option<Self> {
-        memchr::memmem::find(&body.bytes(), b"initialize")?;
+        memchr::memmem::find(&body.data(), b"initialize")?;
         Some(Self {
             shared: shared.clone(),
             endpoint: Endpoint::new(&parts.uri, &parts.headers),
@@ -68,7 +68,7 @@ impl<S: 'static> Candidate<S> {
             .headers
             .get(SESSION_ID)
             .filter(|_| head.status.is_success())?;
-        let body = self.body.bytes();
+        let body = self.body.data();
         let initialize = Messages::parse(&body)?.initialize()?.parsed_id()?;
         self.headers.remove(SESSION_ID);
         self.headers.remove(CONTENT_LENGTH);

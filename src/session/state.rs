@@ -32,7 +32,7 @@ impl StateChange {
         if body.len() > MAX_MESSAGE {
             return Vec::new();
         }
-        let body = body.bytes();
+        let body = body.data();
         if !may_hold_change(&body) {
             return Vec::new();
         }
