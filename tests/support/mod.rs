@@ -237,6 +237,8 @@ pub struct Server(Arc<Inner>);
 struct Inner {
     profile: Profile,
     state: Mutex<State>,
+    /// Locked while they are asked, so a hook must not add one.
+    hooks: Mutex<Vec<Hook>>,
 }
 
 #[derive(Default)]
@@ -247,7 +249,6 @@ struct State {
     version: Option<String>,
     server_info: Option<Value>,
     capabilities: Option<Value>,
-    hooks: Vec<Hook>,
     levels: HashMap<String, Value>,
     subscriptions: HashMap<String, Vec<String>>,
 }
@@ -257,6 +258,7 @@ impl Server {
         Self(Arc::new(Inner {
             profile,
             state: Mutex::default(),
+            hooks: Mutex::default(),
         }))
     }
 
@@ -303,7 +305,7 @@ impl Server {
         + Send
         + 'static,
     ) {
-        self.state().hooks.push(Box::new(hook));
+        self.0.hooks.lock().unwrap().push(Box::new(hook));
     }
 
     /// Every request so far.
@@ -354,16 +356,10 @@ impl Server {
 
     /// Answers one request as the profile does.
     async fn answer(self, seen: Seen) -> Result<Reply, TestError> {
+        self.state().seen.push(seen.clone());
         let hooked = {
-            let mut state = self.state();
-            state.seen.push(seen.clone());
-            let mut hooks = std::mem::take(&mut state.hooks);
-            drop(state);
-            let hooked = hooks.iter_mut().rev().find_map(|hook| hook(&seen));
-            let mut state = self.state();
-            hooks.append(&mut state.hooks);
-            state.hooks = hooks;
-            hooked
+            let mut hooks = self.0.hooks.lock().unwrap();
+            hooks.iter_mut().rev().find_map(|hook| hook(&seen))
         };
         match hooked {
             Some(reply) => reply.await,
