@@ -12,7 +12,7 @@ use http_body::{Body, Frame};
 use pin_project_lite::pin_project;
 
 use super::request::into_bytes;
-use crate::mcp::{Event, EventReader, Id, LostAnswer, Messages};
+use crate::mcp::{Event, EventReader, Id, Interest, LostAnswer, Messages};
 
 /// The largest event that is read for an answer. A larger one passes like any other, and counts
 /// as the answer: an error after it could be a second one.
@@ -50,7 +50,7 @@ impl<R, M, O> AnswerStream<R, M, O> {
     ) -> Self {
         Self {
             body: Some(body),
-            reader: EventReader::new(MAX_EVENT),
+            reader: EventReader::new(MAX_EVENT, Interest::Responses),
             waiting,
             resumed,
             remember,

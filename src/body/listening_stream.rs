@@ -13,7 +13,7 @@ use http_body::{Body, Frame};
 use tokio::time::{Sleep, sleep};
 
 use super::request::into_bytes;
-use crate::mcp::{Event, EventReader};
+use crate::mcp::{Event, EventReader, Interest};
 
 /// The largest event whose id is read. A larger one passes like any other.
 const MAX_EVENT: usize = 1024 * 1024;
@@ -60,7 +60,7 @@ impl<R, L> ListeningStream<R, L> {
     pub(crate) fn new(body: R, listener: L, patience: Duration) -> Self {
         Self {
             source: Source::Open(Box::pin(body)),
-            reader: EventReader::new(MAX_EVENT),
+            reader: EventReader::new(MAX_EVENT, Interest::Ids),
             listener,
             patience,
         }

@@ -1,8 +1,12 @@
 //! Event streams (WHATWG HTML, 9.2, Server-sent events), looked on as their bytes pass.
 
-use std::{num::NonZeroUsize, sync::Arc};
+use std::{
+    num::NonZeroUsize,
+    sync::{Arc, LazyLock},
+};
 
 use bytes::Buf;
+use memchr::{memchr2, memchr2_iter, memmem::Finder, memrchr2_iter};
 use sse_core::{SseDecoder, SseEvent};
 
 /// What the reader saw in a chunk.
@@ -16,56 +20,187 @@ pub(crate) enum Event {
     TooLarge,
 }
 
+/// Which events' data a reader tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Interest {
+    /// None: ids alone.
+    Ids,
+    /// Those that may hold a JSON-RPC response.
+    Responses,
+    All,
+}
+
 /// Reads a stream's chunks one by one, as they pass.
 ///
-/// Holds at most a small multiple of its limit, whatever the stream holds.
+/// Most events are of no interest but for their ids, and decoding them would cost more than
+/// everything else that is done to them. So whole events are skimmed, and only those that are
+/// looked for reach the decoder. Holds at most a small multiple of its limit, whatever the stream
+/// holds.
 pub(crate) struct EventReader {
+    interest: Interest,
     decoder: SseDecoder,
     last_id: Option<Arc<str>>,
+    open: Open,
     /// The last three bytes, which tell whether an event is open.
     tail: [u8; 3],
 }
 
+/// The event that the last chunk ended in.
+enum Open {
+    /// Its beginning; nothing, between events.
+    Held(Vec<u8>),
+    /// Large, or the first one: the decoder has its beginning.
+    Decoding,
+}
+
+/// The largest beginning of an event that is held back from the decoder.
+const MAX_HELD: usize = 4096;
+
 /// A stream begins as if an event had just ended.
 const BOUNDARY: [u8; 3] = *b"\n\n\n";
 
+static ID_AFTER_LF: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\nid"));
+static ID_AFTER_CR: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\rid"));
+static MEMBER_ID: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"id\""));
+static RESULT: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"result\""));
+static ERROR: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"error\""));
+
 impl EventReader {
     /// A reader that gives up on events of more than `limit` bytes of data.
-    pub(crate) fn new(limit: usize) -> Self {
+    pub(crate) fn new(limit: usize, interest: Interest) -> Self {
         Self {
+            interest,
             decoder: SseDecoder::with_limit(NonZeroUsize::new(limit).unwrap_or(NonZeroUsize::MIN)),
             last_id: None,
+            // The decoder is to see the very beginning, where a byte order mark may be.
+            open: Open::Decoding,
             tail: BOUNDARY,
         }
     }
 
     /// Looks at a chunk and tells what it held.
     pub(crate) fn read(&mut self, chunk: &[u8], mut each: impl FnMut(Event)) {
+        let before = self.tail[2];
         self.follow(chunk);
+        if self.interest == Interest::All {
+            return self.decode(chunk, &mut each);
+        }
         let mut rest = chunk;
-        while rest.has_remaining() {
-            match self.decoder.next(&mut rest) {
+        let is_open = !matches!(&self.open, Open::Held(held) if held.is_empty());
+        if is_open {
+            let end = first_boundary(before, chunk);
+            let (event, after) = chunk.split_at(end.unwrap_or(chunk.len()));
+            self.go_on(event, &mut each);
+            if end.is_none() {
+                return;
+            }
+            self.close(&mut each);
+            rest = after;
+        }
+        let (events, open) = rest.split_at(last_boundary(rest));
+        self.skim(events, &mut each);
+        self.go_on(open, &mut each);
+    }
+
+    /// More of the open event.
+    fn go_on(&mut self, bytes: &[u8], each: &mut impl FnMut(Event)) {
+        match &mut self.open {
+            Open::Held(held) if held.len() + bytes.len() <= MAX_HELD => {
+                held.extend_from_slice(bytes);
+            }
+            Open::Held(held) => {
+                let held = std::mem::take(held);
+                self.open = Open::Decoding;
+                self.begin_decoding();
+                self.decode(&held, each);
+                self.decode(bytes, each);
+            }
+            Open::Decoding => self.decode(bytes, each),
+        }
+    }
+
+    /// The open event has ended.
+    fn close(&mut self, each: &mut impl FnMut(Event)) {
+        match std::mem::replace(&mut self.open, Open::Held(Vec::new())) {
+            Open::Decoding => {}
+            Open::Held(mut held) => {
+                self.skim(&held, each);
+                held.clear();
+                self.open = Open::Held(held);
+            }
+        }
+    }
+
+    /// Looks through whole events.
+    fn skim(&mut self, events: &[u8], each: &mut impl FnMut(Event)) {
+        let find = |finder: &LazyLock<Finder<'static>>| finder.find(events);
+        // Lines that end with CR alone are rare enough to be left to the decoder.
+        let mut found = find(&ID_AFTER_CR);
+        if self.interest == Interest::Responses && find(&MEMBER_ID).is_some() {
+            // A response has that, and one of these.
+            found = [found, find(&RESULT), find(&ERROR)]
+                .into_iter()
+                .flatten()
+                .min();
+        }
+        let skipped = found.map_or(events.len(), |at| last_boundary(&events[..at]));
+        let (skipped, decoded) = events.split_at(skipped);
+        let first = skipped.starts_with(b"id").then_some(0);
+        for at in first
+            .into_iter()
+            .chain(ID_AFTER_LF.find_iter(skipped).map(|at| at + 1))
+        {
+            let line = &skipped[at..];
+            let line = &line[..memchr2(b'\n', b'\r', line).unwrap_or(line.len())];
+            let id = match line.get(2) {
+                None => b"",
+                Some(b':') => line[3..].strip_prefix(b" ").unwrap_or(&line[3..]),
+                Some(_) => continue,
+            };
+            if !id.contains(&0) {
+                let id = (!id.is_empty()).then(|| String::from_utf8_lossy(id).into());
+                self.note_id(id, each);
+            }
+        }
+        if !decoded.is_empty() {
+            self.begin_decoding();
+            self.decode(decoded, each);
+        }
+    }
+
+    /// Brings the decoder to the beginning of an event.
+    fn begin_decoding(&mut self) {
+        self.decoder.reconnect_with_id(self.last_id.clone());
+        // Past the place where a byte order mark may be.
+        let _ = self.decoder.next(&mut &b"\n"[..]);
+    }
+
+    fn decode(&mut self, mut bytes: &[u8], each: &mut impl FnMut(Event)) {
+        while bytes.has_remaining() {
+            match self.decoder.next(&mut bytes) {
+                Some(Ok(SseEvent::Message(_))) if self.interest == Interest::Ids => {}
                 Some(Ok(SseEvent::Message(message))) => each(Event::Data(message.data)),
                 Some(Ok(SseEvent::Retry(_))) | None => {}
                 Some(Err(_)) => each(Event::TooLarge),
             }
             // An event without data sets the id, too, without being told of.
-            self.note_id(&mut each);
+            let id = self.decoder.last_event_id();
+            let same = match (id, &self.last_id) {
+                (Some(id), Some(last)) => Arc::ptr_eq(id, last),
+                (None, None) => true,
+                _ => false,
+            };
+            if !same {
+                let id = id.cloned();
+                self.note_id(id, each);
+            }
         }
     }
 
-    fn note_id(&mut self, each: &mut impl FnMut(Event)) {
-        let id = self.decoder.last_event_id();
-        let same = match (id, &self.last_id) {
-            (Some(id), Some(last)) => Arc::ptr_eq(id, last),
-            (None, None) => true,
-            _ => false,
-        };
-        if !same {
-            self.last_id = id.cloned();
-            if let Some(id) = id.filter(|id| !id.is_empty()) {
-                each(Event::Id(id.clone()));
-            }
+    fn note_id(&mut self, id: Option<Arc<str>>, each: &mut impl FnMut(Event)) {
+        self.last_id = id;
+        if let Some(id) = &self.last_id {
+            each(Event::Id(id.clone()));
         }
     }
 
@@ -79,7 +214,7 @@ impl EventReader {
 
     /// Whether a client could resume the stream from where it is.
     pub(crate) fn is_resumable(&self) -> bool {
-        self.last_id.as_ref().is_some_and(|id| !id.is_empty())
+        self.last_id.is_some()
     }
 
     /// Whether the last byte read ended an event, or none has been read.
@@ -105,8 +240,29 @@ impl EventReader {
     pub(crate) fn restart(&mut self) {
         self.decoder.clear();
         self.last_id = None;
+        self.open = Open::Decoding;
         self.tail = BOUNDARY;
     }
+}
+
+/// Whether the second of two bytes ends a blank line, and with it an event. (An LF that may follow
+/// belongs to it, but does no harm as a blank line of its own.)
+fn is_boundary(first: u8, second: u8) -> bool {
+    matches!((first, second), (b'\n', b'\n' | b'\r') | (b'\r', b'\r'))
+}
+
+/// Where the event ends that is open at the beginning of `chunk`, after the byte `before`.
+fn first_boundary(before: u8, chunk: &[u8]) -> Option<usize> {
+    memchr2_iter(b'\n', b'\r', chunk)
+        .find(|&at| is_boundary(at.checked_sub(1).map_or(before, |at| chunk[at]), chunk[at]))
+        .map(|at| at + 1)
+}
+
+/// Where the last event in `bytes` ends; 0 if none does.
+fn last_boundary(bytes: &[u8]) -> usize {
+    memrchr2_iter(b'\n', b'\r', bytes)
+        .find(|&at| at > 0 && is_boundary(bytes[at - 1], bytes[at]))
+        .map_or(0, |at| at + 1)
 }
 
 #[cfg(test)]
@@ -114,7 +270,7 @@ mod tests {
     use super::*;
 
     fn read(chunks: &[&[u8]]) -> (EventReader, Vec<String>) {
-        let mut reader = EventReader::new(1024);
+        let mut reader = EventReader::new(1024, Interest::All);
         let mut events = Vec::new();
         for chunk in chunks {
             reader.read(chunk, |event| {
@@ -178,7 +334,7 @@ mod tests {
 
     #[test]
     fn an_event_over_the_limit_is_given_up_and_the_next_one_read() {
-        let mut reader = EventReader::new(16);
+        let mut reader = EventReader::new(16, Interest::All);
         let mut seen = Vec::new();
         let mut each = |event| {
             seen.push(match event {
@@ -192,5 +348,99 @@ mod tests {
         }
         reader.read(b"\ndata: next\n\n", &mut each);
         assert_eq!(seen, ["too large", "next"]);
+    }
+
+    /// What a reader makes of a stream cut at `cuts`: its data with a response, its ids, whether it
+    /// could be resumed, and whether it stopped between events.
+    fn skim(
+        interest: Interest,
+        stream: &[u8],
+        cuts: &[usize],
+    ) -> (Vec<String>, Vec<String>, bool, bool) {
+        let mut reader = EventReader::new(1 << 20, interest);
+        let (mut data, mut ids) = (Vec::new(), Vec::new());
+        let mut start = 0;
+        for &end in cuts.iter().chain([&stream.len()]) {
+            reader.read(&stream[start..end], |event| match event {
+                Event::Data(text)
+                    if ["\"id\"", "\"result\""].iter().all(|it| text.contains(it)) =>
+                {
+                    data.push(text)
+                }
+                Event::Data(_) => {}
+                Event::Id(id) => ids.push(id.to_string()),
+                Event::TooLarge => unreachable!("nothing is that large"),
+            });
+            start = end;
+        }
+        (data, ids, reader.is_resumable(), reader.at_boundary())
+    }
+
+    /// A little generator of numbers.
+    fn numbers(seed: u64) -> impl FnMut(usize) -> usize {
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        move |below| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 33) as usize % below
+        }
+    }
+
+    #[test]
+    fn g9_skimming_finds_what_decoding_finds_however_the_bytes_are_cut() {
+        const LINES: [&str; 16] = [
+            "data: {}",
+            "data: {\"id\":1,\"result\":{}}",
+            "data: {\"id\":2,",
+            "data:\"result\":2}",
+            "event: message",
+            ": comment",
+            "id: 1",
+            "id:22",
+            "id",
+            "id:",
+            "id: nul\0",
+            "idea: 3",
+            " id: 4",
+            "\u{feff}id: 5",
+            "",
+            "",
+        ];
+        for seed in 0..2_000 {
+            let mut below = numbers(seed);
+            let only = below(4);
+            let mut stream = Vec::new();
+            if below(4) == 0 {
+                stream.extend_from_slice("\u{feff}".as_bytes());
+            }
+            for _ in 0..below(24) {
+                stream.extend_from_slice(LINES[below(LINES.len())].as_bytes());
+                let end = if only < 3 { only } else { below(3) };
+                stream.extend_from_slice([&b"\n"[..], b"\r", b"\r\n"][end]);
+                if below(100) == 0 {
+                    stream.extend_from_slice(&[b'x'; MAX_HELD]);
+                }
+            }
+            let mut cuts: Vec<_> = (0..below(12)).map(|_| below(stream.len() + 1)).collect();
+            cuts.sort_unstable();
+            let decoded = skim(Interest::All, &stream, &[]);
+            for interest in [Interest::Ids, Interest::Responses] {
+                let skimmed = skim(interest, &stream, &cuts);
+                let text = String::from_utf8_lossy(&stream);
+                if interest == Interest::Responses {
+                    assert_eq!(skimmed.0, decoded.0, "{seed}: {text:?} at {cuts:?}");
+                }
+                // Of two ids in one event the first may be told, too.
+                let mut told = skimmed.1.iter();
+                let all = decoded.1.iter().all(|id| told.any(|it| it == id));
+                assert!(all, "{seed}: {skimmed:?} {decoded:?} {text:?} at {cuts:?}");
+                assert_eq!(
+                    (skimmed.2, skimmed.3),
+                    (decoded.2, decoded.3),
+                    "{seed}: {text:?} at {cuts:?}"
+                );
+            }
+        }
     }
 }

@@ -17,7 +17,7 @@ pub use self::{
     message::Message,
 };
 pub(crate) use self::{
-    event_stream::{Event, EventReader},
+    event_stream::{Event, EventReader, Interest},
     header::{
         LAST_EVENT_ID, MCP_METHOD, PROTOCOL_VERSION, SESSION_ID, is_event_stream, is_json,
         is_sessionless_version,

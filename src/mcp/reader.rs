@@ -2,7 +2,7 @@
 
 use http::HeaderMap;
 
-use super::{Event, EventReader, header};
+use super::{Event, EventReader, Interest, header};
 
 /// Finds the messages in an answer's body: one in `application/json`, any number in
 /// `text/event-stream`.
@@ -22,7 +22,7 @@ impl MessageReader {
     /// `None` where the content type is neither of the two. At most `limit` bytes are held.
     pub(crate) fn new(headers: &HeaderMap, limit: usize) -> Option<Self> {
         if header::is_event_stream(headers) {
-            Some(Self(Format::Events(EventReader::new(limit))))
+            Some(Self(Format::Events(EventReader::new(limit, Interest::All))))
         } else if header::is_json(headers) {
             let body = Vec::new();
             Some(Self(Format::Json { body, limit }))

@@ -1,9 +1,6 @@
 //! The event ids that a caller may resume from (rules G2, G3, G4).
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::Arc,
-};
+use std::{collections::VecDeque, sync::Arc};
 
 use http::HeaderValue;
 
@@ -13,14 +10,10 @@ use crate::mcp::Id;
 const MAX_ID: usize = 1024;
 
 /// The latest event ids let through in a session, and in which stream.
+///
+/// They come by the thousand and are hardly ever asked for: hence no index.
 #[derive(Default)]
-pub(crate) struct EventIds {
-    by_id: HashMap<Arc<str>, (u64, Origin)>,
-    /// In the order let through. An id that came again stands here more than once; the number
-    /// tells its latest.
-    order: VecDeque<(Arc<str>, u64)>,
-    let_through: u64,
-}
+pub(crate) struct EventIds(VecDeque<(Arc<str>, Origin)>);
 
 /// The stream an event came in.
 #[derive(Clone)]
@@ -46,26 +39,16 @@ impl EventIds {
         if limit == 0 || id.len() > MAX_ID {
             return;
         }
-        while self.order.len() >= limit {
-            if let Some((oldest, number)) = self.order.pop_front() {
-                if self
-                    .by_id
-                    .get(&oldest)
-                    .is_some_and(|(latest, _)| *latest == number)
-                {
-                    self.by_id.remove(&oldest);
-                }
-            }
+        while self.0.len() >= limit {
+            self.0.pop_front();
         }
-        self.let_through += 1;
-        self.order.push_back((id.clone(), self.let_through));
-        self.by_id.insert(id.clone(), (self.let_through, origin));
+        self.0.push_back((id.clone(), origin));
     }
 
     pub(crate) fn resume(&self, last_event_id: &HeaderValue) -> Resume {
         let origin = std::str::from_utf8(last_event_id.as_bytes())
             .ok()
-            .and_then(|id| self.by_id.get(id));
+            .and_then(|asked| self.0.iter().rev().find(|(id, _)| **id == *asked));
         match origin {
             None => Resume::Unknown,
             Some((_, Origin { epoch, requests })) if requests.is_empty() => {
@@ -126,6 +109,6 @@ mod tests {
         for id in 0..100_000 {
             ids.remember(&(id % 7_000).to_string().into(), listening(0), 1_024);
         }
-        assert!(ids.order.len() <= 1_024 && ids.by_id.len() <= 1_024);
+        assert!(ids.0.len() <= 1_024);
     }
 }
