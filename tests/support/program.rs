@@ -131,6 +131,13 @@ impl Proxy {
             .to_owned()
     }
 
+    /// Waits until its log has `text` so many times.
+    pub async fn logs_often(&mut self, text: &str, times: usize) {
+        let often = |log: &String| log.matches(text).count() >= times;
+        let log = soon(text, self.log.wait_for(often)).await;
+        drop(log.expect("the proxy runs"));
+    }
+
     pub fn signal(&self, signal: &str) {
         let kill = format!("kill -{signal} {}", self.id());
         let killed = std::process::Command::new("sh")
