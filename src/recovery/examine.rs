@@ -44,6 +44,9 @@ impl<R: Body> Examined<R> {
 
 /// Finds out whether an answer means that the session is dead, and recovers it if so. Gives what
 /// the caller gets.
+///
+/// Thousands may wait here for one recovery, so what only follows it is boxed, and made when its
+/// time has come.
 pub(crate) async fn examine<S, B>(
     exchange: Exchange<S, B>,
     response: Response<S::ResBody>,
@@ -59,7 +62,7 @@ where
         Verdict::Alive => false,
         _ if exchange.is_initialize() => false,
         Verdict::Expired => true,
-        Verdict::Unsure => exchange.has_moved() || exchange.ping_finds_it_dead().await,
+        Verdict::Unsure => exchange.has_moved() || Box::pin(exchange.ping_finds_it_dead()).await,
     };
     if !expired {
         exchange.session.chain().lives(&exchange.snapshot.epoch);
@@ -75,7 +78,7 @@ where
         return Ok(exchange.give_back(answer, Outcome::Detected));
     }
     match exchange.recover().await {
-        Landing::Recovered(epoch) => exchange.replay(answer, epoch).await,
+        Landing::Recovered(epoch) => Box::pin(exchange.replay(answer, epoch)).await,
         Landing::Failed(failed) => {
             let outcome = Outcome::Failed(failed.failure);
             Ok(match &failed.challenge {
