@@ -1,0 +1,30 @@
+//! The layer, and the proxy with it, between real servers and real clients.
+//!
+//! ```sh
+//! tests/interop/install
+//! cargo test --test interop -- --ignored --nocapture | grep '^|'    # what their users see
+//! ```
+//!
+//! Each server is killed and restarted under a caller with the layer; each client is run through the
+//! proxy while the server behind it is. Both are done without the layer as well, where nothing is
+//! asserted: that is for the table, one row from each test.
+
+#[path = "../support/loopback.rs"]
+mod loopback;
+#[path = "../support/program.rs"]
+mod program;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod caller;
+mod clients;
+mod process;
+mod rust;
+mod servers;
+
+/// Not a test: this program as an MCP server or client on rmcp, see [`rust`].
+#[test]
+#[ignore = "started by other tests"]
+fn rmcp_program() {
+    rust::run();
+}
