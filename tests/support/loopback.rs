@@ -26,7 +26,7 @@ use hyper_util::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, ToSocketAddrs},
     sync::mpsc,
     task::{JoinHandle, JoinSet},
 };
@@ -58,11 +58,25 @@ impl Loopback {
         R: Body<Data = Bytes> + Send + 'static,
         R::Error: Into<BoxError>,
     {
-        Self::serve_with(service, |_| {}, async |stream| Some(stream)).await
+        Self::serve_at("127.0.0.1:0", service).await
+    }
+
+    /// The same on a port that another one may have had.
+    pub async fn serve_at<S, R>(address: impl ToSocketAddrs, service: S) -> Self
+    where
+        S: Service<Request<Incoming>, Response = Response<R>> + Clone + Send + 'static,
+        S::Future: Send,
+        S::Error: Into<BoxError>,
+        R: Body<Data = Bytes> + Send + 'static,
+        R::Error: Into<BoxError>,
+    {
+        let plain = async |stream| Some(stream);
+        Self::serve_with(address, service, |_| {}, plain).await
     }
 
     /// The same with a server set up by the test, and something between it and the socket.
     pub async fn serve_with<S, R, I, F>(
+        address: impl ToSocketAddrs,
         service: S,
         set_up: impl FnOnce(&mut auto::Builder<TokioExecutor>),
         accept: impl Fn(TcpStream) -> F + Clone + Send + 'static,
@@ -76,13 +90,14 @@ impl Loopback {
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         F: Future<Output = Option<I>> + Send,
     {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let connections = Arc::new(AtomicUsize::new(0));
         let counted = connections.clone();
         let mut server = auto::Builder::new(TokioExecutor::new());
         set_up(&mut server);
         let task = tokio::spawn(async move {
+            // Its connections end with it.
             let mut open = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 counted.fetch_add(1, Ordering::Relaxed);
