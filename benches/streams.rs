@@ -19,8 +19,11 @@ const MIB: usize = 1024 * 1024;
 const SIZE: usize = 64 * MIB;
 const CHUNKS: [usize; 2] = [64 * 1024, 1460];
 
+/// A name, and what makes the stream.
+type Kind = (&'static str, fn() -> Bytes);
+
 /// What a stream holds before its last event, which answers the call.
-const KINDS: [(&str, fn() -> Bytes); 3] = [
+const KINDS: [Kind; 3] = [
     ("small events", || small(false)),
     ("small events with ids", || small(true)),
     ("one large event", large),

@@ -7,12 +7,12 @@ mod support;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request};
-use mcp_session_recovery::{Outcome, SessionRecoveryLayer};
+use http::HeaderMap;
+use mcp_session_recovery::SessionRecoveryLayer;
 use serde_json::{Value, json};
 use streams::*;
 use support::*;
-use tokio::time::{Instant, advance};
+use tokio::time::advance;
 
 const PROGRESS: &str = "data: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/progress\",\"params\":{\"result\":1}}\n\n";
 

@@ -223,6 +223,14 @@ async fn a_thousand_streams_and_200_requests_a_second_in_flat_memory() {
         callers.push(Caller::connect(http, url.clone(), counts.clone()).await);
     }
 
+    // and a first loss of all their sessions, which takes the most memory that a loss ever takes,
+    server.lose_sessions();
+    futures::future::join_all(callers.iter().map(|caller| {
+        let (http, session) = (caller.http.clone(), caller.session.clone());
+        Caller::call(http, url.clone(), session, 0)
+    }))
+    .await;
+
     // when they call for a while, and the server loses their sessions again and again,
     let started = Instant::now();
     let end = started + Duration::from_secs(seconds);
@@ -238,6 +246,8 @@ async fn a_thousand_streams_and_200_requests_a_second_in_flat_memory() {
         sent += 1;
         let which = sent as usize % STREAMS;
         if sent % EVERY_NTH_ENDS_A_SESSION == 0 {
+            // One that is not called just now.
+            let which = (which + STREAMS / 2) % STREAMS;
             let (http, url) = (callers[which].http.clone(), url.clone());
             let counts = counts.clone();
             joining.spawn(async move { (which, Caller::connect(http, url, counts).await) });
