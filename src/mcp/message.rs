@@ -1,6 +1,6 @@
 //! JSON-RPC messages, looked at without copying them.
 
-use std::{collections::BTreeMap, fmt};
+use std::{borrow::Cow, collections::BTreeMap, fmt};
 
 use serde_json::{Value, value::RawValue};
 
@@ -10,7 +10,7 @@ use serde_json::{Value, value::RawValue};
 /// [`Answer::message`](crate::Answer::message). Its `Debug` shows the method alone, since the
 /// rest is content.
 pub struct Message<'a> {
-    method: Option<String>,
+    method: Option<Cow<'a, str>>,
     id: Option<&'a RawValue>,
     params: Option<&'a RawValue>,
     result: Option<&'a RawValue>,
@@ -19,16 +19,36 @@ pub struct Message<'a> {
 
 impl<'a> Message<'a> {
     fn parse(text: &'a str) -> Option<Self> {
-        let mut members: BTreeMap<String, &'a RawValue> = serde_json::from_str(text).ok()?;
-        Some(Self {
-            method: members
-                .remove("method")
-                .and_then(|method| serde_json::from_str(method.get()).ok()),
-            id: members.remove("id"),
-            params: members.remove("params"),
-            result: members.remove("result"),
-            error: members.remove("error"),
-        })
+        let mut message = Self {
+            method: None,
+            id: None,
+            params: None,
+            result: None,
+            error: None,
+        };
+        // Nobody escapes the names that JSON-RPC has, so they are borrowed, unless somebody does.
+        if let Ok(members) = serde_json::from_str::<BTreeMap<&str, &'a RawValue>>(text) {
+            members
+                .into_iter()
+                .for_each(|(name, value)| message.set(name, value));
+        } else {
+            let members: BTreeMap<String, &'a RawValue> = serde_json::from_str(text).ok()?;
+            members
+                .iter()
+                .for_each(|(name, value)| message.set(name, value));
+        }
+        Some(message)
+    }
+
+    fn set(&mut self, name: &str, value: &'a RawValue) {
+        match name {
+            "method" => self.method = string(value.get()),
+            "id" => self.id = Some(value),
+            "params" => self.params = Some(value),
+            "result" => self.result = Some(value),
+            "error" => self.error = Some(value),
+            _ => {}
+        }
     }
 
     /// The method, such as `tools/call`; `None` for a response.
@@ -71,6 +91,14 @@ impl<'a> Message<'a> {
     /// Whether this is the answer to the request with this id.
     pub(crate) fn answers(&self, id: &Id) -> bool {
         self.is_response() && self.parsed_id().as_ref() == Some(id)
+    }
+}
+
+/// A JSON string, borrowed unless it has escapes.
+fn string(text: &str) -> Option<Cow<'_, str>> {
+    match serde_json::from_str::<&str>(text) {
+        Ok(string) => Some(string.into()),
+        Err(_) => serde_json::from_str::<String>(text).ok().map(Cow::from),
     }
 }
 
