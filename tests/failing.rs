@@ -294,6 +294,10 @@ fn j3_nobody_waits_for_a_recovery_that_nobody_runs() {
         assert_own_404(&answer, 2, "cancelled");
         let cancelled = Outcome::Failed(Failure::Cancelled);
         assert_eq!(answer.outcome(), Some(cancelled));
+        // Nor is that the end: the next one to run is as good as any.
+        heal(&server);
+        let after = send_call(&client, &session, 3).await;
+        assert_eq!(after.outcome(), Some(Outcome::Replayed));
     });
 }
 

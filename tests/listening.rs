@@ -102,10 +102,16 @@ async fn an_old_stream_cut_at_any_byte_goes_on_at_a_boundary_or_ends_cleanly() {
             let at_boundary = normal.is_empty() || normal.ends_with("\n\n");
             let mut expected = text[..cut].to_owned();
             if !at_boundary && stop == GoesOnLater {
-                stream.now().await;
-                assert_eq!(fed.len(), 1, "{case}: left inside an event");
-                fed.data(0, &text[cut..]);
-                expected = text.clone();
+                for byte in text.as_bytes()[cut..].chunks(1) {
+                    stream.now().await;
+                    if fed.len() == 2 {
+                        break;
+                    }
+                    fed.data(0, byte);
+                    expected.push(char::from(byte[0]));
+                }
+                let normal = expected.replace("\r\n", "\n").replace('\r', "\n");
+                assert!(normal.ends_with("\n\n"), "{case}: left inside an event");
             }
             stream.now().await;
 
