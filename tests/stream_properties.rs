@@ -118,7 +118,9 @@ fn standard(stream: &[u8]) -> Read {
         }
     }
     let blank = lines.last().is_none_or(|line| line.is_empty());
-    read.at_boundary = open.is_empty() && blank && !(has_bom && lines.is_empty());
+    // A byte order mark with nothing behind it may be taken for the beginning of an event.
+    let only_bom = has_bom && lines.len() <= 1 && blank;
+    read.at_boundary = open.is_empty() && blank && !only_bom;
     read
 }
 
