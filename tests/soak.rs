@@ -1,5 +1,5 @@
 //! The proxy under load for a while: 1,000 open streams and 200 requests a second, sessions that
-//! come and go, and a server that loses all of them again and again.
+//! come and go, and, in the last third of the time, a server that loses all of them again and again.
 //!
 //! ```sh
 //! cargo test --release --test soak -- --ignored --nocapture
@@ -39,7 +39,7 @@ const STREAMS: usize = 1000;
 const REQUESTS_PER_SECOND: u32 = 200;
 /// Of those, so many end a session and begin another.
 const EVERY_NTH_ENDS_A_SESSION: u64 = 20;
-const LOST_EVERY: Duration = Duration::from_secs(10);
+const LOST_EVERY: Duration = Duration::from_secs(7);
 
 /// A server with no memory but of what lives: [`Server`] keeps all that it has seen.
 #[derive(Clone, Default)]
@@ -223,22 +223,15 @@ async fn a_thousand_streams_and_200_requests_a_second_in_flat_memory() {
         callers.push(Caller::connect(http, url.clone(), counts.clone()).await);
     }
 
-    // and a first loss of all their sessions, which takes the most memory that a loss ever takes,
-    server.lose_sessions();
-    futures::future::join_all(callers.iter().map(|caller| {
-        let (http, session) = (caller.http.clone(), caller.session.clone());
-        Caller::call(http, url.clone(), session, 0)
-    }))
-    .await;
-
-    // when they call for a while, and the server loses their sessions again and again,
+    // when they call for a while, and then the server loses their sessions again and again,
     let started = Instant::now();
     let end = started + Duration::from_secs(seconds);
     let mut tick = tokio::time::interval(Duration::from_secs(1) / REQUESTS_PER_SECOND);
     tick.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let (mut calls, mut losses, mut samples, mut latencies) =
         (JoinSet::new(), 0, Vec::new(), Vec::new());
-    let (mut next_loss, mut next_sample) = (started + LOST_EVERY, started);
+    let steady = Duration::from_secs(seconds) * 2 / 3;
+    let (mut next_loss, mut next_sample) = (started + steady, started);
     let (mut joining, mut leaving) = (JoinSet::new(), JoinSet::new());
     let mut sent = 0;
     while Instant::now() < end {
@@ -341,21 +334,22 @@ async fn a_thousand_streams_and_200_requests_a_second_in_flat_memory() {
         counts.reopened.load(Ordering::Relaxed),
         counts.events.load(Ordering::Relaxed),
     );
-    if let Some((idle, _)) = idle {
-        let average = |part: &[(u64, usize)]| {
-            part.iter().map(|(rss, _)| *rss).sum::<u64>() / part.len() as u64
-        };
-        let third = samples.len() / 3;
-        let (middle, last) = (
-            average(&samples[third..2 * third]),
-            average(&samples[2 * third..]),
-        );
-        let peak = samples.iter().map(|(rss, _)| *rss).max().unwrap();
-        let files = samples.iter().map(|(_, files)| *files).max().unwrap();
-        println!(
-            "proxy's memory: idle {idle} KiB, second third {middle} KiB, last third {last} KiB, peak \
-             {peak} KiB; at most {files} open files"
-        );
-        assert!(last < middle + middle / 10, "memory grows: {samples:?}");
-    }
+    let Some((idle, _)) = idle else { return };
+    let (steady, losing) = samples.split_at(samples.len() * 2 / 3);
+    let average =
+        |part: &[(u64, usize)]| part.iter().map(|(rss, _)| *rss).sum::<u64>() / part.len() as u64;
+    let third = steady.len() / 3;
+    let (middle, last) = (
+        average(&steady[third..2 * third]),
+        average(&steady[2 * third..]),
+    );
+    let peak = losing.iter().map(|(rss, _)| *rss).max().unwrap();
+    let files = samples.iter().map(|(_, files)| *files).max().unwrap();
+    println!(
+        "proxy's memory: idle {idle} KiB; without losses {middle} KiB, then {last} KiB; with losses at \
+         most {peak} KiB; at most {files} open files"
+    );
+    assert!(last < middle + middle / 20, "memory grows: {samples:?}");
+    // A thousand recoveries at once take some, and the allocator keeps what it has.
+    assert!(peak < 4 * last, "memory grows: {samples:?}");
 }

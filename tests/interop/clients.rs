@@ -155,9 +155,11 @@ fn told(client: &Client, outcome: Option<Value>) -> String {
         Some(event) => {
             let kind = event["type"].as_str().unwrap_or_default();
             let message = event["message"].as_str().unwrap_or_default();
-            let message = message.lines().next().unwrap_or_default();
-            let message: String = message.chars().take(60).collect();
-            format!("{kind}: {}", message.replace('|', "/"))
+            // TypeScript's holds the server's answer.
+            let inner = message.split_once(r#""message":""#);
+            let inner = inner.and_then(|(_, rest)| rest.split_once('"'));
+            let message = inner.map_or(message, |(message, _)| message);
+            format!("{kind}: {}", message.lines().next().unwrap_or_default())
         }
         None if client.has_ended() => "crashes".to_owned(),
         None => "hangs".to_owned(),

@@ -150,7 +150,7 @@ async fn says(output: &mut Output, line: &str) {
                 return;
             }
         }
-        panic!("it ended without a word; INTEROP_DEBUG=1 shows more");
+        panic!("it has ended: is tests/interop/install done? INTEROP_DEBUG=1 shows what it says");
     })
     .await;
 }

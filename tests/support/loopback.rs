@@ -101,6 +101,7 @@ impl Loopback {
             let mut open = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 counted.fetch_add(1, Ordering::Relaxed);
+                let _ = stream.set_nodelay(true);
                 while open.try_join_next().is_some() {}
                 let (server, accept) = (server.clone(), accept.clone());
                 let service = TowerToHyperService::new(service.clone());
@@ -139,14 +140,20 @@ pub type Http = Client<HttpConnector, CallerBody>;
 
 /// A client with a pool of its own.
 pub fn http1() -> Http {
-    Client::builder(TokioExecutor::new()).build_http()
+    Client::builder(TokioExecutor::new()).build(connector())
 }
 
 /// One that speaks HTTP/2 without asking, all on one connection.
 pub fn http2() -> Http {
     Client::builder(TokioExecutor::new())
         .http2_only(true)
-        .build_http()
+        .build(connector())
+}
+
+fn connector() -> HttpConnector {
+    let mut connector = HttpConnector::new();
+    connector.set_nodelay(true);
+    connector
 }
 
 /// The request as it goes to `url` instead.
