@@ -157,12 +157,12 @@ where
                     let response = match ready!(sending.as_mut().poll(cx, orphaned)) {
                         Ok(response) => response?,
                         Err(_lost) => {
-                            let ids = waiting.request_ids();
+                            let ids = &waiting.summary().requests;
                             if ids.is_empty() {
                                 sending.keep_waiting();
                                 continue;
                             }
-                            return Poll::Ready(Ok(waiting.lost_answer(&ids)));
+                            return Poll::Ready(Ok(waiting.lost_answer(ids)));
                         }
                     };
                     let exchange = exchange.take().expect(COMPLETED);

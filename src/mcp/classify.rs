@@ -127,6 +127,9 @@ impl<'a> Answer<'a> {
     /// Whether this is JSON-RPC's "method not found" to this very request. Such a 404 comes from a
     /// server that knows the session (or has none) and lacks the method.
     fn is_method_not_found(&self) -> bool {
+        if memchr::memmem::find(self.body, b"-32601").is_none() {
+            return false;
+        }
         let Some(asked) = self.message().and_then(|message| message.parsed_id()) else {
             return false;
         };

@@ -1,7 +1,8 @@
 //! JSON-RPC messages, looked at without copying them.
 
-use std::{borrow::Cow, collections::BTreeMap, fmt};
+use std::{borrow::Cow, fmt, sync::Arc};
 
+use serde_core::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Value, value::RawValue};
 
 /// A borrowed look at one JSON-RPC message of the caller.
@@ -18,39 +19,6 @@ pub struct Message<'a> {
 }
 
 impl<'a> Message<'a> {
-    fn parse(text: &'a str) -> Option<Self> {
-        let mut message = Self {
-            method: None,
-            id: None,
-            params: None,
-            result: None,
-            error: None,
-        };
-        // Nobody escapes the names that JSON-RPC has, so they are borrowed, unless somebody does.
-        if let Ok(members) = serde_json::from_str::<BTreeMap<&str, &'a RawValue>>(text) {
-            members
-                .into_iter()
-                .for_each(|(name, value)| message.set(name, value));
-        } else {
-            let members: BTreeMap<String, &'a RawValue> = serde_json::from_str(text).ok()?;
-            members
-                .iter()
-                .for_each(|(name, value)| message.set(name, value));
-        }
-        Some(message)
-    }
-
-    fn set(&mut self, name: &str, value: &'a RawValue) {
-        match name {
-            "method" => self.method = string(value.get()),
-            "id" => self.id = Some(value),
-            "params" => self.params = Some(value),
-            "result" => self.result = Some(value),
-            "error" => self.error = Some(value),
-            _ => {}
-        }
-    }
-
     /// The method, such as `tools/call`; `None` for a response.
     pub fn method(&self) -> Option<&str> {
         self.method.as_deref()
@@ -94,8 +62,85 @@ impl<'a> Message<'a> {
     }
 }
 
+impl<'de: 'a, 'a> Deserialize<'de> for Message<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(MessageVisitor)
+    }
+}
+
+/// Takes the members that JSON-RPC has as they stand and skips the rest, so that nothing is
+/// allocated.
+struct MessageVisitor;
+
+impl<'de> Visitor<'de> for MessageVisitor {
+    type Value = Message<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON-RPC message")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut members: M) -> Result<Message<'de>, M::Error> {
+        let mut message = Message {
+            method: None,
+            id: None,
+            params: None,
+            result: None,
+            error: None,
+        };
+        while let Some(name) = members.next_key()? {
+            match name {
+                Name::Method => message.method = string(members.next_value()?),
+                Name::Id => message.id = Some(members.next_value()?),
+                Name::Params => message.params = Some(members.next_value()?),
+                Name::Result => message.result = Some(members.next_value()?),
+                Name::Error => message.error = Some(members.next_value()?),
+                Name::Other => drop(members.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(message)
+    }
+}
+
+/// The name of a message's member.
+enum Name {
+    Method,
+    Id,
+    Params,
+    Result,
+    Error,
+    Other,
+}
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct NameVisitor;
+
+        impl Visitor<'_> for NameVisitor {
+            type Value = Name;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a name")
+            }
+
+            fn visit_str<E>(self, name: &str) -> Result<Name, E> {
+                Ok(match name {
+                    "method" => Name::Method,
+                    "id" => Name::Id,
+                    "params" => Name::Params,
+                    "result" => Name::Result,
+                    "error" => Name::Error,
+                    _ => Name::Other,
+                })
+            }
+        }
+
+        deserializer.deserialize_identifier(NameVisitor)
+    }
+}
+
 /// A JSON string, borrowed unless it has escapes.
-fn string(text: &str) -> Option<Cow<'_, str>> {
+fn string(value: &RawValue) -> Option<Cow<'_, str>> {
+    let text = value.get();
     match serde_json::from_str::<&str>(text) {
         Ok(string) => Some(string.into()),
         Err(_) => serde_json::from_str::<String>(text).ok().map(Cow::from),
@@ -142,14 +187,9 @@ impl<'a> Messages<'a> {
     pub(crate) fn parse(body: &'a [u8]) -> Option<Self> {
         let text = std::str::from_utf8(body).ok()?.trim_ascii();
         if text.starts_with('[') {
-            let items: Vec<&'a RawValue> = serde_json::from_str(text).ok()?;
-            let items: Option<Vec<_>> = items
-                .into_iter()
-                .map(|item| Message::parse(item.get()))
-                .collect();
-            return items.map(Self::Batch);
+            return serde_json::from_str(text).ok().map(Self::Batch);
         }
-        Message::parse(text).map(Self::One)
+        serde_json::from_str(text).ok().map(Self::One)
     }
 
     pub(crate) fn as_slice(&self) -> &[Message<'a>] {
@@ -173,26 +213,34 @@ impl<'a> Messages<'a> {
             .filter(|message| message.is_request() && message.method() == Some("initialize"))
     }
 
-    /// The notification that ends the handshake (rule F3).
-    pub(crate) fn is_initialized(&self) -> bool {
-        self.single().is_some_and(|message| {
-            !message.is_request() && message.method() == Some("notifications/initialized")
-        })
+    pub(crate) fn summary(&self) -> Summary {
+        let messages = self.as_slice();
+        Summary {
+            is_initialize: self.initialize().is_some(),
+            is_initialized: self.single().is_some_and(|message| {
+                !message.is_request() && message.method() == Some("notifications/initialized")
+            }),
+            has_response: messages.iter().any(Message::is_response),
+            requests: messages
+                .iter()
+                .filter(|message| message.is_request())
+                .filter_map(Message::parsed_id)
+                .collect(),
+        }
     }
+}
 
-    /// Whether any of them is a response (rule F2).
-    pub(crate) fn has_response(&self) -> bool {
-        self.as_slice().iter().any(Message::is_response)
-    }
-
+/// What the layer goes by in the body of a request.
+#[derive(Clone, Default)]
+pub(crate) struct Summary {
+    /// It is an `initialize` (rule D7).
+    pub(crate) is_initialize: bool,
+    /// It is the notification that ends the handshake (rule F3).
+    pub(crate) is_initialized: bool,
+    /// Any of its messages is a response (rule F2).
+    pub(crate) has_response: bool,
     /// The ids of the requests among them, which wait for an answer each.
-    pub(crate) fn request_ids(&self) -> Vec<Id> {
-        self.as_slice()
-            .iter()
-            .filter(|message| message.is_request())
-            .filter_map(Message::parsed_id)
-            .collect()
-    }
+    pub(crate) requests: Arc<[Id]>,
 }
 
 #[cfg(test)]
@@ -226,7 +274,10 @@ mod tests {
 
     #[test]
     fn f2_a_batch_with_one_response_counts_as_one() {
-        let has = |body: &str| Messages::parse(body.as_bytes()).unwrap().has_response();
+        let has = |body: &str| {
+            let messages = Messages::parse(body.as_bytes()).unwrap();
+            messages.summary().has_response
+        };
         assert!(has(r#"{"id":7,"result":null}"#));
         assert!(has(
             r#"[{"id":7,"method":"ping"},{"id":1,"error":{"code":1}}]"#

@@ -24,6 +24,6 @@ pub(crate) use self::{
     },
     initialize::{InitializeResult, ListChanged, propose_version},
     lost::{LostAnswer, list_changed_event},
-    message::{Id, Messages},
+    message::{Id, Messages, Summary},
     reader::MessageReader,
 };

@@ -60,7 +60,7 @@ where
     let answer = Examined::read(response, config).await;
     let expired = match exchange.verdict(&answer) {
         Verdict::Alive => false,
-        _ if exchange.is_initialize() => false,
+        _ if exchange.summary().is_initialize => false,
         Verdict::Expired => true,
         Verdict::Unsure => exchange.has_moved() || Box::pin(exchange.ping_finds_it_dead()).await,
     };

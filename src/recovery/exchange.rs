@@ -1,6 +1,9 @@
 //! One request of a recorded session, and what becomes of an answer that needs no recovery.
 
-use std::{marker::PhantomData, sync::Arc};
+use std::{
+    marker::PhantomData,
+    sync::{Arc, OnceLock},
+};
 
 use http::{HeaderMap, Method, Request, Response, header::CONTENT_LENGTH, request::Parts};
 use http_body::Body;
@@ -13,7 +16,7 @@ use super::{
 };
 use crate::{
     body::{AnswerStream, Kept, ListeningStream, RequestBody, ResponseBody},
-    mcp::{Id, LAST_EVENT_ID, LostAnswer, Messages, SESSION_ID, is_event_stream},
+    mcp::{Id, LAST_EVENT_ID, LostAnswer, Messages, SESSION_ID, Summary, is_event_stream},
     session::{Epoch, Flight, Origin, Orphaned, Resume, Session, Snapshot, StateChange},
 };
 
@@ -28,6 +31,8 @@ pub(crate) struct Exchange<S, B> {
     pub(super) body: Option<Kept>,
     /// Known before the answer is: it goes to the caller whatever it says.
     pub(super) outcome: Option<Outcome>,
+    /// Made when first asked for, since most requests are answered without.
+    summary: OnceLock<Box<Summary>>,
     marker: PhantomData<fn(B)>,
 }
 
@@ -78,6 +83,7 @@ where
             head: PackedHead::new(&parts),
             body: kept,
             outcome: None,
+            summary: OnceLock::new(),
             marker: PhantomData,
         };
         if let Some(flight) = flight {
@@ -156,19 +162,15 @@ where
             .then(|| Orphaned::new(epoch.clone(), config.orphan_timeout))
     }
 
-    /// The ids of the requests in the body, which somebody waits for.
-    pub(crate) fn request_ids(&self) -> Vec<Id> {
-        self.with_messages(|messages| messages.request_ids())
-            .unwrap_or_default()
-    }
-
-    pub(super) fn is_initialize(&self) -> bool {
-        self.with_messages(|messages| messages.initialize().is_some()) == Some(true)
-    }
-
-    pub(super) fn with_messages<T>(&self, look: impl FnOnce(&Messages<'_>) -> T) -> Option<T> {
-        let body = self.body.as_ref()?.data();
-        Messages::parse(&body).as_ref().map(look)
+    /// What the body holds. A body that was not kept, or is no JSON-RPC, holds nothing.
+    pub(crate) fn summary(&self) -> &Summary {
+        self.summary.get_or_init(|| {
+            let summary = self.body.as_ref().and_then(|body| {
+                let messages = Messages::parse(&body.data())?.summary();
+                Some(Box::new(messages))
+            });
+            summary.unwrap_or_default()
+        })
     }
 
     /// Whether this answer may be about the session, and so has to be examined.
@@ -201,7 +203,7 @@ where
             }
             Method::POST if status.is_success() => {
                 if let Some(body) = &self.body {
-                    if assigned && self.is_initialize() {
+                    if assigned && self.summary().is_initialize {
                         let candidate = Candidate::of(&self.shared, &self.head.unpack(), body);
                         if let Some(candidate) = candidate {
                             return candidate.settle(response);
@@ -212,7 +214,8 @@ where
                         .apply(changes, self.shared.config.max_subscriptions);
                 }
                 if is_event_stream(response.headers()) {
-                    return self.attend_answers(response, epoch, self.request_ids().into(), false);
+                    let requests = self.summary().requests.clone();
+                    return self.attend_answers(response, epoch, requests, false);
                 }
             }
             Method::GET if status.is_success() && is_event_stream(response.headers()) => {
@@ -314,21 +317,16 @@ where
 
     /// Why the request is not to be sent again, if so (rules F2, F4, F5).
     pub(super) fn refusal(&self) -> Option<Refusal> {
-        if self.body.is_none() {
+        let Some(body) = &self.body else {
             return Some(Refusal::BodyNotKept);
+        };
+        if self.summary().has_response {
+            return Some(Refusal::Response);
         }
-        self.with_messages(|messages| {
-            if messages.has_response() {
-                return Some(Refusal::Response);
-            }
-            let replay_when = self.shared.config.replay_when.as_ref()?;
-            let refused = !messages
-                .as_slice()
-                .iter()
-                .all(|message| replay_when(message));
-            refused.then_some(Refusal::ReplayWhen)
-        })
-        .flatten()
+        let replay_when = self.shared.config.replay_when.as_ref()?;
+        let replayable = Messages::parse(&body.data())
+            .is_none_or(|messages| messages.as_slice().iter().all(|it| replay_when(it)));
+        (!replayable).then_some(Refusal::ReplayWhen)
     }
 }
 

@@ -53,7 +53,7 @@ where
         };
         let response = match self.send(&epoch, request).await {
             Ok(response) => response?,
-            Err(Lost) => return Ok(self.lost_answer(&self.request_ids())),
+            Err(Lost) => return Ok(self.lost_answer(&self.summary().requests)),
         };
         let response = if self.suspects(&response) {
             let answer = Examined::read(response, &self.shared.config).await;
@@ -74,7 +74,7 @@ where
         request: Request<RequestBody<B>>,
     ) -> Result<Result<Response<S::ResBody>, S::Error>, Lost> {
         let mut sending = pin!(Attended::new(self.shared.inner.get().send(request)));
-        let somebody_waits = !self.request_ids().is_empty();
+        let somebody_waits = !self.summary().requests.is_empty();
         let orphaned = || self.orphaned(epoch).filter(|_| somebody_waits);
         poll_fn(|cx| sending.as_mut().poll(cx, orphaned)).await
     }
@@ -82,8 +82,9 @@ where
     /// The answer to the caller's own `notifications/initialized`, which the handshake has sent
     /// (rule F3).
     fn accepted(&self, epoch: &Epoch) -> Option<Response<ResponseBody<S::ResBody>>> {
-        self.with_messages(|messages| messages.is_initialized())
-            .filter(|is| *is)?;
+        if !self.summary().is_initialized {
+            return None;
+        }
         let mut accepted = epoch.made_by()?.accepted.clone();
         epoch.translate_response(accepted.headers_mut(), self.session.id());
         Some(
@@ -98,10 +99,7 @@ where
     fn belongs_to_the_old_session(&self, unkept: Option<&RequestBody<B>>) -> bool {
         match unkept {
             Some(unkept) => !unkept.has_read(b"\"method\""),
-            None => {
-                self.is_initialize()
-                    || self.with_messages(|messages| messages.has_response()) == Some(true)
-            }
+            None => self.summary().is_initialize || self.summary().has_response,
         }
     }
 
@@ -125,7 +123,7 @@ where
 {
     let epoch = exchange.snapshot.epoch.clone();
     match exchange.send(&epoch, request).await {
-        Err(Lost) => Ok(exchange.lost_answer(&exchange.request_ids())),
+        Err(Lost) => Ok(exchange.lost_answer(&exchange.summary().requests)),
         Ok(response) => {
             let response = response?;
             match exchange.suspects(&response) {
