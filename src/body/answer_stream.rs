@@ -3,7 +3,6 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -12,7 +11,7 @@ use http_body::{Body, Frame};
 use pin_project_lite::pin_project;
 
 use super::request::into_bytes;
-use crate::mcp::{Event, EventReader, Id, Interest, LostAnswer, Messages};
+use crate::mcp::{Event, EventIds, EventReader, Id, Interest, LostAnswer, Messages};
 
 /// The largest event that is read for an answer. A larger one passes like any other, and counts
 /// as the answer: an error after it could be a second one.
@@ -23,11 +22,14 @@ pin_project! {
     /// can no longer come.
     ///
     /// Reads no further than the last answer. `remember` is told the ids of the events that were
-    /// let through, and the requests that were still to be answered then; `orphaned` is ready once the time for requests left behind is over.
+    /// let through, and the requests that were still to be answered then; `orphaned` is ready once
+    /// the time for requests left behind is over.
     pub(crate) struct AnswerStream<R, M, O> {
         #[pin]
         body: Option<R>,
         reader: EventReader,
+        // Those of the last chunk.
+        ids: EventIds,
         waiting: Vec<Id>,
         resumed: bool,
         remember: M,
@@ -51,6 +53,7 @@ impl<R, M, O> AnswerStream<R, M, O> {
         Self {
             body: Some(body),
             reader: EventReader::new(MAX_EVENT, Interest::Responses),
+            ids: EventIds::default(),
             waiting,
             resumed,
             remember,
@@ -63,7 +66,7 @@ impl<R, M, O> AnswerStream<R, M, O> {
 impl<R, M, O> Body for AnswerStream<R, M, O>
 where
     R: Body,
-    M: FnMut(&Arc<str>, &[Id]),
+    M: FnMut(&EventIds, &[Id]),
     O: Future<Output = ()>,
 {
     type Data = Bytes;
@@ -81,7 +84,7 @@ where
             Poll::Ready(Some(Ok(frame))) => {
                 let frame = into_bytes(frame);
                 if let Some(data) = frame.data_ref() {
-                    look(this.reader, data, this.waiting, this.remember);
+                    look(this.reader, data, this.waiting, this.ids, this.remember);
                     return Poll::Ready(Some(Ok(frame)));
                 }
                 (Some(Ok(frame)), LostAnswer::StreamEnded)
@@ -122,28 +125,37 @@ fn look(
     reader: &mut EventReader,
     chunk: &[u8],
     waiting: &mut Vec<Id>,
-    remember: &mut impl FnMut(&Arc<str>, &[Id]),
+    ids: &mut EventIds,
+    remember: &mut impl FnMut(&EventIds, &[Id]),
 ) {
     if waiting.is_empty() {
         return;
     }
+    let mut flush = |ids: &mut EventIds, waiting: &[Id]| {
+        if !ids.is_empty() {
+            remember(ids, waiting);
+            ids.clear();
+        }
+    };
     reader.read(chunk, |event| match event {
-        Event::Data(data) => strike_answered(waiting, data.as_bytes()),
+        Event::Data(data) => {
+            // The ids so far are of a stream that was still to answer all of them.
+            flush(ids, waiting);
+            strike_answered(waiting, data);
+        }
         // From after the last answer there is nothing to resume.
-        Event::Id(id) if waiting.is_empty() => drop(id),
-        Event::Id(id) => remember(&id, waiting),
-        Event::TooLarge => waiting.clear(),
+        Event::Id(_) if waiting.is_empty() => {}
+        Event::Id(id) => ids.push(id),
+        Event::TooLarge => {
+            flush(ids, waiting);
+            waiting.clear();
+        }
     });
+    flush(ids, waiting);
 }
 
-fn strike_answered(waiting: &mut Vec<Id>, data: &[u8]) {
-    let is_answer = [&b"\"result\""[..], b"\"error\""]
-        .iter()
-        .any(|member| memchr::memmem::find(data, member).is_some());
-    if !is_answer {
-        return;
-    }
-    if let Some(messages) = Messages::parse(data) {
+fn strike_answered(waiting: &mut Vec<Id>, data: &str) {
+    if let Some(messages) = Messages::parse(data.as_bytes()) {
         for message in messages.as_slice() {
             waiting.retain(|id| !message.answers(id));
         }

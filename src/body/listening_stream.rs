@@ -3,7 +3,6 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -13,15 +12,15 @@ use http_body::{Body, Frame};
 use tokio::time::{Sleep, sleep};
 
 use super::request::into_bytes;
-use crate::mcp::{Event, EventReader, Interest};
+use crate::mcp::{Event, EventIds, EventReader, Interest};
 
 /// The largest event whose id is read. A larger one passes like any other.
 const MAX_EVENT: usize = 1024 * 1024;
 
 /// What a listening stream asks of, and tells, the session it belongs to.
 pub(crate) trait Listener<R>: Send {
-    /// An event with this id was let through.
-    fn remember(&mut self, id: &Arc<str>);
+    /// Events with these ids were let through.
+    fn remember(&mut self, ids: &EventIds);
 
     /// Ready once the epoch in which the stream was opened has been replaced.
     fn poll_replaced(&mut self, cx: &mut Context<'_>) -> Poll<()>;
@@ -41,6 +40,8 @@ pub(crate) type Reopening<R> = Pin<Box<dyn Future<Output = Option<R>> + Send>>;
 pub(crate) struct ListeningStream<R, L> {
     source: Source<R>,
     reader: EventReader,
+    /// Those of the last chunk.
+    ids: EventIds,
     listener: L,
     patience: Duration,
 }
@@ -61,6 +62,7 @@ impl<R, L> ListeningStream<R, L> {
         Self {
             source: Source::Open(Box::pin(body)),
             reader: EventReader::new(MAX_EVENT, Interest::Ids),
+            ids: EventIds::default(),
             listener,
             patience,
         }
@@ -98,9 +100,13 @@ where
         if let Some(chunk) = frame.data_ref() {
             self.reader.read(chunk, |event| {
                 if let Event::Id(id) = event {
-                    self.listener.remember(&id);
+                    self.ids.push(id);
                 }
             });
+            if !self.ids.is_empty() {
+                self.listener.remember(&self.ids);
+                self.ids.clear();
+            }
         }
         frame
     }

@@ -4,6 +4,7 @@
 //! Nothing here knows of services, sessions or recoveries.
 
 mod classify;
+mod event_ids;
 mod event_stream;
 mod header;
 mod initialize;
@@ -17,6 +18,7 @@ pub use self::{
     message::Message,
 };
 pub(crate) use self::{
+    event_ids::EventIds,
     event_stream::{Event, EventReader, Interest},
     header::{
         LAST_EVENT_ID, MCP_METHOD, PROTOCOL_VERSION, SESSION_ID, is_event_stream, is_json,

@@ -16,7 +16,9 @@ use super::{
 };
 use crate::{
     body::{AnswerStream, Kept, ListeningStream, RequestBody, ResponseBody},
-    mcp::{Id, LAST_EVENT_ID, LostAnswer, Messages, SESSION_ID, Summary, is_event_stream},
+    mcp::{
+        EventIds, Id, LAST_EVENT_ID, LostAnswer, Messages, SESSION_ID, Summary, is_event_stream,
+    },
     session::{Epoch, Flight, Origin, Orphaned, Resume, Session, Snapshot, StateChange},
 };
 
@@ -272,7 +274,7 @@ where
         &self,
         response: Response<S::ResBody>,
         epoch: &Arc<Epoch>,
-        mut requests: Arc<[Id]>,
+        requests: Arc<[Id]>,
         resumed: bool,
     ) -> Response<ResponseBody<S::ResBody>> {
         if requests.is_empty() {
@@ -286,12 +288,12 @@ where
         let waiting = requests.to_vec();
         let (session, epoch) = (self.session.clone(), epoch.number());
         let limit = self.shared.config.max_event_ids;
-        let remember = move |id: &Arc<str>, waiting: &[Id]| {
-            if waiting.len() != requests.len() {
-                requests = waiting.into();
+        let mut origin = Origin { epoch, requests };
+        let remember = move |ids: &EventIds, waiting: &[Id]| {
+            if waiting.len() != origin.requests.len() {
+                origin.requests = waiting.into();
             }
-            let requests = requests.clone();
-            session.remember(id, Origin { epoch, requests }, limit);
+            session.remember(ids, &origin, limit);
         };
         extended(response, |body| {
             AnswerStream::new(body, waiting, resumed, remember, orphaned)

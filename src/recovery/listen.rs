@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use super::{Exchange, Inner, Shared, dialogue::overlay};
 use crate::{
     body::{Kept, Listener, Reopening, RequestBody},
-    mcp::{LAST_EVENT_ID, is_event_stream, list_changed_event},
+    mcp::{EventIds, LAST_EVENT_ID, is_event_stream, list_changed_event},
     session::{Epoch, Origin, Replaced, Session},
 };
 
@@ -68,13 +68,13 @@ where
     B: Body + Send + 'static,
     B::Error: Send,
 {
-    fn remember(&mut self, id: &Arc<str>) {
+    fn remember(&mut self, ids: &EventIds) {
         let origin = Origin {
             epoch: self.epoch.number(),
             requests: Arc::default(),
         };
         self.session
-            .remember(id, origin, self.shared.config.max_event_ids);
+            .remember(ids, &origin, self.shared.config.max_event_ids);
     }
 
     fn poll_replaced(&mut self, cx: &mut Context<'_>) -> Poll<()> {

@@ -4,16 +4,20 @@ use std::{collections::VecDeque, sync::Arc};
 
 use http::HeaderValue;
 
-use crate::mcp::Id;
-
-/// The longest id that is remembered, in bytes. No client sends a longer one back in a header.
-const MAX_ID: usize = 1024;
+use crate::mcp::{EventIds, Id};
 
 /// The latest event ids let through in a session, and in which stream.
-///
-/// They come by the thousand and are hardly ever asked for: hence no index.
 #[derive(Default)]
-pub(crate) struct EventIds(VecDeque<(Arc<str>, Origin)>);
+pub(crate) struct Resumable {
+    runs: VecDeque<Run>,
+    len: usize,
+}
+
+/// Ids that came one after the other in the same stream.
+struct Run {
+    ids: EventIds,
+    origin: Origin,
+}
 
 /// The stream an event came in.
 #[derive(Clone)]
@@ -33,32 +37,58 @@ pub(crate) enum Resume {
     Unknown,
 }
 
-impl EventIds {
-    /// Remembers an id, at the cost of the oldest one if there are `limit` (rule K7).
-    pub(crate) fn remember(&mut self, id: &Arc<str>, origin: Origin, limit: usize) {
-        if limit == 0 || id.len() > MAX_ID {
-            return;
+impl Resumable {
+    /// Remembers ids, at the cost of the oldest ones if there are more than `limit` (rule K7).
+    pub(crate) fn remember(&mut self, ids: &EventIds, origin: &Origin, limit: usize) {
+        match self.runs.back_mut().filter(|run| run.origin.is(origin)) {
+            Some(run) => run.ids.append(ids),
+            None => {
+                let mut run = Run {
+                    ids: EventIds::default(),
+                    origin: origin.clone(),
+                };
+                run.ids.append(ids);
+                self.runs.push_back(run);
+            }
         }
-        while self.0.len() >= limit {
-            self.0.pop_front();
+        self.len += ids.len();
+        while self.len > limit {
+            self.forget_first();
         }
-        self.0.push_back((id.clone(), origin));
+    }
+
+    fn forget_first(&mut self) {
+        if let Some(run) = self.runs.front_mut() {
+            run.ids.pop_first();
+            self.len -= 1;
+            if run.ids.is_empty() {
+                self.runs.pop_front();
+            }
+        }
     }
 
     pub(crate) fn resume(&self, last_event_id: &HeaderValue) -> Resume {
-        let origin = std::str::from_utf8(last_event_id.as_bytes())
-            .ok()
-            .and_then(|asked| self.0.iter().rev().find(|(id, _)| **id == *asked));
-        match origin {
+        let asked = last_event_id.as_bytes();
+        let run = self.runs.iter().rev().find(|run| run.ids.contains(asked));
+        match run.map(|run| &run.origin) {
             None => Resume::Unknown,
-            Some((_, Origin { epoch, requests })) if requests.is_empty() => {
+            Some(Origin { epoch, requests }) if requests.is_empty() => {
                 Resume::Listening { epoch: *epoch }
             }
-            Some((_, Origin { epoch, requests })) => Resume::Answer {
+            Some(Origin { epoch, requests }) => Resume::Answer {
                 epoch: *epoch,
                 requests: requests.clone(),
             },
         }
+    }
+}
+
+impl Origin {
+    /// Whether this is the same stream, or one that comes to the same.
+    fn is(&self, other: &Self) -> bool {
+        let same_requests = Arc::ptr_eq(&self.requests, &other.requests)
+            || (self.requests.is_empty() && other.requests.is_empty());
+        self.epoch == other.epoch && same_requests
     }
 }
 
@@ -73,7 +103,13 @@ mod tests {
         }
     }
 
-    fn epoch(ids: &EventIds, id: &str) -> Option<u64> {
+    fn remember(ids: &mut Resumable, id: &str, epoch: u64, limit: usize) {
+        let mut more = EventIds::default();
+        more.push(id.as_bytes());
+        ids.remember(&more, &listening(epoch), limit);
+    }
+
+    fn epoch(ids: &Resumable, id: &str) -> Option<u64> {
         match ids.resume(&HeaderValue::from_str(id).unwrap()) {
             Resume::Listening { epoch } | Resume::Answer { epoch, .. } => Some(epoch),
             Resume::Unknown => None,
@@ -82,9 +118,9 @@ mod tests {
 
     #[test]
     fn k7_the_oldest_id_is_forgotten_first() {
-        let mut ids = EventIds::default();
+        let mut ids = Resumable::default();
         for id in ["a", "b", "c"] {
-            ids.remember(&id.into(), listening(0), 2);
+            remember(&mut ids, id, 0, 2);
         }
         assert_eq!(
             ["a", "b", "c"].map(|id| epoch(&ids, id)),
@@ -94,21 +130,21 @@ mod tests {
 
     #[test]
     fn g3_an_id_that_comes_again_counts_from_its_latest() {
-        let mut ids = EventIds::default();
-        ids.remember(&"0".into(), listening(0), 2);
-        ids.remember(&"0".into(), listening(1), 2);
-        ids.remember(&"1".into(), listening(1), 2);
+        let mut ids = Resumable::default();
+        remember(&mut ids, "0", 0, 2);
+        remember(&mut ids, "0", 1, 2);
+        remember(&mut ids, "1", 1, 2);
         assert_eq!(epoch(&ids, "0"), Some(1));
-        ids.remember(&"2".into(), listening(1), 2);
+        remember(&mut ids, "2", 1, 2);
         assert_eq!(epoch(&ids, "0"), None);
     }
 
     #[test]
     fn k7_a_hundred_thousand_ids_hold_no_more_than_the_limit() {
-        let mut ids = EventIds::default();
+        let mut ids = Resumable::default();
         for id in 0..100_000 {
-            ids.remember(&(id % 7_000).to_string().into(), listening(0), 1_024);
+            remember(&mut ids, &(id % 7_000).to_string(), 0, 1_024);
         }
-        assert!(ids.0.len() <= 1_024);
+        assert!(ids.len <= 1_024);
     }
 }

@@ -8,8 +8,8 @@ use std::sync::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 
-use super::{BudgetLimits, Chain, Endpoint, Epoch, EventIds, Origin, Resume, State, StateChange};
-use crate::mcp::ListChanged;
+use super::{BudgetLimits, Chain, Endpoint, Epoch, Origin, Resumable, Resume, State, StateChange};
+use crate::mcp::{EventIds, ListChanged};
 
 /// A caller's session.
 pub(crate) struct Session {
@@ -30,7 +30,7 @@ pub(crate) struct Initialize {
 
 #[derive(Default)]
 struct Memory {
-    event_ids: EventIds,
+    resumable: Resumable,
     state: State,
     /// The lists that the caller is still to be told about (rule H3).
     notices: ListChanged,
@@ -73,15 +73,15 @@ impl Session {
         &self.chain
     }
 
-    /// Remembers that an event was let through (rule G3).
-    pub(crate) fn remember(&self, event_id: &Arc<str>, origin: Origin, limit: usize) {
-        self.memory(|memory| memory.event_ids.remember(event_id, origin, limit));
+    /// Remembers that events were let through (rule G3).
+    pub(crate) fn remember(&self, ids: &EventIds, origin: &Origin, limit: usize) {
+        self.memory(|memory| memory.resumable.remember(ids, origin, limit));
     }
 
     /// What a GET with this `Last-Event-ID` asks to resume.
     pub(crate) fn resume(&self, last_event_id: &HeaderValue) -> Resume {
         match &*self.lock_memory() {
-            Some(memory) => memory.event_ids.resume(last_event_id),
+            Some(memory) => memory.resumable.resume(last_event_id),
             None => Resume::Unknown,
         }
     }
