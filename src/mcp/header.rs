@@ -14,6 +14,41 @@ pub(crate) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event
 /// `Mcp-Method`, which clients of revision 2026-07-28 send along.
 pub(crate) const MCP_METHOD: HeaderName = HeaderName::from_static("mcp-method");
 
+/// The values of `Mcp-Session-Id` and `MCP-Protocol-Version`.
+///
+/// A walk over all headers: to look up two such long names costs more than that, unless there are
+/// dozens of them.
+pub(crate) fn session_headers(headers: &HeaderMap) -> (Option<&HeaderValue>, Option<&HeaderValue>) {
+    pick(headers.iter())
+}
+
+/// The same, to be changed.
+pub(crate) fn session_headers_mut(
+    headers: &mut HeaderMap,
+) -> (Option<&mut HeaderValue>, Option<&mut HeaderValue>) {
+    pick(headers.iter_mut())
+}
+
+fn pick<'a, V>(headers: impl Iterator<Item = (&'a HeaderName, V)>) -> (Option<V>, Option<V>) {
+    // A constant would be made anew, and dropped, for each comparison.
+    static ID: HeaderName = SESSION_ID;
+    static VERSION: HeaderName = PROTOCOL_VERSION;
+    let (mut id, mut version) = (None, None);
+    for (name, value) in headers {
+        if *name == ID {
+            id.get_or_insert(value);
+        } else if *name == VERSION {
+            version.get_or_insert(value);
+        }
+    }
+    (id, version)
+}
+
+/// The value of `Mcp-Session-Id`.
+pub(crate) fn session_id(headers: &HeaderMap) -> Option<&HeaderValue> {
+    session_headers(headers).0
+}
+
 /// The revision that removed sessions. Revisions are dates, which sort as text.
 const FIRST_WITHOUT_SESSIONS: &[u8] = b"2026-07-28";
 
@@ -25,31 +60,32 @@ pub(crate) fn is_sessionless_version(version: &HeaderValue) -> bool {
         && version >= FIRST_WITHOUT_SESSIONS
 }
 
-/// Whether the content is JSON, by media type essence: `application/json` or any `…+json`.
+/// Whether the content is JSON, by media type essence: `application/json` or any `…+json`. What is
+/// encoded, compressed above all, cannot be read as that.
 pub(crate) fn is_json(headers: &HeaderMap) -> bool {
     essence(headers).is_some_and(|essence| {
         essence.eq_ignore_ascii_case(b"application/json")
             || (essence.len() >= 5 && essence[essence.len() - 5..].eq_ignore_ascii_case(b"+json"))
-    })
+    }) && !is_encoded(headers)
 }
 
-/// Whether the content is an event stream, by media type essence.
+/// Whether the content is an event stream, by media type essence, and not encoded.
 pub(crate) fn is_event_stream(headers: &HeaderMap) -> bool {
     essence(headers).is_some_and(|essence| essence.eq_ignore_ascii_case(b"text/event-stream"))
+        && !is_encoded(headers)
 }
 
-/// The media type without its parameters (RFC 9110, 8.3.1). `None` for content that is encoded,
-/// compressed above all, since it cannot be read as that type.
+/// The media type without its parameters (RFC 9110, 8.3.1).
 fn essence(headers: &HeaderMap) -> Option<&[u8]> {
-    if headers
-        .get(CONTENT_ENCODING)
-        .is_some_and(|encoding| encoding != "identity")
-    {
-        return None;
-    }
     let value = headers.get(CONTENT_TYPE)?.as_bytes();
     let end = memchr::memchr(b';', value).unwrap_or(value.len());
     Some(value[..end].trim_ascii())
+}
+
+fn is_encoded(headers: &HeaderMap) -> bool {
+    headers
+        .get(CONTENT_ENCODING)
+        .is_some_and(|encoding| encoding != "identity")
 }
 
 #[cfg(test)]

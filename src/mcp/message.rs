@@ -2,6 +2,7 @@
 
 use std::{borrow::Cow, fmt, sync::Arc};
 
+use memchr::{memchr_iter, memchr2, memchr3};
 use serde_core::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Value, value::RawValue};
 
@@ -243,6 +244,25 @@ pub(crate) struct Summary {
     pub(crate) requests: Arc<[Id]>,
 }
 
+/// The method of the message in a body, where it takes no parsing to see it: near the beginning,
+/// as nearly every client writes it, with nothing before it that could have members of its own.
+pub(crate) fn leading_method(body: &[u8]) -> Option<&[u8]> {
+    const NAME: &[u8] = b"\"method\"";
+    let head = body[..body.len().min(128)].strip_prefix(b"{")?;
+    let at = memchr_iter(b'm', head).find_map(|m| {
+        let at = m.checked_sub(1)?;
+        head[at..].starts_with(NAME).then_some(at)
+    })?;
+    if memchr3(b'{', b'[', b'\\', &head[..at]).is_some() {
+        return None;
+    }
+    let value = head[at + NAME.len()..].trim_ascii_start();
+    let value = value.strip_prefix(b":")?.trim_ascii_start();
+    let value = value.strip_prefix(b"\"")?;
+    let end = memchr2(b'"', b'\\', value)?;
+    (value[end] == b'"').then_some(&value[..end])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -284,6 +304,28 @@ mod tests {
         ));
         assert!(!has(r#"{"id":7,"method":"ping"}"#));
         assert!(!has(r#"{}"#));
+    }
+
+    #[test]
+    fn a_method_is_seen_without_parsing_only_where_it_is_certain() {
+        for (body, method) in [
+            (
+                r#"{"jsonrpc":"2.0","id":1,"method":"a/b","params":{}}"#,
+                Some("a/b"),
+            ),
+            (r#"{ "method" : "a" }"#, Some("a")),
+            (r#"{"params":{"method":"a"},"method":"b"}"#, None),
+            (r#"{"id":"method","method":"b"}"#, None),
+            (r#"{"id":"\"method\":\"a\"","method":"b"}"#, None),
+            (r#"{"method":"a\/b"}"#, None),
+            (r#"{"method":1}"#, None),
+            (r#"[{"method":"a"}]"#, None),
+            (r#"{"method":"a"#, None),
+            ("", None),
+        ] {
+            let seen = leading_method(body.as_bytes());
+            assert_eq!(seen, method.map(str::as_bytes), "{body}");
+        }
     }
 
     #[test]

@@ -22,10 +22,10 @@ pub(crate) use self::{
     event_stream::{Event, EventReader, Interest},
     header::{
         LAST_EVENT_ID, MCP_METHOD, PROTOCOL_VERSION, SESSION_ID, is_event_stream, is_json,
-        is_sessionless_version,
+        is_sessionless_version, session_headers, session_headers_mut, session_id,
     },
     initialize::{InitializeResult, ListChanged, propose_version},
     lost::{LostAnswer, list_changed_event},
-    message::{Id, Messages, Summary},
+    message::{Id, Messages, Summary, leading_method},
     reader::MessageReader,
 };

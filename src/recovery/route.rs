@@ -6,7 +6,7 @@ use http::{Method, Request};
 
 use super::Shared;
 use crate::{
-    mcp::{MCP_METHOD, PROTOCOL_VERSION, SESSION_ID, is_json, is_sessionless_version},
+    mcp::{MCP_METHOD, is_json, is_sessionless_version, session_headers},
     session::Session,
 };
 
@@ -23,14 +23,11 @@ pub(crate) enum Route {
 impl Route {
     pub(crate) fn of<S, B>(shared: &Shared<S>, request: &Request<B>) -> Self {
         let headers = request.headers();
-        let session_id = headers.get(SESSION_ID);
+        let (session_id, version) = session_headers(headers);
         if session_id.is_none() && !may_initialize(request) {
             return Self::Untouched;
         }
-        if headers
-            .get(PROTOCOL_VERSION)
-            .is_some_and(is_sessionless_version)
-        {
+        if version.is_some_and(is_sessionless_version) {
             return Self::Untouched;
         }
         match session_id {

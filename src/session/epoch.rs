@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response};
 use tokio::sync::Notify;
 
-use crate::mcp::{InitializeResult, ListChanged, PROTOCOL_VERSION, SESSION_ID};
+use crate::mcp::{InitializeResult, ListChanged, SESSION_ID, session_headers_mut};
 
 /// One upstream session. Epoch 0 is the caller's own handshake, each recovery makes the next.
 pub(crate) struct Epoch {
@@ -120,24 +120,27 @@ impl Epoch {
         if self.number == 0 {
             return;
         }
-        match &self.id {
-            Some(id) => headers.insert(SESSION_ID, id.clone()),
-            None => headers.remove(SESSION_ID),
-        };
-        if let (Some(sent), Some(version)) = (headers.get_mut(PROTOCOL_VERSION), self.version()) {
+        let (id, version) = session_headers_mut(headers);
+        if let (Some(sent), Some(version)) = (version, self.version()) {
             if self.outdated_versions.contains(sent) {
                 *sent = version.clone();
             }
+        }
+        match (id, &self.id) {
+            (Some(sent), Some(id)) => *sent = id.clone(),
+            (_, None) => drop(headers.remove(SESSION_ID)),
+            (None, Some(_)) => {}
         }
     }
 
     /// Makes this epoch's answer the caller's (rule C2).
     pub(crate) fn translate_response(&self, headers: &mut HeaderMap, callers_id: &HeaderValue) {
-        if self.number > 0 && self.id.is_some() {
-            if let Some(id) = headers.get_mut(SESSION_ID) {
-                if Some(&*id) == self.id.as_ref() {
-                    *id = callers_id.clone();
-                }
+        if self.number == 0 || self.id.is_none() {
+            return;
+        }
+        if let (Some(id), _) = session_headers_mut(headers) {
+            if Some(&*id) == self.id.as_ref() {
+                *id = callers_id.clone();
             }
         }
     }

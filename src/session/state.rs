@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use crate::{body::Kept, mcp::Messages};
+use crate::{
+    body::Kept,
+    mcp::{Messages, leading_method},
+};
 
 /// The longest request that is looked at for state. A subscription to a longer URI is not kept.
 const MAX_MESSAGE: usize = 8 * 1024;
@@ -33,7 +36,11 @@ impl StateChange {
             return Vec::new();
         }
         let body = body.data();
-        if !may_hold_change(&body) {
+        let may_hold_change = match leading_method(&body) {
+            Some(method) => METHODS.contains(&method),
+            None => has_name_of_method(&body),
+        };
+        if !may_hold_change {
             return Vec::new();
         }
         let Some(messages) = Messages::parse(&body) else {
@@ -57,13 +64,19 @@ impl StateChange {
     }
 }
 
+const METHODS: [&[u8]; 3] = [
+    b"logging/setLevel",
+    b"resources/subscribe",
+    b"resources/unsubscribe",
+];
+
 /// Whether the text of one of the methods, from its slash on, is in the body. The slash is rare.
-fn may_hold_change(body: &[u8]) -> bool {
+fn has_name_of_method(body: &[u8]) -> bool {
     memchr::memchr_iter(b'/', body).any(|slash| {
         let rest = &body[slash + 1..];
-        [&b"setLevel"[..], b"subscribe", b"unsubscribe"]
+        ["setLevel", "subscribe", "unsubscribe"]
             .iter()
-            .any(|name| rest.starts_with(name))
+            .any(|name| rest.starts_with(name.as_bytes()))
     })
 }
 
