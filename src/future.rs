@@ -186,7 +186,7 @@ where
 async fn late<S, B, R>(
     shared: Arc<Shared<S>>,
     route: Route,
-    parts: Parts,
+    mut parts: Parts,
     collect: Collect<B>,
 ) -> Result<Response<ResponseBody<R>>, S::Error>
 where
@@ -218,10 +218,11 @@ where
             });
         }
     };
-    match Exchange::plan(&shared, session, parts, body) {
-        Plan::Send(request, exchange) => send_first(exchange, request).await,
-        Plan::Wait(exchange, body, flight) => wait(exchange, body, flight).await,
-        Plan::Answer(response) => Ok(response.map(ResponseBody::whole)),
+    let (exchange, plan) = Exchange::plan(&shared, session, &mut parts, body);
+    match plan {
+        Plan::Send(body) => send_first(exchange, Request::from_parts(parts, body)).await,
+        Plan::Wait(body, flight) => wait(exchange, body, flight).await,
+        Plan::Lost(requests) => Ok(exchange.lost_stream(&requests).map(ResponseBody::whole)),
     }
 }
 

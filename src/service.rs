@@ -91,7 +91,7 @@ where
             return ResponseFuture::untouched(self.inner.call(request.map(RequestBody::untouched)));
         }
 
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
         let mut collect = Collect::new(body, self.shared.config.max_body_bytes);
         // Most bodies are there at once. If this one is not, the future asks again, with a waker.
         let collected = pin!(&mut collect).poll(&mut Context::from_waker(Waker::noop()));
@@ -114,17 +114,19 @@ where
                 };
             }
         };
-        match Exchange::plan(&self.shared, session, parts, body) {
-            Plan::Send(request, exchange) => {
-                ResponseFuture::exchange(self.inner.call(request), exchange)
+        let (exchange, plan) = Exchange::plan(&self.shared, session, &mut parts, body);
+        match plan {
+            Plan::Send(body) => {
+                let sending = self.inner.call(Request::from_parts(parts, body));
+                ResponseFuture::exchange(sending, exchange)
             }
-            Plan::Wait(exchange, body, flight) => {
+            Plan::Wait(body, flight) => {
                 self.release();
                 ResponseFuture::wait(exchange, body, flight)
             }
-            Plan::Answer(response) => {
+            Plan::Lost(requests) => {
                 self.release();
-                ResponseFuture::answer(response)
+                ResponseFuture::answer(exchange.lost_stream(&requests))
             }
         }
     }

@@ -65,12 +65,12 @@ where
         Verdict::Unsure => exchange.has_moved() || Box::pin(exchange.ping_finds_it_dead()).await,
     };
     if !expired {
-        exchange.session.chain().lives(&exchange.snapshot.epoch);
-        return Ok(exchange.pass(answer, &exchange.snapshot.epoch));
+        exchange.session.chain().lives(exchange.epoch());
+        return Ok(exchange.pass(answer, exchange.epoch()));
     }
     debug!(
         host = exchange.session.endpoint().host(),
-        epoch = exchange.snapshot.epoch.number(),
+        epoch = exchange.epoch().number(),
         status = answer.head.status.as_u16(),
         "session expired"
     );
@@ -103,7 +103,7 @@ where
     }
 
     fn has_moved(&self) -> bool {
-        self.session.chain().current().number() != self.snapshot.epoch.number()
+        self.session.chain().current().number() != self.epoch().number()
     }
 
     /// Asks the server whether it knows the session, with the request's own credentials (rule D4).
@@ -115,7 +115,7 @@ where
         let ping = serde_json::json!({"jsonrpc": "2.0", "id": id.as_json(), "method": "ping"});
         let message = ping.to_string();
         let asking = async {
-            let upstream = Upstream::of(&self.snapshot.epoch);
+            let upstream = Upstream::of(self.epoch());
             let posted = dialogue.post(&upstream, message.clone().into()).await;
             let Ok(response) = posted else { return false };
             if response.status().is_success() {
@@ -140,7 +140,7 @@ where
                 run::spawn::<S, B>(
                     self.shared.clone(),
                     self.session.clone(),
-                    self.snapshot.epoch.clone(),
+                    self.epoch().clone(),
                     &self.head.unpack(),
                     leader,
                 );
@@ -166,6 +166,6 @@ where
         answer: Examined<S::ResBody>,
         outcome: Outcome,
     ) -> Response<ResponseBody<S::ResBody>> {
-        self.mark(self.pass(answer, &self.snapshot.epoch), outcome)
+        self.mark(self.pass(answer, self.epoch()), outcome)
     }
 }

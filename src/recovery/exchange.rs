@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use http::{HeaderMap, Method, Request, Response, header::CONTENT_LENGTH, request::Parts};
+use http::{HeaderMap, Method, Response, header::CONTENT_LENGTH, request::Parts};
 use http_body::Body;
 
 use super::{
@@ -17,7 +17,7 @@ use super::{
 use crate::{
     body::{AnswerStream, Kept, ListeningStream, RequestBody, ResponseBody},
     mcp::{
-        EventIds, Id, LAST_EVENT_ID, LostAnswer, Messages, SESSION_ID, Summary, is_event_stream,
+        EventIds, Id, LAST_EVENT_ID, LostAnswer, Messages, Summary, is_event_stream, session_id,
     },
     session::{Epoch, Flight, Origin, Orphaned, Resume, Session, Snapshot, StateChange},
 };
@@ -39,13 +39,13 @@ pub(crate) struct Exchange<S, B> {
 }
 
 /// What to do with a request of a recorded session.
-pub(crate) enum Plan<S, B: Body> {
-    /// Send it; the exchange knows what to do with the answer.
-    Send(Request<RequestBody<B>>, Exchange<S, B>),
+pub(crate) enum Plan<B: Body> {
+    /// Send it with this body; the exchange knows what to do with the answer.
+    Send(RequestBody<B>),
     /// Wait for a recovery first.
-    Wait(Exchange<S, B>, Option<RequestBody<B>>, Flight),
-    /// The layer has the answer.
-    Answer(Response<bytes::Bytes>),
+    Wait(Option<RequestBody<B>>, Flight),
+    /// Say that the answers to these requests are lost.
+    Lost(Arc<[Id]>),
 }
 
 /// What is to be done about a `Last-Event-ID` in an epoch (rules G2, G4).
@@ -66,13 +66,14 @@ where
     B: Body + Send + 'static,
     B::Error: Send,
 {
-    /// Decides about a request whose body has been collected.
+    /// Decides about a request whose body has been collected, and makes its head what is to be
+    /// sent.
     pub(crate) fn plan(
         shared: &Arc<Shared<S>>,
         session: Arc<Session>,
-        parts: Parts,
+        parts: &mut Parts,
         body: Result<Kept, RequestBody<B>>,
-    ) -> Plan<S, B> {
+    ) -> (Self, Plan<B>) {
         let (snapshot, flight) = session.chain().snapshot();
         let (kept, unkept) = match body {
             Ok(kept) => (Some(kept), None),
@@ -82,30 +83,30 @@ where
             shared: shared.clone(),
             session,
             snapshot,
-            head: PackedHead::new(&parts),
+            head: PackedHead::new(parts),
             body: kept,
             outcome: None,
             summary: OnceLock::new(),
             marker: PhantomData,
         };
-        if let Some(flight) = flight {
-            return Plan::Wait(exchange, unkept, flight);
-        }
-        match exchange.outgoing(parts, None, unkept) {
-            Ok(request) => Plan::Send(request, exchange),
-            Err(requests) => Plan::Answer(exchange.lost_stream(&requests)),
-        }
+        let plan = match flight {
+            Some(flight) => Plan::Wait(unkept, flight),
+            None => match exchange.address(parts, None) {
+                Ok(()) => Plan::Send(exchange.outgoing_body(unkept)),
+                Err(requests) => Plan::Lost(requests),
+            },
+        };
+        (exchange, plan)
     }
 
-    /// The request as it goes out in `epoch` (by default the one it was made for), or the requests
-    /// whose answers it asks for in vain. `unkept` is the body that could not be kept.
-    pub(super) fn outgoing(
+    /// Makes the head what goes out in `epoch`, by default the one that the request was made for.
+    /// Gives the requests whose answers it asks for in vain, if so.
+    pub(super) fn address(
         &mut self,
-        mut parts: Parts,
+        parts: &mut Parts,
         epoch: Option<&Epoch>,
-        unkept: Option<RequestBody<B>>,
-    ) -> Result<Request<RequestBody<B>>, Arc<[Id]>> {
-        let epoch = epoch.unwrap_or(&self.snapshot.epoch);
+    ) -> Result<(), Arc<[Id]>> {
+        let epoch = epoch.unwrap_or(self.epoch());
         match self.resumption(&parts.headers, epoch) {
             Resumption::Keep => epoch.translate_request(&mut parts.headers),
             Resumption::Anew => {
@@ -118,14 +119,18 @@ where
             }
             Resumption::Lost(requests) => return Err(requests),
         }
-        let kept = || RequestBody::kept(self.body.clone().unwrap_or_default());
-        Ok(Request::from_parts(parts, unkept.unwrap_or_else(kept)))
+        Ok(())
+    }
+
+    /// The body to be sent: `unkept` if it could not be kept.
+    pub(super) fn outgoing_body(&self, unkept: Option<RequestBody<B>>) -> RequestBody<B> {
+        unkept.unwrap_or_else(|| RequestBody::kept(self.body.clone().unwrap_or_default()))
     }
 
     /// What a `Last-Event-ID` among these headers of the request comes to in `epoch`.
     pub(super) fn resumption(&self, headers: &HeaderMap, epoch: &Epoch) -> Resumption {
         let get = self.head.method() == Method::GET;
-        let crosses = epoch.number() != self.snapshot.epoch.number();
+        let crosses = epoch.number() != self.epoch().number();
         if !get && !crosses {
             return Resumption::Keep;
         }
@@ -153,7 +158,7 @@ where
 
     /// The epoch that the request is first sent in.
     pub(crate) fn epoch(&self) -> &Arc<Epoch> {
-        &self.snapshot.epoch
+        self.session.chain().epoch(&self.snapshot)
     }
 
     /// What tells that the request was left behind in `epoch`, if somebody may wait for its answer
@@ -241,9 +246,7 @@ where
 
     /// Whether the answer assigns another id than the session's (rule B5).
     fn assigned(&self, headers: &HeaderMap, epoch: &Epoch) -> bool {
-        headers
-            .get(SESSION_ID)
-            .is_some_and(|id| Some(id) != epoch.id() && id != self.session.id())
+        session_id(headers).is_some_and(|id| Some(id) != epoch.id() && id != self.session.id())
     }
 
     fn attend_get(
@@ -251,9 +254,8 @@ where
         response: Response<S::ResBody>,
         epoch: &Arc<Epoch>,
     ) -> Response<ResponseBody<S::ResBody>> {
-        let parts = self.head.unpack();
-        let last_event_id = parts.headers.get(LAST_EVENT_ID);
-        match last_event_id.map(|id| self.session.resume(id)) {
+        let last_event_id = self.head.header(&LAST_EVENT_ID);
+        match last_event_id.map(|id| self.session.resume(&id)) {
             Some(Resume::Answer {
                 epoch: of,
                 requests,
@@ -261,7 +263,7 @@ where
             // Whatever it resumes, the layer could not open it anew.
             Some(Resume::Unknown) => response.map(ResponseBody::untouched),
             _ => {
-                let listener = Reopen::new(self, parts, epoch);
+                let listener = Reopen::new(self, epoch);
                 let patience = self.shared.config.orphan_timeout;
                 extended(response, |body| {
                     ListeningStream::new(body, listener, patience)
@@ -301,7 +303,7 @@ where
     }
 
     /// A stream that says that the answers to these requests are lost (rule G4).
-    pub(super) fn lost_stream(&self, requests: &[Id]) -> Response<bytes::Bytes> {
+    pub(crate) fn lost_stream(&self, requests: &[Id]) -> Response<bytes::Bytes> {
         self.mark(
             LostAnswer::SessionExpired.stream(requests),
             Outcome::AnswerLost,

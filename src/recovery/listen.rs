@@ -12,7 +12,7 @@ use http::{Request, header::ACCEPT_ENCODING, request::Parts};
 use http_body::Body;
 use tokio::time::timeout;
 
-use super::{Exchange, Inner, Shared, dialogue::overlay};
+use super::{Exchange, Inner, Shared, dialogue::overlay, packed::PackedHead};
 use crate::{
     body::{Kept, Listener, Reopening, RequestBody},
     mcp::{EventIds, LAST_EVENT_ID, is_event_stream, list_changed_event},
@@ -27,7 +27,7 @@ pub(super) struct Reopen<S, B> {
     epoch: Arc<Epoch>,
     replaced: Pin<Box<Replaced>>,
     /// The caller's GET.
-    parts: Parts,
+    head: PackedHead,
     marker: PhantomData<fn(B)>,
 }
 
@@ -37,21 +37,20 @@ where
     B: Body + Send + 'static,
     B::Error: Send,
 {
-    pub(super) fn new(exchange: &Exchange<S, B>, parts: Parts, epoch: &Arc<Epoch>) -> Self {
+    pub(super) fn new(exchange: &Exchange<S, B>, epoch: &Arc<Epoch>) -> Self {
         Self {
             shared: exchange.shared.clone(),
             session: exchange.session.clone(),
             epoch: epoch.clone(),
             replaced: Box::pin(Replaced::new(epoch.clone())),
-            parts,
+            head: exchange.head.clone(),
             marker: PhantomData,
         }
     }
 }
 
 /// The GET as it goes out in `epoch`: with the credentials of the request that made it.
-fn get<B: Body>(parts: &Parts, epoch: &Epoch) -> Request<RequestBody<B>> {
-    let mut parts = parts.clone();
+fn get<B: Body>(mut parts: Parts, epoch: &Epoch) -> Request<RequestBody<B>> {
     if let Some(made_by) = epoch.made_by() {
         parts.headers = overlay(&parts.headers, &made_by.headers);
     }
@@ -84,7 +83,11 @@ where
     fn reopen(&mut self) -> Reopening<S::ResBody> {
         self.epoch = self.session.chain().current();
         self.replaced = Box::pin(Replaced::new(self.epoch.clone()));
-        let sending = self.shared.inner.get().send(get(&self.parts, &self.epoch));
+        let sending = self
+            .shared
+            .inner
+            .get()
+            .send(get(self.head.unpack(), &self.epoch));
         let patience = self.shared.config.recovery_timeout;
         Box::pin(async move {
             let response = timeout(patience, sending).await.ok()?.ok()?;

@@ -1,15 +1,16 @@
 //! The head of a request, kept at little cost so that it can be made again.
 
+use std::ops::Range;
+
 use bytes::Bytes;
-use http::{
-    Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, request::Parts,
-};
+use http::{Extensions, HeaderName, HeaderValue, Method, Request, Uri, Version, request::Parts};
 
 /// The head of a request, packed into one piece of memory.
 ///
 /// Nearly every request is answered at once and never made again. Cloning a `HeaderMap` costs two
 /// allocations and, for each value that was not shared before, one more; packing it costs one
 /// allocation and a copy of some hundred bytes.
+#[derive(Clone)]
 pub(crate) struct PackedHead {
     method: Method,
     version: Version,
@@ -54,15 +55,29 @@ impl PackedHead {
         &self.method
     }
 
+    /// The first value of a header.
+    pub(crate) fn header(&self, name: &HeaderName) -> Option<HeaderValue> {
+        let header = spans(&self.packed, self.uri_len)
+            .find(|header| self.packed[header.name.clone()] == *name.as_str().as_bytes())?;
+        HeaderValue::from_bytes(&self.packed[header.value]).ok()
+    }
+
     /// The head as it was.
     pub(crate) fn unpack(&self) -> Parts {
         let (mut parts, ()) = Request::new(()).into_parts();
         parts.method = self.method.clone();
         parts.version = self.version;
-        let mut packed = Bytes::copy_from_slice(&self.packed);
-        // Both were valid when they were packed.
-        parts.uri = Uri::from_maybe_shared(packed.split_to(self.uri_len)).unwrap_or_default();
-        parts.headers = unpack_headers(packed);
+        let packed = Bytes::copy_from_slice(&self.packed);
+        // All of it was valid when it was packed.
+        parts.uri = Uri::from_maybe_shared(packed.slice(..self.uri_len)).unwrap_or_default();
+        for header in spans(&packed, self.uri_len) {
+            let name = HeaderName::from_bytes(&packed[header.name]);
+            let value = HeaderValue::from_maybe_shared(packed.slice(header.value));
+            if let (Ok(name), Ok(mut value)) = (name, value) {
+                value.set_sensitive(header.is_sensitive);
+                parts.headers.append(name, value);
+            }
+        }
         parts.extensions = self.extensions.clone();
         parts
     }
@@ -82,22 +97,30 @@ fn pack_uri(uri: &Uri, packed: &mut Vec<u8>) {
     }
 }
 
-fn unpack_headers(mut packed: Bytes) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    while packed.len() >= PREFIX {
+/// Where a header is.
+struct Span {
+    name: Range<usize>,
+    value: Range<usize>,
+    is_sensitive: bool,
+}
+
+/// The headers from `start` on.
+fn spans(packed: &[u8], mut start: usize) -> impl Iterator<Item = Span> + '_ {
+    std::iter::from_fn(move || {
+        let prefix = packed.get(start..start + PREFIX)?;
         let length = |at: usize| {
-            let bytes = packed[at..][..4].try_into().unwrap_or_default();
+            let bytes = prefix[at..][..4].try_into().unwrap_or_default();
             u32::from_ne_bytes(bytes) as usize
         };
-        let (name, value, sensitive) = (length(0), length(4), packed[8] == 1);
-        let name = packed.split_to(PREFIX + name).slice(PREFIX..);
-        let value = HeaderValue::from_maybe_shared(packed.split_to(value));
-        if let (Ok(name), Ok(mut value)) = (HeaderName::from_bytes(&name), value) {
-            value.set_sensitive(sensitive);
-            headers.append(name, value);
-        }
-    }
-    headers
+        let name = start + PREFIX..start + PREFIX + length(0);
+        let value = name.end..name.end + length(4);
+        start = value.end;
+        Some(Span {
+            name,
+            value,
+            is_sensitive: prefix[8] == 1,
+        })
+    })
 }
 
 #[cfg(test)]

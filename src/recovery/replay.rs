@@ -35,7 +35,7 @@ where
         if let Some(accepted) = self.accepted(&epoch) {
             return Ok(accepted);
         }
-        let parts = self.head.unpack();
+        let mut parts = self.head.unpack();
         let refusal = match self.resumption(&parts.headers, &epoch) {
             Resumption::Refused => Some(Refusal::LastEventId),
             Resumption::Lost(_) => None,
@@ -47,10 +47,10 @@ where
         // Its connection is not needed any longer.
         drop(answer);
 
-        let request = match self.outgoing(parts, Some(&epoch), None) {
-            Ok(request) => request,
-            Err(requests) => return Ok(self.lost_stream(&requests).map(ResponseBody::whole)),
-        };
+        if let Err(requests) = self.address(&mut parts, Some(&epoch)) {
+            return Ok(self.lost_stream(&requests).map(ResponseBody::whole));
+        }
+        let request = Request::from_parts(parts, self.outgoing_body(None));
         let response = match self.send(&epoch, request).await {
             Ok(response) => response?,
             Err(Lost) => return Ok(self.lost_answer(&self.summary().requests)),
@@ -121,7 +121,7 @@ where
     B: Body + Send + 'static,
     B::Error: Send,
 {
-    let epoch = exchange.snapshot.epoch.clone();
+    let epoch = exchange.epoch().clone();
     match exchange.send(&epoch, request).await {
         Err(Lost) => Ok(exchange.lost_answer(&exchange.summary().requests)),
         Ok(response) => {
@@ -145,8 +145,7 @@ where
     B: Body + Send + 'static,
     B::Error: Send,
 {
-    let dead = exchange.snapshot.epoch.clone();
-    let parts = exchange.head.unpack();
+    let dead = exchange.epoch().clone();
     let landing = match exchange.belongs_to_the_old_session(body.as_ref()) {
         true => None,
         false => Some(flight.landing().await),
@@ -155,16 +154,17 @@ where
         Some(Landing::Recovered(_)) => exchange.session.chain().snapshot().0,
         _ => exchange.snapshot.clone(),
     };
-    let epoch = snapshot.epoch.clone();
+    let epoch = exchange.session.chain().epoch(&snapshot).clone();
     if epoch.number() != dead.number() {
         if let Some(accepted) = exchange.accepted(&epoch) {
             return Ok(accepted);
         }
     }
-    let request = match exchange.outgoing(parts, Some(&epoch), body) {
-        Ok(request) => request,
-        Err(requests) => return Ok(exchange.lost_stream(&requests).map(ResponseBody::whole)),
-    };
+    let mut parts = exchange.head.unpack();
+    if let Err(requests) = exchange.address(&mut parts, Some(&epoch)) {
+        return Ok(exchange.lost_stream(&requests).map(ResponseBody::whole));
+    }
+    let request = Request::from_parts(parts, exchange.outgoing_body(body));
     exchange.snapshot = snapshot;
     if let Some(Landing::Failed(failed)) = &landing {
         // The server's answer is the caller's (rule J3).

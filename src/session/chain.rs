@@ -3,7 +3,7 @@
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use tokio::{sync::watch, time::Instant};
@@ -12,6 +12,10 @@ use super::{BudgetLimits, Epoch, Failed, Failure, budget::Budget};
 
 /// The epochs of one session.
 pub(crate) struct Chain {
+    first: Arc<Epoch>,
+    /// No recovery has ever been claimed, so that there is no need to look at the state. It is
+    /// what most requests find.
+    unclaimed: AtomicBool,
     state: Mutex<State>,
     limits: BudgetLimits,
 }
@@ -29,7 +33,8 @@ struct State {
 /// What a request goes by: the epoch it is sent in, and how often that had failed to recover.
 #[derive(Clone)]
 pub(crate) struct Snapshot {
-    pub(crate) epoch: Arc<Epoch>,
+    /// `None` for the first one.
+    epoch: Option<Arc<Epoch>>,
     failures: u64,
 }
 
@@ -62,6 +67,8 @@ pub(crate) enum Claim {
 impl Chain {
     pub(crate) fn new(first: Arc<Epoch>, limits: BudgetLimits) -> Self {
         Self {
+            first: first.clone(),
+            unclaimed: AtomicBool::new(true),
             state: Mutex::new(State {
                 epoch: first,
                 flight: None,
@@ -81,12 +88,24 @@ impl Chain {
 
     /// The current epoch, and the recovery to wait for if there is one.
     pub(crate) fn snapshot(&self) -> (Snapshot, Option<Flight>) {
+        if self.unclaimed.load(Ordering::Acquire) {
+            let snapshot = Snapshot {
+                epoch: None,
+                failures: 0,
+            };
+            return (snapshot, None);
+        }
         let state = self.lock();
         let snapshot = Snapshot {
-            epoch: state.epoch.clone(),
+            epoch: Some(state.epoch.clone()),
             failures: state.failures,
         };
         (snapshot, state.flight.clone())
+    }
+
+    /// The epoch of a snapshot.
+    pub(crate) fn epoch<'a>(&'a self, snapshot: &'a Snapshot) -> &'a Arc<Epoch> {
+        snapshot.epoch.as_ref().unwrap_or(&self.first)
     }
 
     pub(crate) fn current(&self) -> Arc<Epoch> {
@@ -96,7 +115,7 @@ impl Chain {
     /// Claims the recovery of the epoch in `seen`, which is dead.
     pub(crate) fn claim(self: &Arc<Self>, seen: &Snapshot) -> Claim {
         let mut state = self.lock();
-        if state.epoch.number() != seen.epoch.number() {
+        if state.epoch.number() != self.epoch(seen).number() {
             return Claim::Moved(state.epoch.clone());
         }
         if let Some(flight) = &state.flight {
@@ -116,6 +135,7 @@ impl Chain {
         if !state.budget.take(self.limits, Instant::now()) {
             return Claim::Failed(Arc::new(Failure::OutOfBudget.into()));
         }
+        self.unclaimed.store(false, Ordering::Release);
         let (sender, landing) = watch::channel(None);
         let flight = Flight {
             landing,
