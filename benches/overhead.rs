@@ -1,13 +1,16 @@
 //! What a request pays for the layer: `cargo bench --bench overhead`.
 //!
 //! Every case is measured bare, too, in the same run: the difference is the layer's. The services
-//! answer at once, so that nothing else is measured; the request is made outside the timed part.
+//! are built, and the requests made, outside the timed part; the servers answer at once, so that
+//! nothing else is measured. Yardsticks are what a user knows the price of: tower's `Retry`, which
+//! clones each request in order to send it again, and tower-http's `FollowRedirect`.
 
 use std::{
+    collections::VecDeque,
     convert::Infallible,
     future::{Future, Ready, ready},
     iter::repeat_n,
-    pin::pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
@@ -18,10 +21,11 @@ use std::{
 use bytes::Bytes;
 use divan::Bencher;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header::CONTENT_TYPE};
-use http_body::Body;
+use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use mcp_session_recovery::{SessionRecovery, SessionRecoveryLayer};
-use tower::{Layer, Service};
+use tower::{Layer, Service, retry};
+use tower_http::follow_redirect::FollowRedirect;
 
 fn main() {
     divan::main();
@@ -29,8 +33,8 @@ fn main() {
 
 /// A server that answers at once, from within `call`.
 ///
-/// A request without a session id gets a new session. `kill` makes it forget them all: the next
-/// request with an id is answered 404.
+/// An `initialize` gets a new session, a GET an event stream. `kill` makes it forget the sessions:
+/// the next request with an id is answered 404.
 #[derive(Clone, Default)]
 struct Server {
     sessions: Arc<AtomicUsize>,
@@ -43,22 +47,23 @@ impl Server {
     }
 
     fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
-        let known = request.headers().contains_key(SESSION_ID);
-        let body = match known {
-            true => &b"{}"[..],
-            false => INITIALIZE_RESULT,
+        let initializes =
+            request.method() == Method::POST && !request.headers().contains_key(SESSION_ID);
+        let (body, content_type) = match *request.method() {
+            Method::GET => (&b""[..], "text/event-stream"),
+            _ if initializes => (INITIALIZE_RESULT, "application/json"),
+            _ => (&b"{}"[..], "application/json"),
         };
         let mut response = Response::new(Full::new(Bytes::from_static(body)));
-        let json = HeaderValue::from_static("application/json");
-        response.headers_mut().insert(CONTENT_TYPE, json);
-        if known && self.dead.load(Relaxed) {
-            self.dead.store(false, Relaxed);
-            *response.status_mut() = StatusCode::NOT_FOUND;
-        }
-        if !known {
+        let content_type = HeaderValue::from_static(content_type);
+        response.headers_mut().insert(CONTENT_TYPE, content_type);
+        if initializes {
             let id = self.sessions.fetch_add(1, Relaxed);
             let id = HeaderValue::try_from(format!("session-{id}")).unwrap();
             response.headers_mut().insert(SESSION_ID, id);
+        } else if self.dead.load(Relaxed) {
+            self.dead.store(false, Relaxed);
+            *response.status_mut() = StatusCode::NOT_FOUND;
         }
         response
     }
@@ -114,6 +119,54 @@ fn post(session: Option<&str>, size: usize) -> Request<Full<Bytes>> {
     request(Method::POST, session, Full::new(tool_call(size)))
 }
 
+fn get(session: Option<&str>) -> Request<Full<Bytes>> {
+    let mut request = request(Method::GET, session, Full::default());
+    request.headers_mut().remove(CONTENT_TYPE);
+    let trace = HeaderValue::from_static("2");
+    request.headers_mut().insert("x-other-trace", trace);
+    request
+}
+
+fn initialize() -> Request<Full<Bytes>> {
+    let body = Full::new(Bytes::from_static(INITIALIZE.as_bytes()));
+    request(Method::POST, None, body)
+}
+
+/// A body in so many frames.
+#[derive(Clone)]
+struct Frames(VecDeque<Bytes>);
+
+impl Frames {
+    fn of(body: Bytes, frames: usize) -> Self {
+        let size = body.len() / frames;
+        Self(
+            (0..frames)
+                .map(|n| body.slice(n * size..(n + 1) * size))
+                .collect(),
+        )
+    }
+}
+
+impl Body for Frames {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.pop_front().map(|frame| Ok(Frame::data(frame))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.0.iter().map(|frame| frame.len() as u64).sum())
+    }
+}
+
 /// Sends a request to a service that answers at once.
 fn send<S, B, R>(service: &mut S, request: Request<B>) -> R
 where
@@ -127,6 +180,44 @@ where
     }
 }
 
+/// Measures one request after the other.
+fn measure<S, B, R>(bencher: Bencher, mut service: S, request: Request<B>)
+where
+    S: Service<Request<B>, Response = R, Error = Infallible>,
+    B: Clone,
+{
+    bencher
+        .with_inputs(|| request.clone())
+        .bench_local_values(|request| send(&mut service, request));
+}
+
+/// tower's `Retry` with a policy that keeps a copy of each request and sends none again.
+fn retry() -> impl Service<Request<Full<Bytes>>, Response = impl Sized, Error = Infallible> {
+    #[derive(Clone)]
+    struct Never;
+
+    impl<R> retry::Policy<Request<Full<Bytes>>, R, Infallible> for Never {
+        type Future = Ready<()>;
+
+        fn retry(
+            &mut self,
+            _: &mut Request<Full<Bytes>>,
+            _: &mut Result<R, Infallible>,
+        ) -> Option<Ready<()>> {
+            None
+        }
+
+        fn clone_request(
+            &mut self,
+            request: &Request<Full<Bytes>>,
+        ) -> Option<Request<Full<Bytes>>> {
+            Some(request.clone())
+        }
+    }
+
+    retry::Retry::new(Never, Server::default())
+}
+
 /// A client of a server with this many recorded sessions, the last of which has the given epoch;
 /// and the id of that session.
 fn client(sessions: usize, epoch: usize) -> (SessionRecovery<Server>, String) {
@@ -135,8 +226,7 @@ fn client(sessions: usize, epoch: usize) -> (SessionRecovery<Server>, String) {
     let mut client = layer.layer(server.clone());
     let mut id = String::new();
     for _ in 0..sessions {
-        let initialize = Full::new(Bytes::from_static(INITIALIZE.as_bytes()));
-        let response = send(&mut client, request(Method::POST, None, initialize));
+        let response = send(&mut client, initialize());
         id = response.headers()[SESSION_ID].to_str().unwrap().to_owned();
         let mut body = pin!(response.into_body());
         while let Poll::Ready(Some(_)) = body
@@ -159,57 +249,49 @@ fn client(sessions: usize, epoch: usize) -> (SessionRecovery<Server>, String) {
 }
 
 /// A request that is none of the layer's business.
-#[divan::bench_group]
+#[divan::bench_group(sample_size = 16, sample_count = 500)]
 mod not_mcp {
     use super::*;
 
-    fn request() -> Request<Full<Bytes>> {
-        let mut request = super::request(Method::GET, None, Full::default());
-        request.headers_mut().remove("content-type");
-        request
-    }
-
     #[divan::bench]
     fn bare(bencher: Bencher) {
-        let mut server = Server::default();
-        bencher
-            .with_inputs(request)
-            .bench_local_values(|request| send(&mut server, request));
+        measure(bencher, Server::default(), get(None));
     }
 
     #[divan::bench]
     fn layer(bencher: Bencher) {
-        let (mut client, _) = client(1, 0);
-        bencher
-            .with_inputs(request)
-            .bench_local_values(|request| send(&mut client, request));
+        measure(bencher, client(1, 0).0, get(None));
+    }
+
+    #[divan::bench]
+    fn tower_retry(bencher: Bencher) {
+        measure(bencher, retry(), get(None));
+    }
+
+    #[divan::bench]
+    fn tower_http_follow_redirect(bencher: Bencher) {
+        measure(bencher, FollowRedirect::new(Server::default()), get(None));
     }
 }
 
 /// A request with a session id that the layer does not know.
-#[divan::bench_group]
+#[divan::bench_group(sample_size = 16, sample_count = 500)]
 mod unknown_session {
     use super::*;
 
     #[divan::bench]
     fn bare(bencher: Bencher) {
-        let mut server = Server::default();
-        bencher
-            .with_inputs(|| post(Some("unknown"), 1024))
-            .bench_local_values(|request| send(&mut server, request));
+        measure(bencher, Server::default(), post(Some("unknown"), 1024));
     }
 
     #[divan::bench]
     fn layer(bencher: Bencher) {
-        let (mut client, _) = client(1, 0);
-        bencher
-            .with_inputs(|| post(Some("unknown"), 1024))
-            .bench_local_values(|request| send(&mut client, request));
+        measure(bencher, client(1, 0).0, post(Some("unknown"), 1024));
     }
 }
 
 /// A tool call in a live session, by the size of its body.
-#[divan::bench_group]
+#[divan::bench_group(sample_size = 16, sample_count = 500)]
 mod live_session {
     use super::*;
 
@@ -217,28 +299,143 @@ mod live_session {
 
     #[divan::bench(args = SIZES)]
     fn bare(bencher: Bencher, size: usize) {
-        let mut server = Server::default();
-        let template = post(Some("session-0"), size);
-        bencher
-            .with_inputs(|| template.clone())
-            .bench_local_values(|request| send(&mut server, request));
+        measure(bencher, Server::default(), post(Some("session-0"), size));
     }
 
     #[divan::bench(args = SIZES)]
     fn layer(bencher: Bencher, size: usize) {
-        let (mut client, id) = client(1, 0);
-        let template = post(Some(&id), size);
-        bencher
-            .with_inputs(|| template.clone())
-            .bench_local_values(|request| send(&mut client, request));
+        let (client, id) = client(1, 0);
+        measure(bencher, client, post(Some(&id), size));
     }
 
     #[divan::bench(args = SIZES)]
     fn layer_epoch_3(bencher: Bencher, size: usize) {
-        let (mut client, id) = client(1, 3);
-        let template = post(Some(&id), size);
+        let (client, id) = client(1, 3);
+        measure(bencher, client, post(Some(&id), size));
+    }
+
+    #[divan::bench(args = SIZES)]
+    fn tower_retry(bencher: Bencher, size: usize) {
+        measure(bencher, retry(), post(Some("session-0"), size));
+    }
+
+    #[divan::bench(args = SIZES)]
+    fn tower_http_follow_redirect(bencher: Bencher, size: usize) {
+        let service = FollowRedirect::new(Server::default());
+        measure(bencher, service, post(Some("session-0"), size));
+    }
+}
+
+/// A tool call of 16 KiB whose body comes in 16 frames.
+#[divan::bench_group(sample_size = 16, sample_count = 500)]
+mod sixteen_frames {
+    use super::*;
+
+    fn request(session: &str) -> Request<Frames> {
+        let body = Frames::of(tool_call(16 * 1024), 16);
+        super::request(Method::POST, Some(session), body)
+    }
+
+    #[divan::bench]
+    fn bare(bencher: Bencher) {
+        measure(bencher, Server::default(), request("session-0"));
+    }
+
+    #[divan::bench]
+    fn layer(bencher: Bencher) {
+        let (client, id) = client(1, 0);
+        measure(bencher, client, request(&id));
+    }
+}
+
+/// A tool call of 1 KiB with so many sessions recorded.
+#[divan::bench_group(sample_size = 16, sample_count = 500)]
+mod among_sessions {
+    use super::*;
+
+    const SESSIONS: [usize; 3] = [1, 1_000, 100_000];
+
+    /// One of them is in use.
+    #[divan::bench(args = SESSIONS)]
+    fn one_in_use(bencher: Bencher, sessions: usize) {
+        let (client, id) = client(sessions, 0);
+        measure(bencher, client, post(Some(&id), 1024));
+    }
+
+    /// Each is used in turn, so that none is in the processor's caches if there are many.
+    #[divan::bench(args = SESSIONS)]
+    fn each_in_turn(bencher: Bencher, sessions: usize) {
+        let (mut client, _) = client(sessions, 0);
+        let template = post(None, 1024);
+        let mut number = 0;
         bencher
-            .with_inputs(|| template.clone())
+            .with_inputs(|| {
+                number = (number + 7919) % sessions;
+                let mut request = template.clone();
+                let id = HeaderValue::try_from(format!("session-{number}")).unwrap();
+                request.headers_mut().insert(SESSION_ID, id);
+                request
+            })
             .bench_local_values(|request| send(&mut client, request));
+    }
+}
+
+/// A tool call of 1 KiB, by the number of threads that use clones of one service.
+#[divan::bench_group(sample_size = 16, sample_count = 500, threads = [1, 2])]
+mod threads {
+    use super::*;
+
+    fn measure<S, R>(bencher: Bencher, service: S, session: &str)
+    where
+        S: Service<Request<Full<Bytes>>, Response = R, Error = Infallible> + Clone + Sync,
+    {
+        let template = post(Some(session), 1024);
+        bencher
+            .with_inputs(|| (service.clone(), Some(template.clone())))
+            .bench_refs(|(service, request)| send(service, request.take().unwrap()));
+    }
+
+    #[divan::bench]
+    fn bare(bencher: Bencher) {
+        measure(bencher, Server::default(), "session-0");
+    }
+
+    #[divan::bench]
+    fn layer(bencher: Bencher) {
+        let (client, id) = client(1, 0);
+        measure(bencher, client, &id);
+    }
+}
+
+/// An `initialize`, which records a session.
+#[divan::bench_group(sample_size = 16, sample_count = 500)]
+mod initialize {
+    use super::*;
+
+    #[divan::bench]
+    fn bare(bencher: Bencher) {
+        measure(bencher, Server::default(), super::initialize());
+    }
+
+    #[divan::bench]
+    fn layer(bencher: Bencher) {
+        measure(bencher, client(1, 0).0, super::initialize());
+    }
+}
+
+/// A GET that is answered with an event stream.
+#[divan::bench_group(sample_size = 16, sample_count = 500)]
+mod get {
+    use super::*;
+
+    #[divan::bench]
+    fn bare(bencher: Bencher) {
+        measure(bencher, Server::default(), super::get(Some("session-0")));
+    }
+
+    #[divan::bench]
+    fn layer(bencher: Bencher) {
+        let (client, id) = client(1, 0);
+        measure(bencher, client, super::get(Some(&id)));
     }
 }
