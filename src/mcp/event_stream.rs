@@ -3,7 +3,11 @@
 use std::{num::NonZeroUsize, ops::Range, sync::LazyLock};
 
 use bytes::Buf;
-use memchr::{memchr, memchr2, memchr2_iter, memmem::Finder, memrchr2_iter};
+use memchr::{
+    memchr, memchr2, memchr2_iter,
+    memmem::{self, Finder},
+    memrchr2, memrchr2_iter,
+};
 use sse_core::{SseDecoder, SseEvent};
 
 /// What the reader saw in a chunk.
@@ -171,9 +175,13 @@ impl EventReader {
                     if let Some(line) = id.take_if(|line| *line < event.start) {
                         self.tell_id(&events[line..], each);
                     }
+                    let place = at - event.start;
                     let event = &events[event];
                     if RESULT.find(event).is_some() || ERROR.find(event).is_some() {
-                        decode(event, self.limit, each);
+                        match single_line(event, place).filter(|it| it.len() <= self.limit) {
+                            Some(data) => each(Event::Data(data)),
+                            None => decode(event, self.limit, each),
+                        }
                     }
                 }
                 Some(Mark::Member) | None => {}
@@ -272,6 +280,19 @@ fn mark(before: u8, bytes: &[u8], at: usize) -> Option<Mark> {
         (b'"', None | Some(b'"')) => Some(Mark::Member),
         _ => None,
     }
+}
+
+/// The data of an event, if the line with this place in it is all of them, as it nearly always is.
+fn single_line(event: &[u8], place: usize) -> Option<&str> {
+    let (before, after) = event.split_at(place);
+    let start = memrchr2(b'\n', b'\r', before).map_or(0, |end| end + 1);
+    let end = place + memchr2(b'\n', b'\r', after)?;
+    let others = [&event[..start], &event[end..]];
+    if others.iter().any(|it| memmem::find(it, b"data").is_some()) {
+        return None;
+    }
+    let data = event[start..end].strip_prefix(b"data:")?;
+    std::str::from_utf8(data.strip_prefix(b" ").unwrap_or(data)).ok()
 }
 
 /// The data of whole events.

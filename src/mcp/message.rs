@@ -141,11 +141,18 @@ impl<'de> Deserialize<'de> for Name {
 
 /// A JSON string, borrowed unless it has escapes.
 fn string(value: &RawValue) -> Option<Cow<'_, str>> {
-    let text = value.get();
-    match serde_json::from_str::<&str>(text) {
-        Ok(string) => Some(string.into()),
-        Err(_) => serde_json::from_str::<String>(text).ok().map(Cow::from),
+    match plain_string(value) {
+        Some(string) => Some(string.into()),
+        None => serde_json::from_str::<String>(value.get())
+            .ok()
+            .map(Cow::from),
     }
+}
+
+/// A JSON string that has no escapes.
+fn plain_string(value: &RawValue) -> Option<&str> {
+    let string = value.get().strip_prefix('"')?.strip_suffix('"')?;
+    (!string.contains('\\')).then_some(string)
 }
 
 impl fmt::Debug for Message<'_> {
@@ -162,6 +169,9 @@ pub(crate) struct Id(Value);
 
 impl Id {
     fn parse(raw: &RawValue) -> Option<Self> {
+        if let Some(string) = plain_string(raw) {
+            return Some(string.to_owned().into());
+        }
         serde_json::from_str(raw.get()).ok().map(Self)
     }
 
