@@ -2,16 +2,19 @@
 //!
 //! Bare and layer are measured in turns within one run. `memory` has a body that copies each chunk
 //! once, as a socket does at least: there the layer's own cost per MiB shows. `loopback` is a hyper
-//! client and server.
+//! client and server, and a reader that takes the chunks and looks at nothing, which no client does;
+//! in `decoded` it decodes the events, as every client does.
 
 mod support;
 
-use std::{convert::Infallible, future::ready, sync::LazyLock};
+use std::{convert::Infallible, fmt::Debug, future::ready, hint::black_box, sync::LazyLock};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http::{HeaderValue, Method, Request, Response};
-use http_body_util::Full;
+use http_body::Body;
+use http_body_util::{BodyExt, Full};
 use mcp_session_recovery::SessionRecoveryLayer;
+use sse_core::SseDecoder;
 use support::*;
 use tower::{Layer, service_fn};
 
@@ -85,15 +88,31 @@ fn main() {
             "http://bench.test/mcp",
             service,
             layered,
+            Reader::Counts,
         );
     }
-    if wanted("loopback") {
+    for (section, reader) in [("loopback", Reader::Counts), ("decoded", Reader::Decodes)] {
+        if !wanted(section) {
+            continue;
+        }
         let (uri, _) = serve(|kind| event_stream(Chunks::new(chunks(kind))));
-        // A connection for each stream: one may be faster than another for as long as it lasts.
-        let client = || hyper_client_with(false, 0);
-        let layered = SessionRecoveryLayer::new().layer(hyper_client_with(false, 0));
-        measure("Over loopback, HTTP/1", &uri, client(), layered);
+        for (http, http2) in [("HTTP/1", false), ("HTTP/2", true)] {
+            // A connection for each stream: one may be faster than another for as long as it lasts.
+            let layered = SessionRecoveryLayer::new().layer(hyper_client_with(http2, 0));
+            let title = match reader {
+                Reader::Counts => format!("Over loopback, {http}"),
+                Reader::Decodes => format!("Over loopback, {http}, with a reader that decodes"),
+            };
+            measure(&title, &uri, hyper_client_with(http2, 0), layered, reader);
+        }
     }
+}
+
+/// What is done with the chunks.
+#[derive(Clone, Copy)]
+enum Reader {
+    Counts,
+    Decodes,
 }
 
 fn in_memory<B>(request: &Request<B>) -> Response<ServerBody> {
@@ -116,11 +135,16 @@ fn in_memory<B>(request: &Request<B>) -> Response<ServerBody> {
 }
 
 fn empty() -> ServerBody {
-    use http_body_util::BodyExt;
     Full::default().boxed_unsync()
 }
 
-fn measure(title: &str, uri: &str, mut bare: impl Caller, mut layered: impl Caller) {
+fn measure(
+    title: &str,
+    uri: &str,
+    mut bare: impl Caller,
+    mut layered: impl Caller,
+    reader: Reader,
+) {
     let runtime = runtime();
     let ids = runtime.block_on(async {
         [
@@ -152,14 +176,14 @@ fn measure(title: &str, uri: &str, mut bare: impl Caller, mut layered: impl Call
                     let mut length = 0;
                     let took = seconds(|| {
                         length = match layer {
-                            true => runtime.block_on(read(&mut layered, request)),
-                            false => runtime.block_on(read(&mut bare, request)),
+                            true => runtime.block_on(read(&mut layered, request, reader)),
+                            false => runtime.block_on(read(&mut bare, request, reader)),
                         }
                     });
                     assert_eq!(length, STREAMS[kind].len());
                     took / (length as f64 / MIB as f64)
                 };
-                let Pair { bare, layer, ratio } = in_turns(15, read);
+                let Pair { bare, layer, ratio } = in_turns(11, read);
                 row([
                     (*name).to_owned(),
                     format!("{size} B"),
@@ -179,8 +203,28 @@ fn measure(title: &str, uri: &str, mut bare: impl Caller, mut layered: impl Call
     }
 }
 
-async fn read(caller: &mut impl Caller, request: Request<Full<Bytes>>) -> usize {
+async fn read(caller: &mut impl Caller, request: Request<Full<Bytes>>, reader: Reader) -> usize {
     let response = caller.send(request).await.unwrap();
     assert_eq!(response.status(), 200);
-    drain(response.into_body()).await
+    match reader {
+        Reader::Counts => drain(response.into_body()).await,
+        Reader::Decodes => decode(response.into_body()).await,
+    }
+}
+
+/// Reads the events as a client does, and gives the length of all of it.
+async fn decode<R: Body<Data = Bytes, Error: Debug>>(body: R) -> usize {
+    let mut body = std::pin::pin!(body);
+    let mut decoder = SseDecoder::new();
+    let mut length = 0;
+    while let Some(frame) = body.frame().await {
+        let Ok(mut chunk) = frame.unwrap().into_data() else {
+            continue;
+        };
+        length += chunk.len();
+        while chunk.has_remaining() {
+            black_box(decoder.next(&mut chunk));
+        }
+    }
+    length
 }

@@ -32,9 +32,8 @@ impl EventIds {
     }
 
     pub(crate) fn pop_first(&mut self) {
-        let first = self.iter().next().map(<[u8]>::len);
-        if let Some(len) = first {
-            self.start += PREFIX + len;
+        if let Some(prefix) = self.packed[self.start..].first_chunk() {
+            self.start += PREFIX + usize::from(u16::from_ne_bytes(*prefix));
             self.len -= 1;
         }
         // Moved down now and then, so that it costs next to nothing for each id.
@@ -58,8 +57,10 @@ impl EventIds {
         self.len == 0
     }
 
+    /// Whether a client that decoded the stream may mean one of them.
     pub(crate) fn contains(&self, id: &[u8]) -> bool {
-        self.iter().any(|it| it == id)
+        self.iter()
+            .any(|it| it == id || String::from_utf8_lossy(it).as_bytes() == id)
     }
 
     fn iter(&self) -> impl Iterator<Item = &[u8]> {

@@ -4,7 +4,7 @@ use std::{num::NonZeroUsize, ops::Range, sync::LazyLock};
 
 use bytes::Buf;
 use memchr::{
-    memchr, memchr2, memchr2_iter,
+    memchr2, memchr2_iter, memchr3,
     memmem::{self, Finder},
     memrchr2, memrchr2_iter,
 };
@@ -15,7 +15,8 @@ use sse_core::{SseDecoder, SseEvent};
 pub(crate) enum Event<'a> {
     /// The data of an event whose last byte was in the chunk.
     Data(&'a str),
-    /// The id that a client would resume from has become this one, after the data of its event.
+    /// The id that a client would resume from has become this one, after the data of its event. As
+    /// it stands in the stream, where it need not be UTF-8.
     Id(&'a [u8]),
     /// An event larger than the reader's limit: what was in it is not known.
     TooLarge,
@@ -194,17 +195,15 @@ impl EventReader {
 
     /// Tells the id in the line that `events` begin with.
     fn tell_id(&mut self, events: &[u8], each: &mut impl FnMut(Event<'_>)) {
-        let line = &events[..memchr2(b'\n', b'\r', events).unwrap_or(events.len())];
-        let id = line.strip_prefix(b"id:").unwrap_or_default();
-        let id = id.strip_prefix(b" ").unwrap_or(id);
-        if memchr(0, id).is_some() {
+        let end = memchr3(b'\n', b'\r', 0, events).unwrap_or(events.len());
+        if events.get(end) == Some(&0) {
             return;
         }
+        let id = events[..end].strip_prefix(b"id:").unwrap_or_default();
+        let id = id.strip_prefix(b" ").unwrap_or(id);
         self.resumable = !id.is_empty();
-        match id.is_ascii() {
-            true if id.is_empty() => {}
-            true => each(Event::Id(id)),
-            false => each(Event::Id(String::from_utf8_lossy(id).as_bytes())),
+        if self.resumable {
+            each(Event::Id(id));
         }
     }
 
