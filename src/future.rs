@@ -16,7 +16,9 @@ use tower::Service;
 
 use crate::{
     body::{Collect, Collected, RequestBody, ResponseBody},
-    recovery::{Candidate, Exchange, Inner, Plan, Route, Shared, examine, send_first, wait},
+    recovery::{
+        Candidate, Examined, Exchange, Inner, Plan, Route, Shared, examine, send_first, wait,
+    },
     session::{Attended, Flight},
 };
 
@@ -169,7 +171,7 @@ where
                     if !exchange.suspects(&response) {
                         return Poll::Ready(Ok(exchange.deliver(response, exchange.epoch())));
                     }
-                    Box::pin(examine(exchange, response))
+                    Box::pin(examine(exchange, Examined::new(response)))
                 }
                 StateProj::Cold { cold } => return cold.as_mut().poll(cx),
                 StateProj::Answer { response } => {

@@ -2,14 +2,15 @@
 
 use std::{
     collections::VecDeque,
+    future::poll_fn,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::BodyExt;
+use tokio::time::timeout;
 
 use super::request::into_bytes;
 
@@ -17,6 +18,8 @@ use super::request::into_bytes;
 /// frames, then the rest.
 pub(crate) struct ReadAhead<R: Body> {
     frames: VecDeque<Frame<Bytes>>,
+    /// How many bytes were read.
+    len: usize,
     rest: Rest<R>,
 }
 
@@ -27,33 +30,41 @@ enum Rest<R: Body> {
 }
 
 impl<R: Body> ReadAhead<R> {
-    /// Reads to the end, but not beyond `limit` bytes nor longer than `patience`.
-    pub(crate) async fn new(body: R, limit: usize, patience: Duration) -> Self {
-        let mut this = Self {
+    /// Nothing has been read yet.
+    pub(crate) fn new(body: R) -> Self {
+        Self {
             frames: VecDeque::new(),
+            len: 0,
             rest: Rest::More(Box::pin(body)),
-        };
-        // What has been read when the time is up stays read.
-        let _ = tokio::time::timeout(patience, this.fill(limit)).await;
-        this
+        }
     }
 
-    async fn fill(&mut self, limit: usize) {
-        let mut len = 0;
+    /// Reads to the end, but not beyond `limit` bytes nor longer than `patience`.
+    pub(crate) async fn fill(&mut self, limit: usize, patience: Duration) {
+        // Nearly always all of it is there, and it takes no timer to read it.
+        if poll_fn(|cx| Poll::Ready(self.poll_fill(cx, limit).is_pending())).await {
+            let fill = poll_fn(|cx| self.poll_fill(cx, limit));
+            // What has been read when the time is up stays read.
+            let _ = Box::pin(timeout(patience, fill)).await;
+        }
+    }
+
+    fn poll_fill(&mut self, cx: &mut Context<'_>, limit: usize) -> Poll<()> {
         while let Rest::More(body) = &mut self.rest {
-            if len > limit {
-                return;
+            if self.len > limit {
+                break;
             }
-            match body.frame().await {
+            match ready!(body.as_mut().poll_frame(cx)) {
                 None => self.rest = Rest::Ended,
                 Some(Err(error)) => self.rest = Rest::Broken(Some(error)),
                 Some(Ok(frame)) => {
                     let frame = into_bytes(frame);
-                    len += frame.data_ref().map_or(0, Bytes::len);
+                    self.len += frame.data_ref().map_or(0, Bytes::len);
                     self.frames.push_back(frame);
                 }
             }
         }
+        Poll::Ready(())
     }
 
     /// Whether the body broke while it was read.

@@ -5,7 +5,7 @@ use http_body::Body;
 use tracing::debug;
 
 use super::{
-    Config, Exchange, Inner, Outcome,
+    Answered, Config, Delivered, Exchange, Inner, Outcome,
     dialogue::{Dialogue, Upstream},
     run,
 };
@@ -16,18 +16,23 @@ use crate::{
 };
 
 /// An answer that may be about the session, read as far as the limit allows.
-pub(super) struct Examined<R: Body> {
+pub(crate) struct Examined<R: Body> {
     head: http::response::Parts,
     body: ReadAhead<R>,
 }
 
 impl<R: Body> Examined<R> {
-    /// Reads the body, so that its connection is free again before anything else is sent.
-    pub(super) async fn read(response: Response<R>, config: &Config) -> Self {
+    /// Nothing of the body has been read yet.
+    pub(crate) fn new(response: Response<R>) -> Self {
         let (head, body) = response.into_parts();
-        let limit = config.max_error_body_bytes;
-        let body = ReadAhead::new(body, limit, config.recovery_timeout).await;
+        let body = ReadAhead::new(body);
         Self { head, body }
+    }
+
+    /// Reads the body, so that its connection is free again before anything else is sent.
+    pub(super) async fn read(&mut self, config: &Config) {
+        let limit = config.max_error_body_bytes;
+        self.body.fill(limit, config.recovery_timeout).await;
     }
 
     fn verdict(&self, config: &Config, method: &http::Method, message: Option<&[u8]>) -> Verdict {
@@ -47,46 +52,57 @@ impl<R: Body> Examined<R> {
 ///
 /// Thousands may wait here for one recovery, so what only follows it is boxed, and made when its
 /// time has come.
-pub(crate) async fn examine<S, B>(
-    exchange: Exchange<S, B>,
-    response: Response<S::ResBody>,
-) -> Result<Response<ResponseBody<S::ResBody>>, S::Error>
+#[expect(
+    clippy::manual_async_fn,
+    reason = "which would keep the parameters twice"
+)]
+pub(crate) fn examine<S, B>(
+    mut exchange: Exchange<S, B>,
+    mut answer: Examined<S::ResBody>,
+) -> impl Future<Output = Answered<S, B>> + Send
 where
     S: Inner<B>,
     B: Body + Send + 'static,
     B::Error: Send,
 {
-    let config = &exchange.shared.config;
-    let answer = Examined::read(response, config).await;
-    let expired = match exchange.verdict(&answer) {
-        Verdict::Alive => false,
-        _ if exchange.summary().is_initialize => false,
-        Verdict::Expired => true,
-        Verdict::Unsure => exchange.has_moved() || Box::pin(exchange.ping_finds_it_dead()).await,
-    };
-    if !expired {
-        exchange.session.chain().lives(exchange.epoch());
-        return Ok(exchange.pass(answer, exchange.epoch()));
-    }
-    debug!(
-        host = exchange.session.endpoint().host(),
-        epoch = exchange.epoch().number(),
-        status = answer.head.status.as_u16(),
-        "session expired"
-    );
-    if !config.reinitialize {
-        return Ok(exchange.give_back(answer, Outcome::Detected));
-    }
-    match exchange.recover().await {
-        Landing::Recovered(epoch) => Box::pin(exchange.replay(answer, epoch)).await,
-        Landing::Failed(failed) => {
-            let outcome = Outcome::Failed(failed.failure);
-            Ok(match &failed.challenge {
-                Some(challenge) => exchange
-                    .mark(Response::clone(challenge), outcome)
-                    .map(ResponseBody::whole),
-                None => exchange.give_back(answer, outcome),
-            })
+    async move {
+        let config = &exchange.shared.config;
+        answer.read(config).await;
+        let expired = match exchange.verdict(&answer) {
+            Verdict::Alive => false,
+            _ if exchange.summary().is_initialize => false,
+            Verdict::Expired => true,
+            Verdict::Unsure => {
+                exchange.has_moved() || Box::pin(exchange.ping_finds_it_dead()).await
+            }
+        };
+        if !expired {
+            exchange.session.chain().lives(exchange.epoch());
+            return Ok(exchange.pass(answer, exchange.epoch()));
+        }
+        debug!(
+            host = exchange.session.endpoint().host(),
+            epoch = exchange.epoch().number(),
+            status = answer.head.status.as_u16(),
+            "session expired"
+        );
+        if !config.reinitialize {
+            return Ok(exchange.give_back(answer, Outcome::Detected));
+        }
+        match exchange.recover().await {
+            Landing::Recovered(epoch) => match exchange.replay(answer, &epoch) {
+                Ok(request) => Box::pin(exchange.send_again(epoch, request)).await,
+                Err(response) => Ok(*response),
+            },
+            Landing::Failed(failed) => {
+                let outcome = Outcome::Failed(failed.failure);
+                Ok(match &failed.challenge {
+                    Some(challenge) => exchange
+                        .mark(Response::clone(challenge), outcome)
+                        .map(ResponseBody::whole),
+                    None => exchange.give_back(answer, outcome),
+                })
+            }
         }
     }
 }
@@ -121,7 +137,8 @@ where
             if response.status().is_success() {
                 return false;
             }
-            let answer = Examined::read(response, config).await;
+            let mut answer = Examined::new(response);
+            answer.read(config).await;
             let verdict = answer.verdict(config, &http::Method::POST, Some(message.as_bytes()));
             verdict == Verdict::Expired
         };
@@ -150,11 +167,7 @@ where
     }
 
     /// The answer that was read ahead, whole again.
-    pub(super) fn pass(
-        &self,
-        answer: Examined<S::ResBody>,
-        epoch: &Epoch,
-    ) -> Response<ResponseBody<S::ResBody>> {
+    pub(super) fn pass(&self, answer: Examined<S::ResBody>, epoch: &Epoch) -> Delivered<S, B> {
         let mut response = Response::from_parts(answer.head, ResponseBody::attended(answer.body));
         epoch.translate_response(response.headers_mut(), self.session.id());
         response
@@ -165,7 +178,7 @@ where
         &self,
         answer: Examined<S::ResBody>,
         outcome: Outcome,
-    ) -> Response<ResponseBody<S::ResBody>> {
+    ) -> Delivered<S, B> {
         self.mark(self.pass(answer, self.epoch()), outcome)
     }
 }

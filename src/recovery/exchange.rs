@@ -9,7 +9,7 @@ use http::{HeaderMap, Method, Response, header::CONTENT_LENGTH, request::Parts};
 use http_body::Body;
 
 use super::{
-    Candidate, Inner, Outcome, Recovery, Refusal, Shared,
+    Candidate, Delivered, Inner, Outcome, Recovery, Refusal, Shared,
     dialogue::{Dialogue, Upstream},
     listen::Reopen,
     packed::PackedHead,
@@ -195,7 +195,7 @@ where
         &self,
         mut response: Response<S::ResBody>,
         epoch: &Arc<Epoch>,
-    ) -> Response<ResponseBody<S::ResBody>> {
+    ) -> Delivered<S, B> {
         match self.outcome {
             Some(outcome) => response = self.mark(response, outcome),
             None => self.session.chain().lives(epoch),
@@ -249,11 +249,7 @@ where
         session_id(headers).is_some_and(|id| Some(id) != epoch.id() && id != self.session.id())
     }
 
-    fn attend_get(
-        &self,
-        response: Response<S::ResBody>,
-        epoch: &Arc<Epoch>,
-    ) -> Response<ResponseBody<S::ResBody>> {
+    fn attend_get(&self, response: Response<S::ResBody>, epoch: &Arc<Epoch>) -> Delivered<S, B> {
         let last_event_id = self.head.header(&LAST_EVENT_ID);
         match last_event_id.map(|id| self.session.resume(&id)) {
             Some(Resume::Answer {
@@ -278,7 +274,7 @@ where
         epoch: &Arc<Epoch>,
         requests: Arc<[Id]>,
         resumed: bool,
-    ) -> Response<ResponseBody<S::ResBody>> {
+    ) -> Delivered<S, B> {
         if requests.is_empty() {
             return response.map(ResponseBody::untouched);
         }

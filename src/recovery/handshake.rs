@@ -144,7 +144,8 @@ where
 {
     let limit = config.max_error_body_bytes;
     let (mut head, body) = response.into_parts();
-    let read = ReadAhead::new(body, limit, patience).await;
+    let mut read = ReadAhead::new(body);
+    read.fill(limit, patience).await;
     let body = read.bytes(limit);
     if let Some(rest) = read.into_rest() {
         drain_in_background(rest);

@@ -10,7 +10,7 @@ use http::{Request, Response};
 use http_body::Body;
 use tower::{Service, util::Oneshot};
 
-use crate::body::RequestBody;
+use crate::body::{RequestBody, ResponseBody};
 
 /// A service that the layer can wrap. Implemented for all that qualify.
 pub(crate) trait Inner<B: Body>: Clone + Send + 'static {
@@ -41,6 +41,10 @@ where
         Oneshot::new(self.clone(), request)
     }
 }
+
+/// The response that a caller gets.
+pub(crate) type Delivered<S, B> = Response<ResponseBody<<S as Inner<B>>::ResBody>>;
+pub(crate) type Answered<S, B> = Result<Delivered<S, B>, <S as Inner<B>>::Error>;
 
 /// A service kept to be cloned, on the cold path alone: a clone for each request would cost more
 /// than all else. Many services are not `Sync`, hence the lock.

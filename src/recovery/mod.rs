@@ -19,10 +19,11 @@ mod restore;
 mod route;
 mod run;
 
+use self::inner::{Answered, Delivered};
 pub use self::outcome::{Outcome, Recovery, RecoveryEvent, Refusal};
 pub(crate) use self::{
     config::{Config, Shared},
-    examine::examine,
+    examine::{Examined, examine},
     exchange::{Exchange, Plan},
     inner::{Inner, Template},
     record::Candidate,

@@ -3,7 +3,9 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use http::{Extensions, HeaderName, HeaderValue, Method, Request, Uri, Version, request::Parts};
+use http::{
+    Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, request::Parts,
+};
 
 /// The head of a request, packed into one piece of memory.
 ///
@@ -70,6 +72,7 @@ impl PackedHead {
         let packed = Bytes::copy_from_slice(&self.packed);
         // All of it was valid when it was packed.
         parts.uri = Uri::from_maybe_shared(packed.slice(..self.uri_len)).unwrap_or_default();
+        parts.headers = HeaderMap::with_capacity(spans(&packed, self.uri_len).count());
         for header in spans(&packed, self.uri_len) {
             let name = HeaderName::from_bytes(&packed[header.name]);
             let value = HeaderValue::from_maybe_shared(packed.slice(header.value));

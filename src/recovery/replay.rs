@@ -1,12 +1,12 @@
 //! Sends a request in another epoch than it was made for (rules E3, F1 to F7, G2, G4, J3).
 
-use std::{future::poll_fn, pin::pin, sync::Arc};
+use std::{future::poll_fn, sync::Arc};
 
 use http::{Request, Response};
 use http_body::Body;
 
 use super::{
-    Exchange, Inner, Outcome, Recovery, Refusal,
+    Answered, Delivered, Exchange, Inner, Outcome, Recovery, Refusal,
     examine::{Examined, examine},
     exchange::Resumption,
 };
@@ -16,72 +16,83 @@ use crate::{
     session::{Attended, Epoch, Flight, Landing, Lost},
 };
 
-type Answered<S, B> =
-    Result<Response<ResponseBody<<S as Inner<B>>::ResBody>>, <S as Inner<B>>::Error>;
-
 impl<S, B> Exchange<S, B>
 where
     S: Inner<B>,
     B: Body + Send + 'static,
     B::Error: Send,
 {
-    /// Sends the request again, in the epoch that the session has moved to. Once: what that brings
-    /// goes to the caller.
-    pub(super) async fn replay(
-        mut self,
+    /// The request as it is sent again, in the epoch that the session has moved to; or what the
+    /// caller gets instead.
+    pub(super) fn replay(
+        &mut self,
         answer: Examined<S::ResBody>,
-        epoch: Arc<Epoch>,
-    ) -> Answered<S, B> {
-        if let Some(accepted) = self.accepted(&epoch) {
-            return Ok(accepted);
+        epoch: &Epoch,
+    ) -> Result<Request<RequestBody<B>>, Box<Delivered<S, B>>> {
+        if let Some(accepted) = self.accepted(epoch) {
+            return Err(Box::new(accepted));
         }
         let mut parts = self.head.unpack();
-        let refusal = match self.resumption(&parts.headers, &epoch) {
+        let refusal = match self.resumption(&parts.headers, epoch) {
             Resumption::Refused => Some(Refusal::LastEventId),
             Resumption::Lost(_) => None,
             Resumption::Keep | Resumption::Anew => self.refusal(),
         };
         if let Some(refusal) = refusal {
-            return Ok(self.give_back(answer, Outcome::NotReplayed(refusal)));
+            let outcome = Outcome::NotReplayed(refusal);
+            return Err(Box::new(self.give_back(answer, outcome)));
         }
-        // Its connection is not needed any longer.
-        drop(answer);
-
-        if let Err(requests) = self.address(&mut parts, Some(&epoch)) {
-            return Ok(self.lost_stream(&requests).map(ResponseBody::whole));
-        }
-        let request = Request::from_parts(parts, self.outgoing_body(None));
-        let response = match self.send(&epoch, request).await {
-            Ok(response) => response?,
-            Err(Lost) => return Ok(self.lost_answer(&self.summary().requests)),
-        };
-        let response = if self.suspects(&response) {
-            let answer = Examined::read(response, &self.shared.config).await;
-            if self.verdict(&answer) == Verdict::Alive {
-                self.session.chain().lives(&epoch);
+        match self.address(&mut parts, Some(epoch)) {
+            Ok(()) => Ok(Request::from_parts(parts, self.outgoing_body(None))),
+            Err(requests) => {
+                let lost = self.lost_stream(&requests);
+                Err(Box::new(lost.map(ResponseBody::whole)))
             }
-            self.pass(answer, &epoch)
-        } else {
-            self.deliver(response, &epoch)
-        };
-        Ok(self.mark(response, Outcome::Replayed))
+        }
+    }
+
+    /// Sends a request that was replayed. Once: what that brings goes to the caller.
+    pub(super) fn send_again(
+        self,
+        epoch: Arc<Epoch>,
+        request: Request<RequestBody<B>>,
+    ) -> impl Future<Output = Answered<S, B>> + Send {
+        let sending = self.send(&epoch, request);
+        async move {
+            let response = match sending.await {
+                Ok(response) => response?,
+                Err(Lost) => return Ok(self.lost_answer(&self.summary().requests)),
+            };
+            let response = if self.suspects(&response) {
+                let mut answer = Examined::new(response);
+                Box::pin(answer.read(&self.shared.config)).await;
+                if self.verdict(&answer) == Verdict::Alive {
+                    self.session.chain().lives(&epoch);
+                }
+                self.pass(answer, &epoch)
+            } else {
+                self.deliver(response, &epoch)
+            };
+            Ok(self.mark(response, Outcome::Replayed))
+        }
     }
 
     /// Sends a request that is made for `epoch`, and attends to it while it is under way.
-    async fn send(
+    fn send(
         &self,
         epoch: &Arc<Epoch>,
         request: Request<RequestBody<B>>,
-    ) -> Result<Result<Response<S::ResBody>, S::Error>, Lost> {
-        let mut sending = pin!(Attended::new(self.shared.inner.get().send(request)));
+    ) -> impl Future<Output = Result<Result<Response<S::ResBody>, S::Error>, Lost>> + Send + use<S, B>
+    {
+        let mut sending = Box::pin(Attended::new(self.shared.inner.get().send(request)));
         let somebody_waits = !self.summary().requests.is_empty();
-        let orphaned = || self.orphaned(epoch).filter(|_| somebody_waits);
-        poll_fn(|cx| sending.as_mut().poll(cx, orphaned)).await
+        let mut orphaned = self.orphaned(epoch).filter(|_| somebody_waits);
+        poll_fn(move |cx| sending.as_mut().poll(cx, || orphaned.take()))
     }
 
     /// The answer to the caller's own `notifications/initialized`, which the handshake has sent
     /// (rule F3).
-    fn accepted(&self, epoch: &Epoch) -> Option<Response<ResponseBody<S::ResBody>>> {
+    fn accepted(&self, epoch: &Epoch) -> Option<Delivered<S, B>> {
         if !self.summary().is_initialized {
             return None;
         }
@@ -104,7 +115,7 @@ where
     }
 
     /// A 404 that says that the answers to these requests are lost (rule G6).
-    pub(crate) fn lost_answer(&self, ids: &[Id]) -> Response<ResponseBody<S::ResBody>> {
+    pub(crate) fn lost_answer(&self, ids: &[Id]) -> Delivered<S, B> {
         let lost = LostAnswer::SessionExpired.not_found(ids);
         self.mark(lost, Outcome::AnswerLost)
             .map(ResponseBody::whole)
@@ -127,7 +138,7 @@ where
         Ok(response) => {
             let response = response?;
             match exchange.suspects(&response) {
-                true => examine(exchange, response).await,
+                true => examine(exchange, Examined::new(response)).await,
                 false => Ok(exchange.deliver(response, &epoch)),
             }
         }
