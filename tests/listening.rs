@@ -66,6 +66,65 @@ async fn a_listening_stream_goes_on_in_the_new_session_inside_the_same_body() {
     assert!(stream.is_open());
 }
 
+/// G1, E8, C1: into a session without an id, and back into one that has one.
+#[tokio::test(start_paused = true)]
+async fn a_listening_stream_goes_on_without_an_id_where_the_server_keeps_no_sessions() {
+    // Given an open listening stream, and a server that was replaced by one without sessions,
+    let scene = scene(layer()).await;
+    let fed = feed_all(&scene.server, "GET");
+    let mut stream = scene.listen().await;
+    fed.data(0, EVENTS);
+    stream.now().await;
+    let stateless = Arc::new(AtomicBool::new(true));
+    let (is_stateless, server, feeding) = (stateless.clone(), scene.server.clone(), fed.clone());
+    scene.server.on(move |seen| {
+        let message = seen.message();
+        if !is_stateless.load(Ordering::Relaxed) {
+            let refused = seen.session().is_none() && seen.what() != "initialize";
+            return refused.then(|| Profile::Everything.unknown_session(&json!(null)));
+        }
+        Some(match &*seen.what() {
+            _ if seen.session().is_some() => reply(404, None, ""),
+            "initialize" => {
+                let mut own = server.default_answer(seen);
+                own.headers_mut().remove(SESSION_ID);
+                own
+            }
+            "notifications/initialized" => reply(202, None, ""),
+            "GET" => feeding.add(),
+            _ => json_reply(200, &json!({"id": message["id"], "result": {}})),
+        })
+    });
+
+    // when a request finds that out,
+    scene.post_ping().await;
+    stream.now().await;
+
+    // then the stream is open there, resumed from nothing, and no id is sent,
+    assert_eq!(fed.len(), 2);
+    let opened = scene.server.last("GET");
+    assert_eq!(
+        (opened.session(), opened.header(LAST_EVENT_ID)),
+        (None, None)
+    );
+    assert_eq!(opened.header(PROTOCOL_VERSION), Some(VERSION));
+    assert!(fed.is_dropped(0), "the old stream is let go");
+    fed.data(1, NEW);
+    assert_eq!(stream.now().await, [EVENTS, NEW].concat());
+
+    // and when the server keeps sessions again, it goes on with the new one's.
+    stateless.store(false, Ordering::Relaxed);
+    scene.post_ping().await;
+    stream.now().await;
+    assert_eq!(fed.len(), 3);
+    let opened = scene.server.last("GET");
+    assert!(opened.session().is_some_and(|id| id != scene.session));
+    assert_eq!(opened.session(), scene.server.last("ping").session());
+    fed.data(2, NEW);
+    assert_eq!(stream.now().await, [EVENTS, NEW, NEW].concat());
+    assert!(stream.is_open());
+}
+
 /// G1: wherever the old stream stops, and however, the caller reads whole events, and all of them.
 #[tokio::test(start_paused = true)]
 async fn an_old_stream_cut_at_any_byte_goes_on_at_a_boundary_or_ends_cleanly() {

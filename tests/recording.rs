@@ -169,6 +169,53 @@ async fn b1_a_body_that_was_looked_at_arrives_as_it_was_cut() {
     }
 }
 
+/// B1, K1, B5: what is not kept cannot be repeated, so it makes no session, with a known id or none.
+#[tokio::test]
+async fn b1_an_initialize_over_the_limit_passes_whole_and_makes_no_session() {
+    for attaches_its_old_id in [false, true] {
+        for tells_its_size in [false, true] {
+            // Given an `initialize` that is larger than what is kept,
+            let context = format!("old id: {attaches_its_old_id}, size: {tells_its_size}");
+            let (server, sessions) = (Server::new(Profile::TypeScriptJson), Sessions::new());
+            let layer = SessionRecoveryLayer::new().sessions(sessions.clone());
+            let old = handshake(&client(&server, layer.clone())).await;
+            let message = initialize().to_string();
+            let client = client(&server, layer.max_body_bytes(message.len() - 1));
+            assigns_always(&server);
+            server.on(|seen| {
+                let assigns = seen.what() == "initialize" && seen.session().is_some();
+                let result = json!({"jsonrpc": "2.0", "id": 0, "result": {}});
+                assigns.then(|| with_id(json_reply(200, &result), "assigned"))
+            });
+            let trailers = HeaderMap::from_iter([("x-sum".parse().unwrap(), "1".parse().unwrap())]);
+            let (begin, end) = message.split_at(message.find("ialize").unwrap());
+            let mut request = post(attaches_its_old_id.then_some(old.as_str()), &initialize());
+            if !tells_its_size {
+                let script = Script::new().data(begin).yields().data(end);
+                request = with_body(request, script.trailers(trailers.clone()).boxed());
+            }
+
+            // when it is sent,
+            let answer = send(&client, request).await;
+
+            // then the server gets all of it, and the caller the server's answer,
+            let seen = server.last("initialize");
+            assert_eq!(seen.body, message, "{context}");
+            assert_eq!(seen.body_error, None, "{context}");
+            let sent = (!tells_its_size).then_some(trailers);
+            assert_eq!(seen.trailers, sent, "{context}");
+            assert_eq!((answer.status, answer.session()), (200, Some("assigned")));
+            assert_eq!(answer.recovery, None, "{context}");
+            // and nothing is known of the new session: its loss is the caller's to see.
+            assert_eq!(sessions.len(), 1, "{context}");
+            let (log, lost) = (server.log().len(), tool_call(1));
+            let after = send(&client, post(Some("assigned"), &lost)).await;
+            assert_eq!((after.status, after.recovery), (404, None), "{context}");
+            assert_eq!(server.log()[log..], ["tools/call"], "{context}");
+        }
+    }
+}
+
 /// B1: a body that breaks breaks for the server, too, and makes no session.
 #[tokio::test]
 async fn b1_an_initialize_that_broke_half_way_is_not_recorded() {

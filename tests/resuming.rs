@@ -177,6 +177,55 @@ async fn an_unknown_event_id_gets_its_404_after_the_recovery() {
     }
 }
 
+/// G2, G4, M1: once the session has moved, an id that the layer has not let through may be the new
+/// session's, which is asked, and whose word is the caller's.
+#[tokio::test(start_paused = true)]
+async fn an_unknown_event_id_after_the_recovery_is_the_new_sessions_to_judge() {
+    for profile in [
+        Profile::TypeScript,
+        Profile::Everything,
+        Profile::Python1,
+        Profile::Rmcp,
+    ] {
+        // Given a session that has moved,
+        let (scene, gets) = primed(profile, layer()).await;
+
+        // when a GET asks for what nobody knows, then it goes into the new session, id and all,
+        let mut stream = Comes::After.resume(&scene, UNKNOWN).await;
+        let asked = scene.server.last("GET");
+        assert_eq!(asked.session(), scene.server.last("ping").session());
+        assert_eq!(asked.header(LAST_EVENT_ID), Some(UNKNOWN), "{profile:?}");
+        assert_eq!((stream.head.status.as_u16(), stream.outcome()), (200, None));
+
+        // and its stream is nothing that the layer could open anew: it stays when the session moves.
+        gets.data(1, NEW);
+        scene.recover().await;
+        gets.data(1, NEW);
+        assert_eq!(stream.now().await, [NEW, NEW].concat(), "{profile:?}");
+        assert_eq!(gets.len(), 2, "{profile:?}");
+        gets.end(1);
+        assert_eq!(stream.read_to_end().await, [NEW, NEW].concat());
+
+        // If the new session refuses it, the caller is told so, and the session lives on.
+        for status in [400, 404] {
+            let (log, refusal) = (scene.server.log().len(), "secret: no such event");
+            scene.server.on(move |seen| {
+                let refused = seen.header(LAST_EVENT_ID) == Some(UNKNOWN);
+                refused.then(|| reply(status, Some("text/plain"), refusal))
+            });
+            let refused = scene.resume(UNKNOWN).await;
+            assert_eq!((refused.status, refused.text()), (status, refusal));
+            assert_eq!(refused.recovery, None, "{profile:?} {status}");
+            let pings = usize::from(status == 404);
+            assert_eq!(
+                scene.server.log()[log..],
+                ["GET", "ping"][..1 + pings],
+                "{profile:?}: a 404 to a GET is asked about"
+            );
+        }
+    }
+}
+
 async fn read_plain(reply: Reply) -> (u16, String) {
     let status = reply.status().as_u16();
     let body = http_body_util::BodyExt::collect(reply.into_body())
