@@ -310,3 +310,38 @@ async fn c3_in_the_first_epoch_nothing_is_translated() {
         }
     }
 }
+
+/// C1, C2: some put the header on twice, and no value of it says anything else.
+#[tokio::test]
+async fn every_value_of_the_session_header_is_translated() {
+    // Given a session in another epoch, and a server that says its id twice,
+    let server = Server::new(Profile::TypeScriptJson);
+    let client = client(&server, SessionRecoveryLayer::new());
+    let session = handshake(&client).await;
+    let upstream = recover(&client, &server, &session).await;
+    let (behind, id) = (server.clone(), upstream.clone());
+    server.on(move |seen| {
+        let mut reply = behind.default_answer(seen);
+        for _ in 0..2 {
+            reply.headers_mut().append(SESSION_ID, id.parse().unwrap());
+        }
+        Some(reply)
+    });
+
+    // when a caller does so, too,
+    let mut request = post(Some(&session), &tool_call(2));
+    let twice = session.parse().unwrap();
+    request.headers_mut().append(SESSION_ID, twice);
+    let (status, headers) = head(&client, request).await;
+
+    // then each side sees its own alone.
+    assert_eq!(status, 200);
+    let told: Vec<_> = headers.get_all(SESSION_ID).iter().collect();
+    assert!(
+        told.len() > 1 && told.iter().all(|id| **id == session),
+        "{told:?}"
+    );
+    let seen = server.last("tools/call");
+    let sent: Vec<_> = seen.headers.get_all(SESSION_ID).iter().collect();
+    assert_eq!(sent, [&upstream, &upstream]);
+}

@@ -19,20 +19,6 @@ pub(crate) const MCP_METHOD: HeaderName = HeaderName::from_static("mcp-method");
 /// A walk over all headers: to look up two such long names costs more than that, unless there are
 /// dozens of them.
 pub(crate) fn session_headers(headers: &HeaderMap) -> (Option<&HeaderValue>, Option<&HeaderValue>) {
-    pick(headers.iter())
-}
-
-/// The same, to be changed.
-pub(crate) fn session_headers_mut(
-    headers: &mut HeaderMap,
-) -> (Option<&mut HeaderValue>, Option<&mut HeaderValue>) {
-    pick(headers.iter_mut())
-}
-
-fn pick<'a, V>(headers: impl Iterator<Item = (&'a HeaderName, V)>) -> (Option<V>, Option<V>) {
-    // A constant would be made anew, and dropped, for each comparison.
-    static ID: HeaderName = SESSION_ID;
-    static VERSION: HeaderName = PROTOCOL_VERSION;
     let (mut id, mut version) = (None, None);
     for (name, value) in headers {
         if *name == ID {
@@ -43,6 +29,20 @@ fn pick<'a, V>(headers: impl Iterator<Item = (&'a HeaderName, V)>) -> (Option<V>
     }
     (id, version)
 }
+
+/// Every value of the two, to be changed; and whether it is a session id.
+pub(crate) fn session_headers_mut(
+    headers: &mut HeaderMap,
+) -> impl Iterator<Item = (bool, &mut HeaderValue)> {
+    headers.iter_mut().filter_map(|(name, value)| {
+        let is_id = *name == ID;
+        (is_id || *name == VERSION).then_some((is_id, value))
+    })
+}
+
+// The constants would be made anew, and dropped, for each comparison.
+static ID: HeaderName = SESSION_ID;
+static VERSION: HeaderName = PROTOCOL_VERSION;
 
 /// The value of `Mcp-Session-Id`.
 pub(crate) fn session_id(headers: &HeaderMap) -> Option<&HeaderValue> {

@@ -120,16 +120,14 @@ impl Epoch {
         if self.number == 0 {
             return;
         }
-        let (id, version) = session_headers_mut(headers);
-        if let (Some(sent), Some(version)) = (version, self.version()) {
-            if self.outdated_versions.contains(sent) {
-                *sent = version.clone();
+        for (is_id, value) in session_headers_mut(headers) {
+            let own = if is_id { self.id() } else { self.version() };
+            if let Some(own) = own.filter(|_| is_id || self.outdated_versions.contains(value)) {
+                *value = own.clone();
             }
         }
-        match (id, &self.id) {
-            (Some(sent), Some(id)) => *sent = id.clone(),
-            (_, None) => drop(headers.remove(SESSION_ID)),
-            (None, Some(_)) => {}
+        if self.id.is_none() {
+            headers.remove(SESSION_ID);
         }
     }
 
@@ -138,9 +136,9 @@ impl Epoch {
         if self.number == 0 || self.id.is_none() {
             return;
         }
-        if let (Some(id), _) = session_headers_mut(headers) {
-            if Some(&*id) == self.id.as_ref() {
-                *id = callers_id.clone();
+        for (is_id, value) in session_headers_mut(headers) {
+            if is_id && Some(&*value) == self.id() {
+                *value = callers_id.clone();
             }
         }
     }
