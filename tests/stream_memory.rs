@@ -86,7 +86,7 @@ fn ids(filler: &'static str) -> Chunk {
 fn no_stream_makes_the_layer_hold_much() {
     const MIB: usize = 1 << 20;
     let large: &'static str = "i".repeat(64 * 1024).leak();
-    let streams: [Case; 10] = [
+    let streams: [Case; 11] = [
         ("event ids", Box::new(|| ids("")), 100_000, MIB),
         (
             "large event ids",
@@ -121,6 +121,17 @@ fn no_stream_makes_the_layer_hold_much() {
         (
             "one endless name",
             Box::new(|| same("event: x")),
+            16,
+            8 * MIB,
+        ),
+        (
+            "one batch of many messages",
+            Box::new(|| {
+                let messages = "{},".repeat(349_000);
+                let batch = format!("data: [{messages}{{\"id\":2,\"result\":0}}]\n\n");
+                let chunk = Bytes::from(batch);
+                Box::new(move |_| chunk.clone())
+            }),
             16,
             8 * MIB,
         ),

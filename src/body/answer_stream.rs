@@ -11,7 +11,7 @@ use http_body::{Body, Frame};
 use pin_project_lite::pin_project;
 
 use super::request::into_bytes;
-use crate::mcp::{Event, EventIds, EventReader, Id, Interest, LostAnswer, Messages};
+use crate::mcp::{Event, EventIds, EventReader, Id, Interest, LostAnswer, Message};
 
 /// The largest event that is read for an answer. A larger one passes like any other, and counts
 /// as the answer: an error after it could be a second one.
@@ -155,10 +155,13 @@ fn look(
 }
 
 fn strike_answered(waiting: &mut Vec<Id>, data: &str) {
-    if let Some(messages) = Messages::parse(data.as_bytes()) {
-        for message in messages.as_slice() {
-            waiting.retain(|id| !message.answers(id));
-        }
+    let mut answered = Vec::new();
+    let read = Message::each(data.as_bytes(), |message| {
+        let id = message.is_response().then(|| message.parsed_id()).flatten();
+        answered.extend(id.filter(|id| waiting.contains(id)));
+    });
+    if read.is_some() {
+        waiting.retain(|id| !answered.contains(id));
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{borrow::Cow, fmt, sync::Arc};
 
 use memchr::{memchr_iter, memchr2, memchr3};
-use serde_core::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_core::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Value, value::RawValue};
 
 /// A borrowed look at one JSON-RPC message of the caller.
@@ -20,6 +20,21 @@ pub struct Message<'a> {
 }
 
 impl<'a> Message<'a> {
+    /// Looks at the messages of a body one by one, be it a single one or a batch. Gives `None`, and
+    /// may have shown some of them, where the body is no JSON-RPC.
+    ///
+    /// A batch of tiny messages takes up many times its size as [`Messages`].
+    pub(crate) fn each(body: &'a [u8], mut each: impl FnMut(Self)) -> Option<()> {
+        let text = std::str::from_utf8(body).ok()?.trim_ascii();
+        if !text.starts_with('[') {
+            each(serde_json::from_str(text).ok()?);
+            return Some(());
+        }
+        let mut batch = serde_json::Deserializer::from_str(text);
+        batch.deserialize_seq(BatchVisitor(each)).ok()?;
+        batch.end().ok()
+    }
+
     /// The method, such as `tools/call`; `None` for a response.
     pub fn method(&self) -> Option<&str> {
         self.method.as_deref()
@@ -99,6 +114,23 @@ impl<'de> Visitor<'de> for MessageVisitor {
             }
         }
         Ok(message)
+    }
+}
+
+struct BatchVisitor<F>(F);
+
+impl<'de, F: FnMut(Message<'de>)> Visitor<'de> for BatchVisitor<F> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a batch of JSON-RPC messages")
+    }
+
+    fn visit_seq<S: SeqAccess<'de>>(mut self, mut messages: S) -> Result<(), S::Error> {
+        while let Some(message) = messages.next_element()? {
+            (self.0)(message);
+        }
+        Ok(())
     }
 }
 

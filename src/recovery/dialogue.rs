@@ -16,7 +16,7 @@ use tokio::{runtime::Handle, time::timeout};
 use super::{Inner, Shared};
 use crate::{
     body::{Kept, RequestBody},
-    mcp::{Id, LAST_EVENT_ID, MCP_METHOD, MessageReader, Messages, PROTOCOL_VERSION, SESSION_ID},
+    mcp::{Id, LAST_EVENT_ID, MCP_METHOD, Message, MessageReader, PROTOCOL_VERSION, SESSION_ID},
     session::{Epoch, Failure},
 };
 
@@ -210,18 +210,20 @@ struct Found<'a> {
 
 impl Found<'_> {
     fn look(&mut self, message: &[u8]) {
-        let Some(messages) = Messages::parse(message) else {
-            return;
-        };
-        for message in messages.as_slice() {
+        let (mut pings, mut reply) = (Vec::new(), None);
+        let read = Message::each(message, |message| {
             if message.is_request() && message.method() == Some("ping") {
-                self.pings.extend(message.parsed_id());
-            } else if message.answers(self.id) && self.reply.is_none() {
-                self.reply = Some(match (message.error(), message.result()) {
+                pings.extend(message.parsed_id());
+            } else if reply.is_none() && message.answers(self.id) {
+                reply = Some(match (message.error(), message.result()) {
                     (None, Some(result)) => Reply::Result(result.to_owned()),
                     (error, _) => Reply::Error(error.map_or(0, code)),
                 });
             }
+        });
+        if read.is_some() {
+            self.pings.append(&mut pings);
+            self.reply = self.reply.take().or(reply);
         }
     }
 }

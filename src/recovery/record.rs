@@ -9,7 +9,7 @@ use http_body::Body;
 use super::Shared;
 use crate::{
     body::{Kept, RequestBody, ResponseBody, Tap},
-    mcp::{Id, InitializeResult, MessageReader, Messages, SESSION_ID},
+    mcp::{Id, InitializeResult, Message, MessageReader, Messages, SESSION_ID},
     session::{Endpoint, Epoch, Initialize, Session},
 };
 
@@ -94,14 +94,13 @@ impl<S: 'static> Candidate<S> {
 
 /// Whether the message was the answer to `initialize`, which the epoch then knows.
 fn learn(first: &Epoch, id: &Id, message: &[u8]) -> bool {
-    let Some(messages) = Messages::parse(message) else {
-        return false;
-    };
-    let Some(answer) = messages
-        .as_slice()
-        .iter()
-        .find(|message| message.answers(id))
-    else {
+    let mut answer = None;
+    let read = Message::each(message, |message| {
+        if answer.is_none() && message.answers(id) {
+            answer = Some(message);
+        }
+    });
+    let Some(answer) = answer.filter(|_| read.is_some()) else {
         return false;
     };
     if let Some(result) = answer.result().and_then(InitializeResult::parse) {
