@@ -1,0 +1,56 @@
+//! What the fuzz targets share: a scripted server, a caller, and the bytes that they exchange.
+//!
+//! The targets know the library by its public surface alone. Each of them lets a caller talk to
+//! a server through [`SessionRecovery`](mcp_session_recovery::SessionRecovery) and holds what
+//! arrives on either side against what was sent on the other.
+
+mod caller;
+mod events;
+mod heap;
+mod input;
+mod reply;
+mod server;
+mod wire;
+
+use std::time::Duration;
+
+pub use self::{
+    caller::{Answer, get, initialize, post, request, send, session_of},
+    events::{Answered, Events, at_boundary},
+    heap::Heap,
+    input::{End, Pieces, pick},
+    reply::{CALLERS, NEW, Reply, Sent},
+    server::{Acts, Seen, Service, json_reply, reply, serve},
+    wire::{Broken, Feeder, Step, Wire, wire},
+};
+
+pub const SESSION_ID: &str = "mcp-session-id";
+pub const PROTOCOL_VERSION: &str = "mcp-protocol-version";
+pub const LAST_EVENT_ID: &str = "last-event-id";
+pub const VERSION: &str = "2025-11-25";
+
+/// Runs a test on a paused clock: time goes on only when nothing else can, and costs none.
+pub fn run(test: impl Future<Output = ()>) {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_time().start_paused(true).build();
+    runtime.expect("a runtime").block_on(test);
+}
+
+/// Lets everything happen that can happen now.
+pub async fn settle() {
+    tokio::time::sleep(Duration::from_millis(1)).await;
+}
+
+/// Fails a test that would wait for ever.
+pub async fn soon<T>(future: impl Future<Output = T>) -> T {
+    // Reading an answer, a ping, a recovery, another answer: 10 s each.
+    tokio::time::timeout(Duration::from_secs(60), future)
+        .await
+        .expect("this takes too long")
+}
+
+/// Whether the text is somewhere in the bytes.
+pub fn contains(bytes: &[u8], text: &str) -> bool {
+    let mut windows = bytes.windows(text.len());
+    windows.any(|window| window == text.as_bytes())
+}
