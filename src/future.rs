@@ -171,7 +171,7 @@ where
                     if !exchange.suspects(&response) {
                         return Poll::Ready(Ok(exchange.deliver(response, exchange.epoch())));
                     }
-                    Box::pin(examine(exchange, Examined::new(response)))
+                    examining(exchange, response)
                 }
                 StateProj::Cold { cold } => return cold.as_mut().poll(cx),
                 StateProj::Answer { response } => {
@@ -182,6 +182,24 @@ where
             this.state.set(State::Cold { cold });
         }
     }
+}
+
+/// Apart from the hot path, where the stack that it takes to make this future would be paid for by
+/// every request.
+#[cold]
+#[inline(never)]
+fn examining<S, B, R>(exchange: Exchange<S, B>, response: Response<R>) -> Cold<R, S::Error>
+where
+    S: Service<Request<RequestBody<B>>, Response = Response<R>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+    B: Body + Send + Unpin + 'static,
+    B::Error: Send,
+    R: Body + Send + 'static,
+    R::Data: Send,
+    R::Error: Send,
+{
+    Box::pin(examine(exchange, Examined::new(response)))
 }
 
 /// Collects a body that was not there at once, then does as the service would have done.
