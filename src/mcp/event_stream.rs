@@ -1,14 +1,14 @@
 //! Event streams (WHATWG HTML, 9.2, Server-sent events), looked on as their bytes pass.
 
-use std::{num::NonZeroUsize, ops::Range, sync::LazyLock};
+use std::num::NonZeroUsize;
 
 use bytes::Buf;
-use memchr::{
-    memchr2, memchr2_iter, memchr3,
-    memmem::{self, Finder},
-    memrchr2, memrchr2_iter,
-};
+use memchr::memchr3;
 use sse_core::{SseDecoder, SseEvent};
+
+use super::event_bytes::{
+    ID, Mark, event_around, first_boundary, has_outcome, last_boundary, mark, single_line,
+};
 
 /// What the reader saw in a chunk.
 #[derive(Debug)]
@@ -72,10 +72,6 @@ const BOM: &[u8] = "\u{feff}".as_bytes();
 const OTHER_FIELDS: usize = 4096;
 /// What is kept allocated between events.
 const USUAL: usize = 4096;
-
-static ID: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"id"));
-static RESULT: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"result\""));
-static ERROR: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"error\""));
 
 impl EventReader {
     /// A reader that gives up on events with more than `limit` bytes of data.
@@ -178,7 +174,7 @@ impl EventReader {
                     }
                     let place = at - event.start;
                     let event = &events[event];
-                    if RESULT.find(event).is_some() || ERROR.find(event).is_some() {
+                    if has_outcome(event) {
                         match single_line(event, place).filter(|it| it.len() <= self.limit) {
                             Some(data) => each(Event::Data(data)),
                             None => decode(event, self.limit, each),
@@ -263,37 +259,6 @@ impl EventReader {
     }
 }
 
-/// What the letters `id` may stand for.
-enum Mark {
-    /// A line that sets the event's id.
-    Field,
-    /// A member of that name in the data.
-    Member,
-}
-
-/// What the `id` at this place may stand for, if anything. What follows the bytes is not known.
-fn mark(before: u8, bytes: &[u8], at: usize) -> Option<Mark> {
-    let before = at.checked_sub(1).map_or(before, |before| bytes[before]);
-    match (before, bytes.get(at + 2)) {
-        (b'\n' | b'\r', None | Some(b':' | b'\n' | b'\r')) => Some(Mark::Field),
-        (b'"', None | Some(b'"')) => Some(Mark::Member),
-        _ => None,
-    }
-}
-
-/// The data of an event, if the line with this place in it is all of them, as it nearly always is.
-fn single_line(event: &[u8], place: usize) -> Option<&str> {
-    let (before, after) = event.split_at(place);
-    let start = memrchr2(b'\n', b'\r', before).map_or(0, |end| end + 1);
-    let end = place + memchr2(b'\n', b'\r', after)?;
-    let others = [&event[..start], &event[end..]];
-    if others.iter().any(|it| memmem::find(it, b"data").is_some()) {
-        return None;
-    }
-    let data = event[start..end].strip_prefix(b"data:")?;
-    std::str::from_utf8(data.strip_prefix(b" ").unwrap_or(data)).ok()
-}
-
 /// The data of whole events.
 fn decode(mut events: &[u8], limit: usize, each: &mut impl FnMut(Event<'_>)) {
     let limit = NonZeroUsize::new(limit).unwrap_or(NonZeroUsize::MIN);
@@ -307,34 +272,6 @@ fn decode(mut events: &[u8], limit: usize, each: &mut impl FnMut(Event<'_>)) {
             Some(Err(_)) => each(Event::TooLarge),
         }
     }
-}
-
-/// Whether the second of two bytes ends a blank line, and with it an event. (An LF that may follow
-/// belongs to it, but does no harm as a blank line of its own.)
-fn is_boundary(first: u8, second: u8) -> bool {
-    matches!((first, second), (b'\n', b'\n' | b'\r') | (b'\r', b'\r'))
-}
-
-/// Where the first event ends of those that end in `bytes`, which follow the byte `before`.
-fn first_boundary(before: u8, bytes: &[u8]) -> Option<usize> {
-    memchr2_iter(b'\n', b'\r', bytes)
-        .find(|&at| is_boundary(at.checked_sub(1).map_or(before, |at| bytes[at]), bytes[at]))
-        .map(|at| at + 1)
-}
-
-/// Where the last one does.
-fn last_boundary(before: u8, bytes: &[u8]) -> Option<usize> {
-    memrchr2_iter(b'\n', b'\r', bytes)
-        .find(|&at| is_boundary(at.checked_sub(1).map_or(before, |at| bytes[at]), bytes[at]))
-        .map(|at| at + 1)
-}
-
-/// The event that this place in whole events is in.
-fn event_around(events: &[u8], at: usize) -> Range<usize> {
-    let (before, after) = events.split_at(at);
-    let start = last_boundary(b'd', before).unwrap_or(0);
-    let len = first_boundary(b'd', after).unwrap_or(after.len());
-    start..at + len
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! Nothing here knows of services, sessions or recoveries.
 
 mod classify;
+mod event_bytes;
 mod event_ids;
 mod event_stream;
 mod header;
