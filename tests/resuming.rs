@@ -419,8 +419,34 @@ async fn a_request_of_a_batch_that_has_been_answered_is_not_lost() {
     scene.recover().await;
     let answer = scene.resume("p2").await;
     assert_eq!(answer.messages(), [lost(2, "session_expired")]);
+    // From before the first answer both are, though that came in the same chunk.
     let answer = scene.resume("p1").await;
-    assert!(answer.messages().contains(&lost(2, "session_expired")));
+    let both = [lost(1, "session_expired"), lost(2, "session_expired")];
+    assert_eq!(answer.messages(), both);
+}
+
+/// G3, G4: who resumes from an id has not had what follows it, be it in the same chunk.
+#[tokio::test(start_paused = true)]
+async fn an_answer_in_the_same_chunk_as_an_id_before_it_is_lost_to_who_resumes_from_that() {
+    let large = json!({"jsonrpc": "2.0", "id": 1, "result": "x".repeat(1 << 20)}).to_string();
+    for answer in [result(1).to_string(), large] {
+        // Given a stream that brought an id and then the answer, of whatever size, at once,
+        let scene = scene(layer()).await;
+        let calls = feed_all(&scene.server, "tools/call");
+        let call = post(Some(&scene.session), &tool_call(1));
+        let mut stream = scene.open(call).await;
+        let chunk = format!("id: p1\ndata: \n\nid: p2\ndata: {answer}\n\n");
+        calls.data(0, &chunk);
+        calls.end(0);
+        assert_eq!(stream.read_to_end().await, chunk);
+
+        // when the caller resumes in the next session from before the answer,
+        scene.recover().await;
+        let answer = scene.resume("p1").await;
+
+        // then it is told that the answer is lost.
+        assert_eq!(answer.messages(), [lost(1, "session_expired")]);
+    }
 }
 
 /// G5: a caller that has resumed can do so again from where it was.
