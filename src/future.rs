@@ -15,7 +15,7 @@ use pin_project_lite::pin_project;
 use tower::Service;
 
 use crate::{
-    body::{Collect, Collected, RequestBody, ResponseBody},
+    body::{Collect, RequestBody, ResponseBody},
     recovery::{
         Candidate, Examined, Exchange, Inner, Plan, Route, Shared, examine, send_first, wait,
     },
@@ -219,10 +219,7 @@ where
     R::Data: Send,
     R::Error: Send,
 {
-    let body = match collect.await {
-        Collected::Whole(kept) => Ok(kept),
-        Collected::Unkept(body) => Err(body),
-    };
+    let body = collect.await;
     let session = match route {
         Route::Session(session) => session,
         Route::Candidate | Route::Untouched => {

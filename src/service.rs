@@ -13,7 +13,7 @@ use tower::Service;
 
 use crate::{
     SessionRecoveryLayer, Sessions,
-    body::{Collect, Collected, RequestBody, ResponseBody},
+    body::{Collect, RequestBody, ResponseBody},
     future::ResponseFuture,
     recovery::{Candidate, Config, Exchange, Plan, Route, Shared, Template},
 };
@@ -99,10 +99,7 @@ where
             self.release();
             return ResponseFuture::late(self.shared.clone(), route, parts, collect);
         };
-        let body = match collected {
-            Collected::Whole(kept) => Ok(kept),
-            Collected::Unkept(body) => Err(body),
-        };
+        let body = collected;
         let session = match route {
             Route::Session(session) => session,
             Route::Candidate | Route::Untouched => {

@@ -69,7 +69,7 @@ async fn k1_how_much_of_a_request_is_kept() {
                 let context = format!("{size} of {limit}, {stream}");
                 let (status, outcome, sent) = match replayed {
                     true => (200, Outcome::Replayed, 2),
-                    false => (404, Outcome::NotReplayed(Refusal::BodyNotKept), 1),
+                    false => (404, Outcome::NotReplayed(Refusal::BodyNotBuffered), 1),
                 };
                 assert_eq!(
                     (answer.status, answer.outcome()),

@@ -114,7 +114,10 @@ async fn m1_a_request_that_was_not_sent_again_is_told_why() {
     let large = rpc(1, "tools/list", json!({"pad": "x".repeat(300)}));
     for (refusal, request) in [
         (Refusal::Response, post(Some("secret-session-1"), &answered)),
-        (Refusal::BodyNotKept, post(Some("secret-session-1"), &large)),
+        (
+            Refusal::BodyNotBuffered,
+            post(Some("secret-session-1"), &large),
+        ),
         (
             Refusal::ReplayWhen,
             post(Some("secret-session-1"), &tool_call(1)),

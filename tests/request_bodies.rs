@@ -56,7 +56,7 @@ async fn f4_a_body_over_the_limit_is_not_sent_again_but_the_session_is_recovered
             if over {
                 assert_eq!(
                     (answer.status, answer.outcome()),
-                    (404, refused(Refusal::BodyNotKept)),
+                    (404, refused(Refusal::BodyNotBuffered)),
                     "{name}"
                 );
                 assert_eq!(
@@ -163,7 +163,7 @@ async fn f4_a_body_that_breaks_is_passed_on_with_its_error_and_not_sent_again() 
             .await;
         assert_eq!(
             (answer.status, answer.outcome()),
-            (404, refused(Refusal::BodyNotKept))
+            (404, refused(Refusal::BodyNotBuffered))
         );
         let sent = own(&scene.server);
         assert_eq!(sent.len(), 1);

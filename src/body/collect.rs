@@ -10,16 +10,7 @@ use bytes::{Buf, Bytes};
 use http::HeaderMap;
 use http_body::Body;
 
-use super::request::{Kept, RequestBody};
-
-/// What became of collecting a body.
-pub(crate) enum Collected<B: Body> {
-    /// All of it is held.
-    Whole(Kept),
-    /// It is too large or broke half-way. The inner service gets all of it nevertheless, and the
-    /// error where it stood, but it cannot be sent again.
-    Unkept(RequestBody<B>),
-}
+use super::request::{BufferedBody, RequestBody};
 
 /// Collects a body up to a limit.
 ///
@@ -48,8 +39,8 @@ impl<B: Body> Collect<B> {
         }
     }
 
-    fn take(&mut self, trailers: Option<HeaderMap>) -> Kept {
-        Kept::new(
+    fn take(&mut self, trailers: Option<HeaderMap>) -> BufferedBody {
+        BufferedBody::new(
             std::mem::take(&mut self.frames),
             self.first.take(),
             trailers,
@@ -61,24 +52,27 @@ impl<B> Future for Collect<B>
 where
     B: Body + Unpin,
 {
-    type Output = Collected<B>;
+    type Output = Result<BufferedBody, RequestBody<B>>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Collected<B>> {
+    fn poll(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<BufferedBody, RequestBody<B>>> {
         let this = self.get_mut();
         let mut body = this.body.take().expect("Collect polled after completion");
         loop {
             if body.is_end_stream() {
-                return Poll::Ready(Collected::Whole(this.take(None)));
+                return Poll::Ready(Ok(this.take(None)));
             }
             let Poll::Ready(frame) = Pin::new(&mut body).poll_frame(cx) else {
                 this.body = Some(body);
                 return Poll::Pending;
             };
             match frame {
-                None => return Poll::Ready(Collected::Whole(this.take(None))),
+                None => return Poll::Ready(Ok(this.take(None))),
                 Some(Err(error)) => {
                     let broken = RequestBody::broken(this.take(None), error);
-                    return Poll::Ready(Collected::Unkept(broken));
+                    return Poll::Ready(Err(broken));
                 }
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(mut data) => {
@@ -90,12 +84,12 @@ where
                         }
                         if this.too_large || this.len > this.limit {
                             let begun = RequestBody::begun(this.take(None), body);
-                            return Poll::Ready(Collected::Unkept(begun));
+                            return Poll::Ready(Err(begun));
                         }
                     }
                     Err(frame) => {
                         let trailers = frame.into_trailers().ok();
-                        return Poll::Ready(Collected::Whole(this.take(trailers)));
+                        return Poll::Ready(Ok(this.take(trailers)));
                     }
                 },
             }

@@ -14,10 +14,10 @@ mod tap;
 
 pub(crate) use self::{
     answer_stream::AnswerStream,
-    collect::{Collect, Collected},
+    collect::Collect,
     listening_stream::{Listener, ListeningStream, Reopening},
     read::ReadAhead,
-    request::Kept,
+    request::BufferedBody,
     tap::Tap,
 };
 pub use self::{request::RequestBody, response::ResponseBody};

@@ -15,7 +15,7 @@ use pin_project_lite::pin_project;
 
 /// A whole request body, kept in the frames it came in. Cloning it copies no data.
 #[derive(Clone, Default)]
-pub(crate) struct Kept {
+pub(crate) struct BufferedBody {
     data: Data,
     /// Rare, and large.
     trailers: Option<Box<HeaderMap>>,
@@ -34,7 +34,7 @@ impl Default for Data {
     }
 }
 
-impl Kept {
+impl BufferedBody {
     pub(crate) fn new(
         mut frames: Vec<Bytes>,
         first: Option<Bytes>,
@@ -73,7 +73,7 @@ impl Kept {
     }
 }
 
-impl From<Bytes> for Kept {
+impl From<Bytes> for BufferedBody {
     fn from(bytes: Bytes) -> Self {
         Self {
             data: Data::One(bytes),
@@ -106,7 +106,7 @@ pin_project! {
         // The caller's body, untouched.
         Untouched { #[pin] body: B },
         // All of it, held in memory.
-        Kept { kept: Kept, sent: usize },
+        Buffered { buffered: BufferedBody, sent: usize },
         // What was read of a body that turned out too large to be kept, or broke.
         Begun { begun: Pin<Box<Begun<B>>> },
     }
@@ -118,7 +118,7 @@ pin_project! {
     where
         B: Body,
     {
-        read: Kept,
+        read: BufferedBody,
         sent: usize,
         #[pin]
         rest: Rest<B>,
@@ -143,19 +143,19 @@ impl<B: Body> RequestBody<B> {
         }
     }
 
-    pub(crate) fn kept(kept: Kept) -> Self {
+    pub(crate) fn buffered(buffered: BufferedBody) -> Self {
         Self {
-            kind: Kind::Kept { kept, sent: 0 },
+            kind: Kind::Buffered { buffered, sent: 0 },
         }
     }
 
     /// `begun`, then what `body` still has.
-    pub(crate) fn begun(begun: Kept, body: B) -> Self {
+    pub(crate) fn begun(begun: BufferedBody, body: B) -> Self {
         Self::with_rest(begun, Rest::Body { body })
     }
 
     /// `begun`, then the error that the caller's body ended with.
-    pub(crate) fn broken(begun: Kept, error: B::Error) -> Self {
+    pub(crate) fn broken(begun: BufferedBody, error: B::Error) -> Self {
         Self::with_rest(begun, Rest::Error { error: Some(error) })
     }
 
@@ -163,11 +163,11 @@ impl<B: Body> RequestBody<B> {
     pub(crate) fn has_read(&self, bytes: &[u8]) -> bool {
         match &self.kind {
             Kind::Begun { begun } => memchr::memmem::find(&begun.read.data(), bytes).is_some(),
-            Kind::Untouched { .. } | Kind::Kept { .. } => false,
+            Kind::Untouched { .. } | Kind::Buffered { .. } => false,
         }
     }
 
-    fn with_rest(begun: Kept, rest: Rest<B>) -> Self {
+    fn with_rest(begun: BufferedBody, rest: Rest<B>) -> Self {
         let begun = Box::pin(Begun {
             read: begun,
             sent: 0,
@@ -189,7 +189,7 @@ impl<B: Body> Body for RequestBody<B> {
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         match self.project().kind.project() {
             KindProj::Untouched { body } => body.poll_frame(cx).map_ok(into_bytes),
-            KindProj::Kept { kept, sent } => Poll::Ready(next(kept, sent).map(Ok)),
+            KindProj::Buffered { buffered, sent } => Poll::Ready(next(buffered, sent).map(Ok)),
             KindProj::Begun { begun } => {
                 let begun = begun.as_mut().project();
                 match (next(begun.read, begun.sent), begun.rest.project()) {
@@ -204,7 +204,9 @@ impl<B: Body> Body for RequestBody<B> {
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Untouched { body } => body.is_end_stream(),
-            Kind::Kept { kept, sent } => unsent(kept, *sent) == 0 && kept.trailers.is_none(),
+            Kind::Buffered { buffered, sent } => {
+                unsent(buffered, *sent) == 0 && buffered.trailers.is_none()
+            }
             Kind::Begun { .. } => false,
         }
     }
@@ -212,7 +214,7 @@ impl<B: Body> Body for RequestBody<B> {
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Untouched { body } => body.size_hint(),
-            Kind::Kept { kept, sent } => SizeHint::with_exact(unsent(kept, *sent)),
+            Kind::Buffered { buffered, sent } => SizeHint::with_exact(unsent(buffered, *sent)),
             Kind::Begun { begun } => {
                 let read = unsent(&begun.read, begun.sent);
                 let rest = match &begun.rest {
@@ -241,9 +243,9 @@ pub(super) fn into_bytes<D: Buf>(frame: Frame<D>) -> Frame<Bytes> {
     frame.map_data(|mut data| data.copy_to_bytes(data.remaining()))
 }
 
-fn next(kept: &mut Kept, sent: &mut usize) -> Option<Frame<Bytes>> {
-    while *sent < kept.frames().len() {
-        let frame = match &mut kept.data {
+fn next(buffered: &mut BufferedBody, sent: &mut usize) -> Option<Frame<Bytes>> {
+    while *sent < buffered.frames().len() {
+        let frame = match &mut buffered.data {
             Data::One(bytes) => mem::take(bytes),
             Data::Many(frames) => frames[*sent].clone(),
         };
@@ -252,12 +254,13 @@ fn next(kept: &mut Kept, sent: &mut usize) -> Option<Frame<Bytes>> {
             return Some(Frame::data(frame));
         }
     }
-    kept.trailers
+    buffered
+        .trailers
         .take()
         .map(|trailers| Frame::trailers(*trailers))
 }
 
-fn unsent(kept: &Kept, sent: usize) -> u64 {
-    let frames = kept.frames().get(sent..).unwrap_or_default();
+fn unsent(buffered: &BufferedBody, sent: usize) -> u64 {
+    let frames = buffered.frames().get(sent..).unwrap_or_default();
     frames.iter().map(|frame| frame.len() as u64).sum()
 }

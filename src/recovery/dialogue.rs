@@ -15,7 +15,7 @@ use tokio::{runtime::Handle, time::timeout};
 
 use super::{Inner, Shared};
 use crate::{
-    body::{Kept, RequestBody},
+    body::{BufferedBody, RequestBody},
     mcp::{Id, LAST_EVENT_ID, MCP_METHOD, Message, MessageReader, PROTOCOL_VERSION, SESSION_ID},
     session::{Epoch, Failure},
 };
@@ -107,7 +107,7 @@ where
         } else {
             headers.remove(CONTENT_TYPE);
         }
-        let mut request = Request::new(RequestBody::kept(Kept::from(body)));
+        let mut request = Request::new(RequestBody::buffered(BufferedBody::from(body)));
         *request.method_mut() = method;
         *request.uri_mut() = self.uri.clone();
         *request.version_mut() = self.version;

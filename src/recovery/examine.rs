@@ -10,7 +10,7 @@ use super::{
     run,
 };
 use crate::{
-    body::{Kept, ReadAhead, ResponseBody},
+    body::{BufferedBody, ReadAhead, ResponseBody},
     mcp::{Answer, Id, Verdict},
     session::{Claim, Epoch, Landing},
 };
@@ -114,7 +114,7 @@ where
     B::Error: Send,
 {
     pub(super) fn verdict(&self, answer: &Examined<S::ResBody>) -> Verdict {
-        let message = self.body.as_ref().map(Kept::data);
+        let message = self.body.as_ref().map(BufferedBody::data);
         answer.verdict(&self.shared.config, self.head.method(), message.as_deref())
     }
 

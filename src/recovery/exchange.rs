@@ -15,7 +15,7 @@ use super::{
     packed::PackedHead,
 };
 use crate::{
-    body::{AnswerStream, Kept, ListeningStream, RequestBody, ResponseBody},
+    body::{AnswerStream, BufferedBody, ListeningStream, RequestBody, ResponseBody},
     mcp::{
         EventIds, Id, LAST_EVENT_ID, LostAnswer, Messages, Summary, is_event_stream, session_id,
     },
@@ -30,7 +30,7 @@ pub(crate) struct Exchange<S, B> {
     /// As the caller sent it: nothing is translated here.
     pub(super) head: PackedHead,
     /// `None` if it could not be kept.
-    pub(super) body: Option<Kept>,
+    pub(super) body: Option<BufferedBody>,
     /// Known before the answer is: it goes to the caller whatever it says.
     pub(super) outcome: Option<Outcome>,
     /// Made when first asked for, since most requests are answered without.
@@ -72,12 +72,12 @@ where
         shared: &Arc<Shared<S>>,
         session: Arc<Session>,
         parts: &mut Parts,
-        body: Result<Kept, RequestBody<B>>,
+        body: Result<BufferedBody, RequestBody<B>>,
     ) -> (Self, Plan<B>) {
         let (snapshot, flight) = session.chain().snapshot();
-        let (kept, unkept) = match body {
+        let (kept, unbuffered) = match body {
             Ok(kept) => (Some(kept), None),
-            Err(unkept) => (None, Some(unkept)),
+            Err(unbuffered) => (None, Some(unbuffered)),
         };
         let mut exchange = Self {
             shared: shared.clone(),
@@ -90,9 +90,9 @@ where
             marker: PhantomData,
         };
         let plan = match flight {
-            Some(flight) => Plan::Wait(unkept, flight),
+            Some(flight) => Plan::Wait(unbuffered, flight),
             None => match exchange.address(parts, None) {
-                Ok(()) => Plan::Send(exchange.outgoing_body(unkept)),
+                Ok(()) => Plan::Send(exchange.outgoing_body(unbuffered)),
                 Err(requests) => Plan::Lost(requests),
             },
         };
@@ -122,9 +122,9 @@ where
         Ok(())
     }
 
-    /// The body to be sent: `unkept` if it could not be kept.
-    pub(super) fn outgoing_body(&self, unkept: Option<RequestBody<B>>) -> RequestBody<B> {
-        unkept.unwrap_or_else(|| RequestBody::kept(self.body.clone().unwrap_or_default()))
+    /// The body to be sent: `unbuffered` if it could not be kept.
+    pub(super) fn outgoing_body(&self, unbuffered: Option<RequestBody<B>>) -> RequestBody<B> {
+        unbuffered.unwrap_or_else(|| RequestBody::buffered(self.body.clone().unwrap_or_default()))
     }
 
     /// What a `Last-Event-ID` among these headers of the request comes to in `epoch`.
@@ -318,7 +318,7 @@ where
     /// Why the request is not to be sent again, if so (rules F2, F4, F5).
     pub(super) fn refusal(&self) -> Option<Refusal> {
         let Some(body) = &self.body else {
-            return Some(Refusal::BodyNotKept);
+            return Some(Refusal::BodyNotBuffered);
         };
         if self.summary().has_response {
             return Some(Refusal::Response);

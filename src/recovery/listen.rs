@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::{Exchange, Inner, Shared, dialogue::overlay, packed::PackedHead};
 use crate::{
-    body::{Kept, Listener, Reopening, RequestBody},
+    body::{BufferedBody, Listener, Reopening, RequestBody},
     mcp::{EventIds, LAST_EVENT_ID, is_event_stream, list_changed_event},
     session::{Epoch, Origin, Replaced, Session},
 };
@@ -58,7 +58,7 @@ fn get<B: Body>(mut parts: Parts, epoch: &Epoch) -> Request<RequestBody<B>> {
     // The stream goes on as it began: in plain text.
     parts.headers.remove(ACCEPT_ENCODING);
     epoch.translate_request(&mut parts.headers);
-    Request::from_parts(parts, RequestBody::kept(Kept::default()))
+    Request::from_parts(parts, RequestBody::buffered(BufferedBody::default()))
 }
 
 impl<S, B> Listener<S::ResBody> for Reopen<S, B>

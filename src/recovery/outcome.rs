@@ -54,7 +54,7 @@ pub enum Refusal {
     Response,
     /// Its body was larger than [`max_body_bytes`](crate::SessionRecoveryLayer::max_body_bytes),
     /// or broke.
-    BodyNotKept,
+    BodyNotBuffered,
     /// [`replay_when`](crate::SessionRecoveryLayer::replay_when) said no.
     ReplayWhen,
     /// It asks to resume a stream of the dead session.

@@ -8,7 +8,7 @@ use http_body::Body;
 
 use super::Shared;
 use crate::{
-    body::{Kept, RequestBody, ResponseBody, Tap},
+    body::{BufferedBody, RequestBody, ResponseBody, Tap},
     mcp::{Id, InitializeResult, Message, MessageReader, Messages, SESSION_ID},
     session::{Endpoint, Epoch, Initialize, Session},
 };
@@ -18,7 +18,7 @@ pub(crate) struct Candidate<S> {
     shared: Arc<Shared<S>>,
     endpoint: Endpoint,
     headers: HeaderMap,
-    body: Kept,
+    body: BufferedBody,
 }
 
 impl<S: 'static> Candidate<S> {
@@ -27,15 +27,15 @@ impl<S: 'static> Candidate<S> {
     pub(crate) fn new<B: Body>(
         shared: &Arc<Shared<S>>,
         parts: &Parts,
-        body: Result<Kept, RequestBody<B>>,
+        body: Result<BufferedBody, RequestBody<B>>,
     ) -> (Option<Self>, RequestBody<B>) {
         match body {
-            Ok(kept) => (Self::of(shared, parts, &kept), RequestBody::kept(kept)),
+            Ok(kept) => (Self::of(shared, parts, &kept), RequestBody::buffered(kept)),
             Err(body) => (None, body),
         }
     }
 
-    pub(super) fn of(shared: &Arc<Shared<S>>, parts: &Parts, body: &Kept) -> Option<Self> {
+    pub(super) fn of(shared: &Arc<Shared<S>>, parts: &Parts, body: &BufferedBody) -> Option<Self> {
         memchr::memmem::find(&body.data(), b"initialize")?;
         Some(Self {
             shared: shared.clone(),

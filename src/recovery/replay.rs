@@ -107,9 +107,9 @@ where
     /// Whether a request has nothing to wait for: a response answers a question of the old session,
     /// and an `initialize` makes a session of its own (rules F2, D7). A body that was not kept is
     /// taken for a response if no method is in sight.
-    fn belongs_to_the_old_session(&self, unkept: Option<&RequestBody<B>>) -> bool {
-        match unkept {
-            Some(unkept) => !unkept.has_read(b"\"method\""),
+    fn belongs_to_the_old_session(&self, unbuffered: Option<&RequestBody<B>>) -> bool {
+        match unbuffered {
+            Some(unbuffered) => !unbuffered.has_read(b"\"method\""),
             None => self.summary().is_initialize || self.summary().has_response,
         }
     }

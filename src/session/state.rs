@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use crate::{
-    body::Kept,
+    body::BufferedBody,
     mcp::{Messages, leading_method},
 };
 
@@ -31,7 +31,7 @@ pub(crate) enum StateChange {
 impl StateChange {
     /// The changes that a request body asks for, in order. Nearly every body holds none, which is
     /// found out without parsing it.
-    pub(crate) fn in_body(body: &Kept) -> Vec<Self> {
+    pub(crate) fn in_body(body: &BufferedBody) -> Vec<Self> {
         if body.len() > MAX_MESSAGE {
             return Vec::new();
         }
