@@ -19,7 +19,7 @@ use crate::{
     recovery::{
         Candidate, Examined, Exchange, Inner, Plan, Route, Shared, examine, send_first, wait,
     },
-    session::{Attended, Flight},
+    session::{Flight, InFlight, Orphaned},
 };
 
 pin_project! {
@@ -48,7 +48,7 @@ pin_project! {
         // Maybe an `initialize`, under way.
         Candidate { #[pin] sending: S::Future, candidate: Option<Box<Candidate<S>>> },
         // A request of a recorded session, under way.
-        Exchange { #[pin] sending: Attended<S::Future>, exchange: Option<Exchange<S, B>> },
+        Exchange { #[pin] sending: InFlight<S::Future>, exchange: Option<Exchange<S, B>> },
         // Whatever takes longer.
         Cold { cold: Cold<R, S::Error> },
         // The layer's own answer.
@@ -81,7 +81,7 @@ where
     }
 
     pub(crate) fn exchange(sending: S::Future, exchange: Exchange<S, B>) -> Self {
-        let sending = Attended::new(sending);
+        let sending = InFlight::new(sending);
         let exchange = Some(exchange);
         State::Exchange { sending, exchange }.into()
     }
@@ -155,10 +155,10 @@ where
                     exchange,
                 } => {
                     let waiting = exchange.as_ref().expect(COMPLETED);
-                    let orphaned = || waiting.orphaned(waiting.epoch());
-                    let response = match ready!(sending.as_mut().poll(cx, orphaned)) {
+                    let orphan_timer = || waiting.orphan_timer(waiting.epoch());
+                    let response = match ready!(sending.as_mut().poll(cx, orphan_timer)) {
                         Ok(response) => response?,
-                        Err(_lost) => {
+                        Err(Orphaned) => {
                             let ids = &waiting.summary().requests;
                             if ids.is_empty() {
                                 sending.keep_waiting();

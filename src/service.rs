@@ -95,11 +95,10 @@ where
         let mut collect = Collect::new(body, self.shared.config.max_body_bytes);
         // Most bodies are there at once. If this one is not, the future asks again, with a waker.
         let collected = pin!(&mut collect).poll(&mut Context::from_waker(Waker::noop()));
-        let Poll::Ready(collected) = collected else {
+        let Poll::Ready(body) = collected else {
             self.release();
             return ResponseFuture::late(self.shared.clone(), route, parts, collect);
         };
-        let body = collected;
         let session = match route {
             Route::Session(session) => session,
             Route::Candidate | Route::Untouched => {

@@ -22,7 +22,7 @@ pin_project! {
     /// can no longer come.
     ///
     /// Reads no further than the last answer. `remember` is told the ids of the events that were
-    /// let through, and the requests that were still to be answered then; `orphaned` is ready once
+    /// let through, and the requests that were still to be answered then; `orphan_timer` is ready once
     /// the time for requests left behind is over.
     pub(crate) struct AnswerStream<R, M, O> {
         #[pin]
@@ -34,21 +34,21 @@ pin_project! {
         resumed: bool,
         remember: M,
         #[pin]
-        orphaned: Option<O>,
+        orphan_timer: Option<O>,
         trailers: Option<Frame<Bytes>>,
     }
 }
 
 impl<R, M, O> AnswerStream<R, M, O> {
     /// `waiting` are the ids of the requests that the stream is to answer; `resumed` says that the
-    /// caller has an event id already; `orphaned` is `None` where lost answers are not to be
+    /// caller has an event id already; `orphan_timer` is `None` where lost answers are not to be
     /// reported.
     pub(crate) fn new(
         body: R,
         waiting: Vec<Id>,
         resumed: bool,
         remember: M,
-        orphaned: Option<O>,
+        orphan_timer: Option<O>,
     ) -> Self {
         Self {
             body: Some(body),
@@ -57,7 +57,7 @@ impl<R, M, O> AnswerStream<R, M, O> {
             waiting,
             resumed,
             remember,
-            orphaned,
+            orphan_timer,
             trailers: None,
         }
     }
@@ -91,9 +91,9 @@ where
             }
             Poll::Ready(end) => (end.map(|end| end.map(into_bytes)), LostAnswer::StreamEnded),
             Poll::Pending if this.waiting.is_empty() => return Poll::Pending,
-            Poll::Pending => match this.orphaned.as_mut().as_pin_mut() {
-                Some(orphaned) => {
-                    ready!(orphaned.poll(cx));
+            Poll::Pending => match this.orphan_timer.as_mut().as_pin_mut() {
+                Some(orphan_timer) => {
+                    ready!(orphan_timer.poll(cx));
                     (None, LostAnswer::SessionExpired)
                 }
                 None => return Poll::Pending,
@@ -104,7 +104,7 @@ where
         this.body.set(None);
         let resumable =
             (*this.resumed || this.reader.is_resumable()) && reason == LostAnswer::StreamEnded;
-        if this.waiting.is_empty() || resumable || this.orphaned.is_none() {
+        if this.waiting.is_empty() || resumable || this.orphan_timer.is_none() {
             return Poll::Ready(end);
         }
         *this.trailers = end.and_then(Result::ok);

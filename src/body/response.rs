@@ -39,7 +39,7 @@ pin_project! {
         // The layer's own.
         Whole { #[pin] body: Full<Bytes> },
         // The inner service's body, and something that the layer does as it passes.
-        Attended { #[pin] body: UnsyncBoxBody<Bytes, R::Error> },
+        Wrapped { #[pin] body: UnsyncBoxBody<Bytes, R::Error> },
     }
 }
 
@@ -58,11 +58,11 @@ impl<R: Body> ResponseBody<R> {
         }
     }
 
-    pub(crate) fn attended(
+    pub(crate) fn wrapped(
         body: impl Body<Data = Bytes, Error = R::Error> + Send + 'static,
     ) -> Self {
         Self {
-            kind: Kind::Attended {
+            kind: Kind::Wrapped {
                 body: UnsyncBoxBody::new(body),
             },
         }
@@ -80,7 +80,7 @@ impl<R: Body> Body for ResponseBody<R> {
         match self.project().kind.project() {
             KindProj::Untouched { body } => body.poll_frame(cx).map_ok(into_bytes),
             KindProj::Whole { body } => body.poll_frame(cx).map_err(|never| match never {}),
-            KindProj::Attended { body } => body.poll_frame(cx),
+            KindProj::Wrapped { body } => body.poll_frame(cx),
         }
     }
 
@@ -88,7 +88,7 @@ impl<R: Body> Body for ResponseBody<R> {
         match &self.kind {
             Kind::Untouched { body } => body.is_end_stream(),
             Kind::Whole { body } => body.is_end_stream(),
-            Kind::Attended { body } => body.is_end_stream(),
+            Kind::Wrapped { body } => body.is_end_stream(),
         }
     }
 
@@ -96,7 +96,7 @@ impl<R: Body> Body for ResponseBody<R> {
         match &self.kind {
             Kind::Untouched { body } => body.size_hint(),
             Kind::Whole { body } => body.size_hint(),
-            Kind::Attended { body } => body.size_hint(),
+            Kind::Wrapped { body } => body.size_hint(),
         }
     }
 }

@@ -168,7 +168,7 @@ where
 
     /// The answer that was read ahead, whole again.
     pub(super) fn pass(&self, answer: Examined<S::ResBody>, epoch: &Epoch) -> Delivered<S, B> {
-        let mut response = Response::from_parts(answer.head, ResponseBody::attended(answer.body));
+        let mut response = Response::from_parts(answer.head, ResponseBody::wrapped(answer.body));
         epoch.translate_response(response.headers_mut(), self.session.id());
         response
     }

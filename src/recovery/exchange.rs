@@ -19,7 +19,7 @@ use crate::{
     mcp::{
         EventIds, Id, LAST_EVENT_ID, LostAnswer, Messages, Summary, is_event_stream, session_id,
     },
-    session::{Epoch, Flight, Origin, Orphaned, Resume, Session, Snapshot, StateChange},
+    session::{Epoch, Flight, Origin, OrphanTimer, Resume, Session, Snapshot, StateChange},
 };
 
 /// What is known of a request of a recorded session while it is under way.
@@ -163,10 +163,10 @@ where
 
     /// What tells that the request was left behind in `epoch`, if somebody may wait for its answer
     /// by id.
-    pub(crate) fn orphaned(&self, epoch: &Arc<Epoch>) -> Option<Orphaned> {
+    pub(crate) fn orphan_timer(&self, epoch: &Arc<Epoch>) -> Option<OrphanTimer> {
         let config = &self.shared.config;
         (config.answer_lost_requests && self.head.method() == Method::POST)
-            .then(|| Orphaned::new(epoch.clone(), config.orphan_timeout))
+            .then(|| OrphanTimer::new(epoch.clone(), config.orphan_timeout))
     }
 
     /// What the body holds. A body that was not kept, or is no JSON-RPC, holds nothing.
@@ -222,11 +222,11 @@ where
                 }
                 if is_event_stream(response.headers()) {
                     let requests = self.summary().requests.clone();
-                    return self.attend_answers(response, epoch, requests, false);
+                    return self.wrap_answers(response, epoch, requests, false);
                 }
             }
             Method::GET if status.is_success() && is_event_stream(response.headers()) => {
-                return self.attend_get(response, epoch);
+                return self.wrap_get(response, epoch);
             }
             _ => {}
         }
@@ -249,13 +249,13 @@ where
         session_id(headers).is_some_and(|id| Some(id) != epoch.id() && id != self.session.id())
     }
 
-    fn attend_get(&self, response: Response<S::ResBody>, epoch: &Arc<Epoch>) -> Delivered<S, B> {
+    fn wrap_get(&self, response: Response<S::ResBody>, epoch: &Arc<Epoch>) -> Delivered<S, B> {
         let last_event_id = self.head.header(&LAST_EVENT_ID);
         match last_event_id.map(|id| self.session.resume(&id)) {
             Some(Resume::Answer {
                 epoch: of,
                 requests,
-            }) if of == epoch.number() => self.attend_answers(response, epoch, requests, true),
+            }) if of == epoch.number() => self.wrap_answers(response, epoch, requests, true),
             // Whatever it resumes, the layer could not open it anew.
             Some(Resume::Unknown) => response.map(ResponseBody::untouched),
             _ => {
@@ -268,7 +268,7 @@ where
         }
     }
 
-    fn attend_answers(
+    fn wrap_answers(
         &self,
         response: Response<S::ResBody>,
         epoch: &Arc<Epoch>,
@@ -278,11 +278,11 @@ where
         if requests.is_empty() {
             return response.map(ResponseBody::untouched);
         }
-        let orphaned = self
+        let orphan_timer = self
             .shared
             .config
             .answer_lost_requests
-            .then(|| Orphaned::new(epoch.clone(), self.shared.config.orphan_timeout));
+            .then(|| OrphanTimer::new(epoch.clone(), self.shared.config.orphan_timeout));
         let waiting = requests.to_vec();
         let (session, epoch) = (self.session.clone(), epoch.number());
         let limit = self.shared.config.max_event_ids;
@@ -294,7 +294,7 @@ where
             session.remember(ids, &origin, limit);
         };
         extended(response, |body| {
-            AnswerStream::new(body, waiting, resumed, remember, orphaned)
+            AnswerStream::new(body, waiting, resumed, remember, orphan_timer)
         })
     }
 
@@ -337,5 +337,5 @@ where
     T: Body<Data = bytes::Bytes, Error = R::Error> + Send + 'static,
 {
     response.headers_mut().remove(CONTENT_LENGTH);
-    response.map(|body| ResponseBody::attended(wrap(body)))
+    response.map(|body| ResponseBody::wrapped(wrap(body)))
 }

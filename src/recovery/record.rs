@@ -53,7 +53,7 @@ impl<S: 'static> Candidate<S> {
     {
         let (head, body) = response.into_parts();
         let body = match self.record(&head) {
-            Some((reader, look)) => ResponseBody::attended(Tap::new(body, reader, look)),
+            Some((reader, look)) => ResponseBody::wrapped(Tap::new(body, reader, look)),
             None => ResponseBody::untouched(body),
         };
         Response::from_parts(head, body)

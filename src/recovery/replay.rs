@@ -13,7 +13,7 @@ use super::{
 use crate::{
     body::{RequestBody, ResponseBody},
     mcp::{Id, LostAnswer, Verdict},
-    session::{Attended, Epoch, Flight, Landing, Lost},
+    session::{Epoch, Flight, InFlight, Landing, Orphaned},
 };
 
 impl<S, B> Exchange<S, B>
@@ -61,7 +61,7 @@ where
         async move {
             let response = match sending.await {
                 Ok(response) => response?,
-                Err(Lost) => return Ok(self.lost_answer(&self.summary().requests)),
+                Err(Orphaned) => return Ok(self.lost_answer(&self.summary().requests)),
             };
             let response = if self.suspects(&response) {
                 let mut answer = Examined::new(response);
@@ -82,12 +82,12 @@ where
         &self,
         epoch: &Arc<Epoch>,
         request: Request<RequestBody<B>>,
-    ) -> impl Future<Output = Result<Result<Response<S::ResBody>, S::Error>, Lost>> + Send + use<S, B>
+    ) -> impl Future<Output = Result<Result<Response<S::ResBody>, S::Error>, Orphaned>> + Send + use<S, B>
     {
-        let mut sending = Box::pin(Attended::new(self.shared.inner.get().send(request)));
+        let mut sending = Box::pin(InFlight::new(self.shared.inner.get().send(request)));
         let somebody_waits = !self.summary().requests.is_empty();
-        let mut orphaned = self.orphaned(epoch).filter(|_| somebody_waits);
-        poll_fn(move |cx| sending.as_mut().poll(cx, || orphaned.take()))
+        let mut orphan_timer = self.orphan_timer(epoch).filter(|_| somebody_waits);
+        poll_fn(move |cx| sending.as_mut().poll(cx, || orphan_timer.take()))
     }
 
     /// The answer to the caller's own `notifications/initialized`, which the handshake has sent
@@ -134,7 +134,7 @@ where
 {
     let epoch = exchange.epoch().clone();
     match exchange.send(&epoch, request).await {
-        Err(Lost) => Ok(exchange.lost_answer(&exchange.summary().requests)),
+        Err(Orphaned) => Ok(exchange.lost_answer(&exchange.summary().requests)),
         Ok(response) => {
             let response = response?;
             match exchange.suspects(&response) {

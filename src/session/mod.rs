@@ -21,7 +21,7 @@ pub(crate) use self::{
     endpoint::Endpoint,
     epoch::{Epoch, MadeBy},
     failure::Failed,
-    orphan::{Attended, Lost, Orphaned, Replaced},
+    orphan::{InFlight, OrphanTimer, Orphaned, Replaced},
     resumable::{Origin, Resumable, Resume},
     session::{Initialize, Session},
     state::{State, StateChange},

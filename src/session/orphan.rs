@@ -56,7 +56,7 @@ impl Future for Replaced {
 
 pin_project! {
     /// Ready once the epoch has been replaced and those left behind have had their time.
-    pub(crate) struct Orphaned {
+    pub(crate) struct OrphanTimer {
         #[pin]
         replaced: Replaced,
         timeout: Duration,
@@ -64,7 +64,7 @@ pin_project! {
     }
 }
 
-impl Orphaned {
+impl OrphanTimer {
     pub(crate) fn new(epoch: Arc<Epoch>, timeout: Duration) -> Self {
         Self {
             replaced: Replaced::new(epoch),
@@ -74,7 +74,7 @@ impl Orphaned {
     }
 }
 
-impl Future for Orphaned {
+impl Future for OrphanTimer {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -92,50 +92,50 @@ impl Future for Orphaned {
 
 pin_project! {
     /// A request under way in an epoch that may be replaced.
-    pub(crate) struct Attended<F> {
+    pub(crate) struct InFlight<F> {
         #[pin]
         sending: F,
         #[pin]
-        orphaned: Option<Orphaned>,
+        orphan_timer: Option<OrphanTimer>,
         asked: bool,
     }
 }
 
 /// The request was left behind in an epoch that has been replaced, and not answered in time.
 #[derive(Debug)]
-pub(crate) struct Lost;
+pub(crate) struct Orphaned;
 
-impl<F: Future> Attended<F> {
+impl<F: Future> InFlight<F> {
     pub(crate) fn new(sending: F) -> Self {
         Self {
             sending,
-            orphaned: None,
+            orphan_timer: None,
             asked: false,
         }
     }
 
-    /// The outcome of the request. `orphaned` is asked for once, if there is anything to wait for:
+    /// The outcome of the request. `orphan_timer` is asked for once, if there is anything to wait for:
     /// it gives `None` for what nobody waits for by id.
     pub(crate) fn poll(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        orphaned: impl FnOnce() -> Option<Orphaned>,
-    ) -> Poll<Result<F::Output, Lost>> {
+        orphan_timer: impl FnOnce() -> Option<OrphanTimer>,
+    ) -> Poll<Result<F::Output, Orphaned>> {
         let mut this = self.project();
         if let Poll::Ready(output) = this.sending.poll(cx) {
             return Poll::Ready(Ok(output));
         }
         if !std::mem::replace(this.asked, true) {
-            this.orphaned.set(orphaned());
+            this.orphan_timer.set(orphan_timer());
         }
-        match this.orphaned.as_pin_mut() {
-            Some(orphaned) => orphaned.poll(cx).map(|()| Err(Lost)),
+        match this.orphan_timer.as_pin_mut() {
+            Some(orphan_timer) => orphan_timer.poll(cx).map(|()| Err(Orphaned)),
             None => Poll::Pending,
         }
     }
 
     /// Nobody waits for it by id after all: it has all the time it wants.
     pub(crate) fn keep_waiting(self: Pin<&mut Self>) {
-        self.project().orphaned.set(None);
+        self.project().orphan_timer.set(None);
     }
 }
