@@ -19,7 +19,7 @@ use crate::{
     mcp::{
         EventIds, Id, LAST_EVENT_ID, LostAnswer, Messages, Summary, is_event_stream, session_id,
     },
-    session::{Epoch, Flight, Origin, OrphanTimer, Resume, Session, Snapshot, StateChange},
+    session::{Epoch, Flight, Logged, OrphanTimer, Session, Snapshot, StateChange, StreamOrigin},
 };
 
 /// What is known of a request of a recorded session while it is under way.
@@ -49,7 +49,7 @@ pub(crate) enum Plan<B: Body> {
 }
 
 /// What is to be done about a `Last-Event-ID` in an epoch (rules G2, G4).
-pub(super) enum Resumption {
+pub(super) enum LastEventId {
     /// There is none, or it belongs here, or nobody knows.
     Keep,
     /// It belongs to a listening stream that is gone: a new one will do.
@@ -107,17 +107,17 @@ where
         epoch: Option<&Epoch>,
     ) -> Result<(), Arc<[Id]>> {
         let epoch = epoch.unwrap_or(self.epoch());
-        match self.resumption(&parts.headers, epoch) {
-            Resumption::Keep => epoch.translate_request(&mut parts.headers),
-            Resumption::Anew => {
+        match self.last_event_id_in(&parts.headers, epoch) {
+            LastEventId::Keep => epoch.translate_request(&mut parts.headers),
+            LastEventId::Anew => {
                 parts.headers.remove(LAST_EVENT_ID);
                 epoch.translate_request(&mut parts.headers);
             }
             // The caller's id names a session that is gone, so that is what the server will say.
-            Resumption::Refused => {
+            LastEventId::Refused => {
                 self.outcome = Some(Outcome::NotReplayed(Refusal::LastEventId));
             }
-            Resumption::Lost(requests) => return Err(requests),
+            LastEventId::Lost(requests) => return Err(requests),
         }
         Ok(())
     }
@@ -128,31 +128,31 @@ where
     }
 
     /// What a `Last-Event-ID` among these headers of the request comes to in `epoch`.
-    pub(super) fn resumption(&self, headers: &HeaderMap, epoch: &Epoch) -> Resumption {
+    pub(super) fn last_event_id_in(&self, headers: &HeaderMap, epoch: &Epoch) -> LastEventId {
         let get = self.head.method() == Method::GET;
         let crosses = epoch.number() != self.epoch().number();
         if !get && !crosses {
-            return Resumption::Keep;
+            return LastEventId::Keep;
         }
         let Some(last_event_id) = headers.get(LAST_EVENT_ID) else {
-            return Resumption::Keep;
+            return LastEventId::Keep;
         };
         if !get {
             // It means nothing there, but it does not cross epochs all the same.
-            return Resumption::Anew;
+            return LastEventId::Anew;
         }
-        match self.session.resume(last_event_id) {
+        match self.session.find_event(last_event_id) {
             // An id that the new epoch has used, too, was of the old one when the caller sent it.
-            Resume::Listening { epoch: of } if crosses || of != epoch.number() => Resumption::Anew,
-            Resume::Answer {
+            Logged::Listening { epoch: of } if crosses || of != epoch.number() => LastEventId::Anew,
+            Logged::Answer {
                 epoch: of,
                 requests,
             } if of != epoch.number() => match self.shared.config.answer_lost_requests {
-                true => Resumption::Lost(requests),
-                false => Resumption::Refused,
+                true => LastEventId::Lost(requests),
+                false => LastEventId::Refused,
             },
-            _ if crosses => Resumption::Refused,
-            _ => Resumption::Keep,
+            _ if crosses => LastEventId::Refused,
+            _ => LastEventId::Keep,
         }
     }
 
@@ -251,13 +251,13 @@ where
 
     fn wrap_get(&self, response: Response<S::ResBody>, epoch: &Arc<Epoch>) -> Delivered<S, B> {
         let last_event_id = self.head.header(&LAST_EVENT_ID);
-        match last_event_id.map(|id| self.session.resume(&id)) {
-            Some(Resume::Answer {
+        match last_event_id.map(|id| self.session.find_event(&id)) {
+            Some(Logged::Answer {
                 epoch: of,
                 requests,
             }) if of == epoch.number() => self.wrap_answers(response, epoch, requests, true),
             // Whatever it resumes, the layer could not open it anew.
-            Some(Resume::Unknown) => response.map(ResponseBody::untouched),
+            Some(Logged::Unknown) => response.map(ResponseBody::untouched),
             _ => {
                 let listener = Reopen::new(self, epoch);
                 let patience = self.shared.config.orphan_timeout;
@@ -286,7 +286,7 @@ where
         let waiting = requests.to_vec();
         let (session, epoch) = (self.session.clone(), epoch.number());
         let limit = self.shared.config.max_event_ids;
-        let mut origin = Origin { epoch, requests };
+        let mut origin = StreamOrigin { epoch, requests };
         let remember = move |ids: &EventIds, waiting: &[Id]| {
             if waiting.len() != origin.requests.len() {
                 origin.requests = waiting.into();

@@ -16,7 +16,7 @@ use super::{Exchange, Inner, Shared, dialogue::overlay, packed::PackedHead};
 use crate::{
     body::{BufferedBody, Listener, Reopening, RequestBody},
     mcp::{EventIds, LAST_EVENT_ID, is_event_stream, list_changed_event},
-    session::{Epoch, Origin, Replaced, Session},
+    session::{Epoch, Replaced, Session, StreamOrigin},
 };
 
 /// Opens a caller's listening stream in whatever epoch the session is in.
@@ -68,7 +68,7 @@ where
     B::Error: Send,
 {
     fn remember(&mut self, ids: &EventIds) {
-        let origin = Origin {
+        let origin = StreamOrigin {
             epoch: self.epoch.number(),
             requests: Arc::default(),
         };

@@ -8,7 +8,7 @@ use http_body::Body;
 use super::{
     Answered, Delivered, Exchange, Inner, Outcome, Recovery, Refusal,
     examine::{Examined, examine},
-    exchange::Resumption,
+    exchange::LastEventId,
 };
 use crate::{
     body::{RequestBody, ResponseBody},
@@ -33,10 +33,10 @@ where
             return Err(Box::new(accepted));
         }
         let mut parts = self.head.unpack();
-        let refusal = match self.resumption(&parts.headers, epoch) {
-            Resumption::Refused => Some(Refusal::LastEventId),
-            Resumption::Lost(_) => None,
-            Resumption::Keep | Resumption::Anew => self.refusal(),
+        let refusal = match self.last_event_id_in(&parts.headers, epoch) {
+            LastEventId::Refused => Some(Refusal::LastEventId),
+            LastEventId::Lost(_) => None,
+            LastEventId::Keep | LastEventId::Anew => self.refusal(),
         };
         if let Some(refusal) = refusal {
             let outcome = Outcome::NotReplayed(refusal);

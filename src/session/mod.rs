@@ -7,9 +7,9 @@ mod budget;
 mod chain;
 mod endpoint;
 mod epoch;
+mod event_log;
 mod failure;
 mod orphan;
-mod resumable;
 #[allow(clippy::module_inception)]
 mod session;
 mod state;
@@ -20,9 +20,9 @@ pub(crate) use self::{
     chain::{Chain, Claim, Flight, Landing, Leader, Snapshot},
     endpoint::Endpoint,
     epoch::{Epoch, MadeBy},
+    event_log::{EventLog, Logged, StreamOrigin},
     failure::Failed,
     orphan::{InFlight, OrphanTimer, Orphaned, Replaced},
-    resumable::{Origin, Resumable, Resume},
     session::{Initialize, Session},
     state::{State, StateChange},
 };

@@ -8,7 +8,9 @@ use std::sync::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 
-use super::{BudgetLimits, Chain, Endpoint, Epoch, Origin, Resumable, Resume, State, StateChange};
+use super::{
+    BudgetLimits, Chain, Endpoint, Epoch, EventLog, Logged, State, StateChange, StreamOrigin,
+};
 use crate::mcp::{EventIds, ListChanged};
 
 /// A caller's session.
@@ -30,7 +32,7 @@ pub(crate) struct Initialize {
 
 #[derive(Default)]
 struct Memory {
-    resumable: Resumable,
+    event_log: EventLog,
     state: State,
     /// The lists that the caller is still to be told about (rule H3).
     notices: ListChanged,
@@ -74,15 +76,15 @@ impl Session {
     }
 
     /// Remembers that events were let through (rule G3).
-    pub(crate) fn remember(&self, ids: &EventIds, origin: &Origin, limit: usize) {
-        self.memory(|memory| memory.resumable.remember(ids, origin, limit));
+    pub(crate) fn remember(&self, ids: &EventIds, origin: &StreamOrigin, limit: usize) {
+        self.memory(|memory| memory.event_log.remember(ids, origin, limit));
     }
 
     /// What a GET with this `Last-Event-ID` asks to resume.
-    pub(crate) fn resume(&self, last_event_id: &HeaderValue) -> Resume {
+    pub(crate) fn find_event(&self, last_event_id: &HeaderValue) -> Logged {
         match &*self.lock_memory() {
-            Some(memory) => memory.resumable.resume(last_event_id),
-            None => Resume::Unknown,
+            Some(memory) => memory.event_log.find_event(last_event_id),
+            None => Logged::Unknown,
         }
     }
 

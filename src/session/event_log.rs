@@ -8,7 +8,7 @@ use crate::mcp::{EventIds, Id};
 
 /// The latest event ids let through in a session, and in which stream.
 #[derive(Default)]
-pub(crate) struct Resumable {
+pub(crate) struct EventLog {
     runs: VecDeque<Run>,
     len: usize,
 }
@@ -16,19 +16,19 @@ pub(crate) struct Resumable {
 /// Ids that came one after the other in the same stream.
 struct Run {
     ids: EventIds,
-    origin: Origin,
+    origin: StreamOrigin,
 }
 
 /// The stream an event came in.
 #[derive(Clone)]
-pub(crate) struct Origin {
+pub(crate) struct StreamOrigin {
     pub(crate) epoch: u64,
     /// The requests that the stream was to answer; none for a listening stream.
     pub(crate) requests: Arc<[Id]>,
 }
 
 /// What a GET with `Last-Event-ID` asks to resume.
-pub(crate) enum Resume {
+pub(crate) enum Logged {
     /// A listening stream of this epoch.
     Listening { epoch: u64 },
     /// The stream that was to answer these requests.
@@ -37,9 +37,9 @@ pub(crate) enum Resume {
     Unknown,
 }
 
-impl Resumable {
+impl EventLog {
     /// Remembers ids, at the cost of the oldest ones if there are more than `limit` (rule K7).
-    pub(crate) fn remember(&mut self, ids: &EventIds, origin: &Origin, limit: usize) {
+    pub(crate) fn remember(&mut self, ids: &EventIds, origin: &StreamOrigin, limit: usize) {
         match self.runs.back_mut().filter(|run| run.origin.is(origin)) {
             Some(run) => run.ids.append(ids),
             None => {
@@ -67,15 +67,15 @@ impl Resumable {
         }
     }
 
-    pub(crate) fn resume(&self, last_event_id: &HeaderValue) -> Resume {
+    pub(crate) fn find_event(&self, last_event_id: &HeaderValue) -> Logged {
         let asked = last_event_id.as_bytes();
         let run = self.runs.iter().rev().find(|run| run.ids.contains(asked));
         match run.map(|run| &run.origin) {
-            None => Resume::Unknown,
-            Some(Origin { epoch, requests }) if requests.is_empty() => {
-                Resume::Listening { epoch: *epoch }
+            None => Logged::Unknown,
+            Some(StreamOrigin { epoch, requests }) if requests.is_empty() => {
+                Logged::Listening { epoch: *epoch }
             }
-            Some(Origin { epoch, requests }) => Resume::Answer {
+            Some(StreamOrigin { epoch, requests }) => Logged::Answer {
                 epoch: *epoch,
                 requests: requests.clone(),
             },
@@ -83,7 +83,7 @@ impl Resumable {
     }
 }
 
-impl Origin {
+impl StreamOrigin {
     /// Whether this is the same stream, or one that comes to the same.
     fn is(&self, other: &Self) -> bool {
         let same_requests = Arc::ptr_eq(&self.requests, &other.requests)
@@ -96,29 +96,29 @@ impl Origin {
 mod tests {
     use super::*;
 
-    fn listening(epoch: u64) -> Origin {
-        Origin {
+    fn listening(epoch: u64) -> StreamOrigin {
+        StreamOrigin {
             epoch,
             requests: Arc::default(),
         }
     }
 
-    fn remember(ids: &mut Resumable, id: &str, epoch: u64, limit: usize) {
+    fn remember(ids: &mut EventLog, id: &str, epoch: u64, limit: usize) {
         let mut more = EventIds::default();
         more.push(id.as_bytes());
         ids.remember(&more, &listening(epoch), limit);
     }
 
-    fn epoch(ids: &Resumable, id: &str) -> Option<u64> {
-        match ids.resume(&HeaderValue::from_str(id).unwrap()) {
-            Resume::Listening { epoch } | Resume::Answer { epoch, .. } => Some(epoch),
-            Resume::Unknown => None,
+    fn epoch(ids: &EventLog, id: &str) -> Option<u64> {
+        match ids.find_event(&HeaderValue::from_str(id).unwrap()) {
+            Logged::Listening { epoch } | Logged::Answer { epoch, .. } => Some(epoch),
+            Logged::Unknown => None,
         }
     }
 
     #[test]
     fn k7_the_oldest_id_is_forgotten_first() {
-        let mut ids = Resumable::default();
+        let mut ids = EventLog::default();
         for id in ["a", "b", "c"] {
             remember(&mut ids, id, 0, 2);
         }
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn g3_an_id_that_comes_again_counts_from_its_latest() {
-        let mut ids = Resumable::default();
+        let mut ids = EventLog::default();
         remember(&mut ids, "0", 0, 2);
         remember(&mut ids, "0", 1, 2);
         remember(&mut ids, "1", 1, 2);
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn k7_a_hundred_thousand_ids_hold_no_more_than_the_limit() {
-        let mut ids = Resumable::default();
+        let mut ids = EventLog::default();
         for id in 0..100_000 {
             remember(&mut ids, &(id % 7_000).to_string(), 0, 1_024);
         }
