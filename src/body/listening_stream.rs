@@ -18,7 +18,7 @@ use crate::mcp::{Event, EventIds, EventReader, Interest};
 const MAX_EVENT: usize = 1024 * 1024;
 
 /// What a listening stream asks of, and tells, the session it belongs to.
-pub(crate) trait Listener<R>: Send {
+pub(crate) trait Reconnect<R>: Send {
     /// Events with these ids were let through.
     fn remember(&mut self, ids: &EventIds);
 
@@ -27,13 +27,13 @@ pub(crate) trait Listener<R>: Send {
 
     /// Opens the stream anew, in the session's current epoch. `None` if that is not answered with
     /// an event stream.
-    fn reopen(&mut self) -> Reopening<R>;
+    fn reconnect(&mut self) -> Reconnecting<R>;
 
     /// Events that the layer has for the caller, if any.
     fn take_notices(&mut self) -> Option<Bytes>;
 }
 
-pub(crate) type Reopening<R> = Pin<Box<dyn Future<Output = Option<R>> + Send>>;
+pub(crate) type Reconnecting<R> = Pin<Box<dyn Future<Output = Option<R>> + Send>>;
 
 /// Passes an event stream through, and goes on with a new one in the same body when the session
 /// moves to a new epoch.
@@ -42,7 +42,7 @@ pub(crate) struct ListeningStream<R, L> {
     reader: EventReader,
     /// Those of the last chunk.
     ids: EventIds,
-    listener: L,
+    reconnect: L,
     patience: Duration,
 }
 
@@ -52,18 +52,18 @@ enum Source<R> {
     /// The epoch has been replaced inside an event, which has a while to end.
     Leaving(Pin<Box<R>>, Pin<Box<Sleep>>),
     /// The new epoch's stream is being opened.
-    Opening(Reopening<R>),
+    Opening(Reconnecting<R>),
     Ended,
 }
 
 impl<R, L> ListeningStream<R, L> {
     /// `patience` bounds the wait for the end of an event in an epoch that is gone.
-    pub(crate) fn new(body: R, listener: L, patience: Duration) -> Self {
+    pub(crate) fn new(body: R, reconnect: L, patience: Duration) -> Self {
         Self {
             source: Source::Open(Box::pin(body)),
             reader: EventReader::new(MAX_EVENT, Interest::Ids),
             ids: EventIds::default(),
-            listener,
+            reconnect,
             patience,
         }
     }
@@ -72,15 +72,15 @@ impl<R, L> ListeningStream<R, L> {
 impl<R, L> ListeningStream<R, L>
 where
     R: Body,
-    L: Listener<R>,
+    L: Reconnect<R>,
 {
     /// What the stream does where the server has nothing (more) to say: `None` to stay.
     fn move_on(&mut self, cx: &mut Context<'_>) -> Option<Source<R>> {
-        if self.listener.poll_replaced(cx).is_pending() {
+        if self.reconnect.poll_replaced(cx).is_pending() {
             return None;
         }
         if self.reader.at_boundary() {
-            return Some(Source::Opening(self.listener.reopen()));
+            return Some(Source::Opening(self.reconnect.reconnect()));
         }
         match std::mem::replace(&mut self.source, Source::Ended) {
             Source::Open(body) => Some(Source::Leaving(body, Box::pin(sleep(self.patience)))),
@@ -92,7 +92,7 @@ where
         if !self.reader.at_boundary() {
             return None;
         }
-        self.listener.take_notices()
+        self.reconnect.take_notices()
     }
 
     fn pass(&mut self, frame: Frame<R::Data>) -> Frame<Bytes> {
@@ -104,7 +104,7 @@ where
                 }
             });
             if !self.ids.is_empty() {
-                self.listener.remember(&self.ids);
+                self.reconnect.remember(&self.ids);
                 self.ids.clear();
             }
         }
@@ -115,7 +115,7 @@ where
 impl<R, L> Body for ListeningStream<R, L>
 where
     R: Body,
-    L: Listener<R> + Unpin,
+    L: Reconnect<R> + Unpin,
 {
     type Data = Bytes;
     type Error = R::Error;
@@ -157,7 +157,7 @@ where
                     Poll::Ready(Some(Ok(frame))) if frame.is_data() => {
                         let frame = this.pass(frame);
                         if this.reader.at_boundary() {
-                            this.source = Source::Opening(this.listener.reopen());
+                            this.source = Source::Opening(this.reconnect.reconnect());
                         }
                         return Poll::Ready(Some(Ok(frame)));
                     }

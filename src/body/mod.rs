@@ -15,7 +15,7 @@ mod tap;
 pub(crate) use self::{
     answer_stream::AnswerStream,
     collect::Collect,
-    listening_stream::{Listener, ListeningStream, Reopening},
+    listening_stream::{ListeningStream, Reconnect, Reconnecting},
     read::ReadAhead,
     request::BufferedBody,
     tap::Tap,

@@ -11,8 +11,8 @@ use http_body::Body;
 use super::{
     Candidate, Delivered, Inner, Outcome, Recovery, Refusal, Shared,
     dialogue::{Dialogue, Upstream},
-    listen::Reopen,
     packed::PackedHead,
+    reconnect::Reconnector,
 };
 use crate::{
     body::{AnswerStream, BufferedBody, ListeningStream, RequestBody, ResponseBody},
@@ -259,10 +259,10 @@ where
             // Whatever it resumes, the layer could not open it anew.
             Some(Logged::Unknown) => response.map(ResponseBody::untouched),
             _ => {
-                let listener = Reopen::new(self, epoch);
+                let reconnect = Reconnector::new(self, epoch);
                 let patience = self.shared.config.orphan_timeout;
                 extended(response, |body| {
-                    ListeningStream::new(body, listener, patience)
+                    ListeningStream::new(body, reconnect, patience)
                 })
             }
         }

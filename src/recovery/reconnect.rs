@@ -14,13 +14,13 @@ use tokio::time::timeout;
 
 use super::{Exchange, Inner, Shared, dialogue::overlay, packed::PackedHead};
 use crate::{
-    body::{BufferedBody, Listener, Reopening, RequestBody},
+    body::{BufferedBody, Reconnect, Reconnecting, RequestBody},
     mcp::{EventIds, LAST_EVENT_ID, is_event_stream, list_changed_event},
     session::{Epoch, Replaced, Session, StreamOrigin},
 };
 
 /// Opens a caller's listening stream in whatever epoch the session is in.
-pub(super) struct Reopen<S, B> {
+pub(super) struct Reconnector<S, B> {
     shared: Arc<Shared<S>>,
     session: Arc<Session>,
     /// The epoch that the stream is open in.
@@ -31,7 +31,7 @@ pub(super) struct Reopen<S, B> {
     marker: PhantomData<fn(B)>,
 }
 
-impl<S, B> Reopen<S, B>
+impl<S, B> Reconnector<S, B>
 where
     S: Inner<B>,
     B: Body + Send + 'static,
@@ -61,7 +61,7 @@ fn get<B: Body>(mut parts: Parts, epoch: &Epoch) -> Request<RequestBody<B>> {
     Request::from_parts(parts, RequestBody::buffered(BufferedBody::default()))
 }
 
-impl<S, B> Listener<S::ResBody> for Reopen<S, B>
+impl<S, B> Reconnect<S::ResBody> for Reconnector<S, B>
 where
     S: Inner<B>,
     B: Body + Send + 'static,
@@ -80,7 +80,7 @@ where
         self.replaced.as_mut().poll(cx)
     }
 
-    fn reopen(&mut self) -> Reopening<S::ResBody> {
+    fn reconnect(&mut self) -> Reconnecting<S::ResBody> {
         self.epoch = self.session.chain().current();
         self.replaced = Box::pin(Replaced::new(self.epoch.clone()));
         let sending = self
