@@ -6,7 +6,7 @@ use tracing::debug;
 
 use super::{
     Answered, Config, Delivered, Exchange, Inner, Outcome,
-    dialogue::{Dialogue, Upstream},
+    client::{Client, UpstreamSession},
     run,
 };
 use crate::{
@@ -126,13 +126,13 @@ where
     async fn ping_finds_it_dead(&self) -> bool {
         let config = &self.shared.config;
         let recorded = &self.session.initialize().headers;
-        let dialogue = Dialogue::<S, B>::new(self.shared.clone(), recorded, &self.head.unpack());
+        let client = Client::<S, B>::new(self.shared.clone(), recorded, &self.head.unpack());
         let id = Id::from("mcp-session-recovery/ping".to_owned());
         let ping = serde_json::json!({"jsonrpc": "2.0", "id": id.as_json(), "method": "ping"});
         let message = ping.to_string();
         let asking = async {
-            let upstream = Upstream::of(self.epoch());
-            let posted = dialogue.post(&upstream, message.clone().into()).await;
+            let upstream = UpstreamSession::of(self.epoch());
+            let posted = client.post(&upstream, message.clone().into()).await;
             let Ok(response) = posted else { return false };
             if response.status().is_success() {
                 return false;

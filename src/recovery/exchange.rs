@@ -10,7 +10,7 @@ use http_body::Body;
 
 use super::{
     Candidate, Delivered, Inner, Outcome, Recovery, Refusal, Shared,
-    dialogue::{Dialogue, Upstream},
+    client::{Client, UpstreamSession},
     packed::PackedHead,
     reconnect::Reconnector,
 };
@@ -239,8 +239,10 @@ where
         let current = self.session.chain().current();
         if current.number() != ended.number() {
             let recorded = &self.session.initialize().headers;
-            Dialogue::<S, B>::new(self.shared.clone(), recorded, &self.head.unpack())
-                .delete(&Upstream::of(&current), self.shared.config.recovery_timeout);
+            Client::<S, B>::new(self.shared.clone(), recorded, &self.head.unpack()).delete(
+                &UpstreamSession::of(&current),
+                self.shared.config.recovery_timeout,
+            );
         }
     }
 

@@ -8,7 +8,7 @@ use http_body::Body;
 
 use super::{
     Config, Inner,
-    dialogue::{Dialogue, Reply, Upstream, drain_in_background},
+    client::{Client, Reply, UpstreamSession, drain_in_background},
 };
 use crate::{
     body::ReadAhead,
@@ -29,13 +29,13 @@ pub(super) struct Established<'a, S: Inner<B>, B: Body + Send + 'static> {
 /// A session that is not in use yet. Dropping it ends it on the server, so that none is leaked
 /// whatever goes wrong (rules E7, I3).
 pub(super) struct HalfOpen<'a, S: Inner<B>, B: Body + Send + 'static> {
-    dialogue: &'a Dialogue<S, B>,
-    upstream: Upstream,
+    client: &'a Client<S, B>,
+    upstream: UpstreamSession,
     patience: Duration,
 }
 
 impl<S: Inner<B>, B: Body + Send + 'static> HalfOpen<'_, S, B> {
-    pub(super) fn upstream(&self) -> &Upstream {
+    pub(super) fn upstream(&self) -> &UpstreamSession {
         &self.upstream
     }
 
@@ -47,13 +47,13 @@ impl<S: Inner<B>, B: Body + Send + 'static> HalfOpen<'_, S, B> {
 
 impl<S: Inner<B>, B: Body + Send + 'static> Drop for HalfOpen<'_, S, B> {
     fn drop(&mut self) {
-        self.dialogue.delete(&self.upstream, self.patience);
+        self.client.delete(&self.upstream, self.patience);
     }
 }
 
 /// Makes a new session, as the caller's `initialize` made the one of `epoch`.
 pub(super) async fn shake_hands<'a, S, B>(
-    dialogue: &'a Dialogue<S, B>,
+    client: &'a Client<S, B>,
     initialize: &Initialize,
     epoch: &Epoch,
     config: &Config,
@@ -67,7 +67,7 @@ where
         None => initialize.body.clone(),
     };
     let id = initialize_id(&body).ok_or(Failure::Malformed)?;
-    let response = dialogue.post(&Upstream::default(), body).await?;
+    let response = client.post(&UpstreamSession::default(), body).await?;
     if !response.status().is_success() {
         let response = whole(response, config, config.recovery_timeout).await;
         return Err(refused(response, Failure::Refused));
@@ -75,15 +75,15 @@ where
 
     let (head, body) = response.into_parts();
     let mut session = HalfOpen {
-        dialogue,
-        upstream: Upstream {
+        client,
+        upstream: UpstreamSession {
             id: session_id(&head.headers),
             version: None,
         },
         patience: config.recovery_timeout,
     };
     let limit = config.max_initialize_result_bytes;
-    let reply = dialogue
+    let reply = client
         .reply(session.upstream(), &head.headers, body, &id, limit)
         .await?;
     let result = match reply {
@@ -92,7 +92,7 @@ where
     };
     session.upstream.version = result.version().or(epoch.version()).cloned();
 
-    let response = dialogue
+    let response = client
         .post(session.upstream(), Bytes::from_static(INITIALIZED))
         .await?;
     // A success says all that matters with its status: there is no waiting for its body.

@@ -4,8 +4,8 @@
 //! follow the order of events: `examine` reads a verdict out of an answer, `run` is the recovery
 //! itself (`handshake`, then `restore`), `replay` sends the request again.
 
+mod client;
 mod config;
-mod dialogue;
 mod examine;
 mod exchange;
 mod handshake;

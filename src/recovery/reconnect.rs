@@ -12,7 +12,7 @@ use http::{Request, header::ACCEPT_ENCODING, request::Parts};
 use http_body::Body;
 use tokio::time::timeout;
 
-use super::{Exchange, Inner, Shared, dialogue::overlay, packed::PackedHead};
+use super::{Exchange, Inner, Shared, client::overlay, packed::PackedHead};
 use crate::{
     body::{BufferedBody, Reconnect, Reconnecting, RequestBody},
     mcp::{EventIds, LAST_EVENT_ID, is_event_stream, list_changed_event},

@@ -14,7 +14,7 @@ use tracing::Instrument;
 
 use super::{
     Inner,
-    dialogue::{Dialogue, Reply, Upstream},
+    client::{Client, Reply, UpstreamSession},
 };
 use crate::{mcp::Id, session::State};
 
@@ -26,8 +26,8 @@ const MAX_ANSWER: usize = 64 * 1024;
 /// Sends the state to the session. Gives the method of each request that had no success, be it
 /// refused or not answered by the `deadline`.
 pub(super) async fn restore<S, B>(
-    dialogue: &Arc<Dialogue<S, B>>,
-    upstream: &Upstream,
+    client: &Arc<Client<S, B>>,
+    upstream: &UpstreamSession,
     state: State,
     deadline: Instant,
 ) -> Vec<&'static str>
@@ -53,9 +53,9 @@ where
             not_restored.push(method);
             continue;
         }
-        let (dialogue, upstream) = (dialogue.clone(), upstream.clone());
+        let (client, upstream) = (client.clone(), upstream.clone());
         let restoring = async move {
-            let asked = ask(&dialogue, &upstream, number, method, params);
+            let asked = ask(&client, &upstream, number, method, params);
             let restored = timeout_at(deadline, asked).await.unwrap_or(false);
             (!restored).then_some(method)
         };
@@ -69,8 +69,8 @@ where
 
 /// Whether the server did as it was told.
 async fn ask<S, B>(
-    dialogue: &Dialogue<S, B>,
-    upstream: &Upstream,
+    client: &Client<S, B>,
+    upstream: &UpstreamSession,
     number: usize,
     method: &str,
     params: Value,
@@ -82,7 +82,7 @@ where
     // No client uses such an id.
     let id = Id::from(format!("mcp-session-recovery/restore/{number}"));
     let request = json!({"jsonrpc": "2.0", "id": id.as_json(), "method": method, "params": params});
-    let Ok(response) = dialogue
+    let Ok(response) = client
         .post(upstream, Bytes::from(request.to_string()))
         .await
     else {
@@ -92,7 +92,7 @@ where
         return false;
     }
     let (head, body) = response.into_parts();
-    let reply = dialogue
+    let reply = client
         .reply(upstream, &head.headers, body, &id, MAX_ANSWER)
         .await;
     matches!(reply, Ok(Reply::Result(_)))

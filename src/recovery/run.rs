@@ -12,7 +12,7 @@ use tracing::{Instrument, info, info_span, warn};
 
 use super::{
     Inner, RecoveryEvent, Shared,
-    dialogue::Dialogue,
+    client::Client,
     handshake::{Established, shake_hands},
     restore::restore,
 };
@@ -33,7 +33,7 @@ pub(super) fn spawn<S, B>(
     B: Body + Send + 'static,
 {
     let recovery = Recovery {
-        dialogue: Arc::new(Dialogue::new(
+        client: Arc::new(Client::new(
             shared.clone(),
             &session.initialize().headers,
             trigger,
@@ -58,7 +58,7 @@ struct Recovery<S, B> {
     shared: Arc<Shared<S>>,
     session: Arc<Session>,
     dead: Arc<Epoch>,
-    dialogue: Arc<Dialogue<S, B>>,
+    client: Arc<Client<S, B>>,
     started: Instant,
 }
 
@@ -94,12 +94,7 @@ where
         deadline: Instant,
     ) -> Result<(Established<'_, S, B>, Report), Failed> {
         let config = &self.shared.config;
-        let handshake = shake_hands(
-            &self.dialogue,
-            self.session.initialize(),
-            &self.dead,
-            config,
-        );
+        let handshake = shake_hands(&self.client, self.session.initialize(), &self.dead, config);
         let established = timeout_at(deadline, handshake)
             .await
             .unwrap_or_else(|_| Err(Failure::TimedOut.into()))?;
@@ -113,7 +108,7 @@ where
         let state = self.session.state();
         if config.restore_state && !state.is_empty() {
             let upstream = established.session.upstream();
-            report.not_restored = restore(&self.dialogue, upstream, state, deadline).await;
+            report.not_restored = restore(&self.client, upstream, state, deadline).await;
         }
         Ok((established, report))
     }
@@ -126,7 +121,7 @@ where
         report: Report,
     ) -> (usize, Result<Report, Failure>) {
         let made_by = MadeBy {
-            headers: self.dialogue.headers().clone(),
+            headers: self.client.headers().clone(),
             accepted: established.accepted,
         };
         let id = established.session.upstream().id.clone();

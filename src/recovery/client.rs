@@ -25,7 +25,7 @@ use crate::{
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Sends the layer's own messages as if they came from a caller.
-pub(super) struct Dialogue<S, B> {
+pub(super) struct Client<S, B> {
     shared: Arc<Shared<S>>,
     uri: Uri,
     version: Version,
@@ -36,12 +36,12 @@ pub(super) struct Dialogue<S, B> {
 
 /// The session that a message belongs to.
 #[derive(Clone, Default)]
-pub(super) struct Upstream {
+pub(super) struct UpstreamSession {
     pub(super) id: Option<HeaderValue>,
     pub(super) version: Option<HeaderValue>,
 }
 
-impl Upstream {
+impl UpstreamSession {
     pub(super) fn of(epoch: &Epoch) -> Self {
         Self {
             id: epoch.id().cloned(),
@@ -56,7 +56,7 @@ pub(super) enum Reply {
     Error(i64),
 }
 
-impl<S, B> Dialogue<S, B>
+impl<S, B> Client<S, B>
 where
     S: Inner<B>,
     B: Body + Send + 'static,
@@ -94,7 +94,12 @@ where
         &self.headers
     }
 
-    fn request(&self, method: Method, upstream: &Upstream, body: Bytes) -> Request<RequestBody<B>> {
+    fn request(
+        &self,
+        method: Method,
+        upstream: &UpstreamSession,
+        body: Bytes,
+    ) -> Request<RequestBody<B>> {
         let mut headers = self.headers.clone();
         if let Some(id) = &upstream.id {
             headers.insert(SESSION_ID, id.clone());
@@ -120,7 +125,7 @@ where
     /// hold a URL (rule L1).
     pub(super) async fn post(
         &self,
-        upstream: &Upstream,
+        upstream: &UpstreamSession,
         message: Bytes,
     ) -> Result<Response<S::ResBody>, Failure> {
         let request = self.request(Method::POST, upstream, message);
@@ -133,7 +138,7 @@ where
     }
 
     /// Ends a session that nobody will use. Nobody waits for that, nor for its answer.
-    pub(super) fn delete(&self, upstream: &Upstream, patience: Duration) {
+    pub(super) fn delete(&self, upstream: &UpstreamSession, patience: Duration) {
         if upstream.id.is_some() {
             let sending =
                 self.shared
@@ -151,7 +156,7 @@ where
     /// Reads the answer to the request with this id: to the answer, not to the end of the stream.
     pub(super) async fn reply(
         &self,
-        upstream: &Upstream,
+        upstream: &UpstreamSession,
         headers: &HeaderMap,
         body: S::ResBody,
         id: &Id,
@@ -186,7 +191,7 @@ where
     }
 
     /// A server may ping before it answers (specification 2025-11-25, Lifecycle, Initialization).
-    fn answer_ping(&self, upstream: &Upstream, id: &Id) {
+    fn answer_ping(&self, upstream: &UpstreamSession, id: &Id) {
         let answer = json!({"jsonrpc": "2.0", "id": id.as_json(), "result": {}}).to_string();
         let sending =
             self.shared
