@@ -15,7 +15,7 @@ use crate::{
     SessionRecoveryLayer, Sessions,
     body::{Collect, RequestBody, ResponseBody},
     future::ResponseFuture,
-    recovery::{Candidate, Config, Exchange, Plan, Route, Shared, Template},
+    recovery::{Candidate, Config, Exchange, Plan, Route, Shared, SharedService},
 };
 
 /// An HTTP client service whose MCP sessions do not die.
@@ -47,7 +47,7 @@ impl<S> SessionRecovery<S> {
         let shared = Shared {
             config,
             sessions,
-            inner: Template::new(inner.clone()),
+            inner: SharedService::new(inner.clone()),
         };
         Self {
             inner,

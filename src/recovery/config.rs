@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{RecoveryEvent, inner::Template};
+use super::{RecoveryEvent, inner::SharedService};
 use crate::{
     mcp::{Classify, Message},
     session::{BudgetLimits, Sessions},
@@ -35,5 +35,5 @@ pub(crate) type OnRecovery = Arc<dyn Fn(&RecoveryEvent) + Send + Sync>;
 pub(crate) struct Shared<S> {
     pub(crate) config: Config,
     pub(crate) sessions: Sessions,
-    pub(crate) inner: Template<S>,
+    pub(crate) inner: SharedService<S>,
 }

@@ -48,9 +48,9 @@ pub(crate) type Answered<S, B> = Result<Delivered<S, B>, <S as Inner<B>>::Error>
 
 /// A service kept to be cloned, on the cold path alone: a clone for each request would cost more
 /// than all else. Many services are not `Sync`, hence the lock.
-pub(crate) struct Template<S>(Mutex<S>);
+pub(crate) struct SharedService<S>(Mutex<S>);
 
-impl<S: Clone> Template<S> {
+impl<S: Clone> SharedService<S> {
     pub(crate) fn new(service: S) -> Self {
         Self(Mutex::new(service))
     }

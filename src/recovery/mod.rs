@@ -25,7 +25,7 @@ pub(crate) use self::{
     config::{Config, Shared},
     examine::{Examined, examine},
     exchange::{Exchange, Plan},
-    inner::{Inner, Template},
+    inner::{Inner, SharedService},
     record::Candidate,
     replay::{send_first, wait},
     route::Route,

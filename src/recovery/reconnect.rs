@@ -51,8 +51,8 @@ where
 
 /// The GET as it goes out in `epoch`: with the credentials of the request that made it.
 fn get<B: Body>(mut parts: Parts, epoch: &Epoch) -> Request<RequestBody<B>> {
-    if let Some(made_by) = epoch.made_by() {
-        parts.headers = overlay(&parts.headers, &made_by.headers);
+    if let Some(handshake) = epoch.handshake() {
+        parts.headers = overlay(&parts.headers, &handshake.headers);
     }
     parts.headers.remove(LAST_EVENT_ID);
     // The stream goes on as it began: in plain text.

@@ -96,7 +96,7 @@ where
         if !self.summary().is_initialized {
             return None;
         }
-        let mut accepted = epoch.made_by()?.accepted.clone();
+        let mut accepted = epoch.handshake()?.accepted.clone();
         epoch.translate_response(accepted.headers_mut(), self.session.id());
         Some(
             self.mark(accepted, Outcome::Initialized)

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     mcp::Changes,
-    session::{Epoch, Failed, Failure, Leader, MadeBy, Session},
+    session::{Epoch, Failed, Failure, Handshake, Leader, Session},
 };
 
 /// Recovers the session in a task of its own, which no caller can stop.
@@ -120,12 +120,12 @@ where
         established: Established<'_, S, B>,
         report: Report,
     ) -> (usize, Result<Report, Failure>) {
-        let made_by = MadeBy {
+        let handshake = Handshake {
             headers: self.client.headers().clone(),
             accepted: established.accepted,
         };
         let id = established.session.upstream().id.clone();
-        let epoch = Arc::new(self.dead.next(id, established.result, made_by));
+        let epoch = Arc::new(self.dead.next(id, established.result, handshake));
         let waited = leader.waiting();
         self.session.announce(epoch.promised());
         match leader.publish(epoch) {

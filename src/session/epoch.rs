@@ -22,7 +22,7 @@ pub(crate) struct Epoch {
     /// The versions of earlier epochs that are not this one's (rule C1).
     outdated_versions: Vec<HeaderValue>,
     /// Large, and epoch 0 has none.
-    made_by: Option<Box<MadeBy>>,
+    handshake: Option<Box<Handshake>>,
     replaced: AtomicBool,
     replacement: Arc<Notify>,
     /// Until an answer shows that it lives, a recovery may have been of no use.
@@ -30,7 +30,7 @@ pub(crate) struct Epoch {
 }
 
 /// What a recovery leaves behind in the epoch it made.
-pub(crate) struct MadeBy {
+pub(crate) struct Handshake {
     /// The headers of the layer's own requests in this epoch, with the trigger's credentials.
     pub(crate) headers: HeaderMap,
     /// The answer to `notifications/initialized` (rule F3).
@@ -46,7 +46,7 @@ impl Epoch {
             result: OnceLock::new(),
             promised: ListChanged::default(),
             outdated_versions: Vec::new(),
-            made_by: None,
+            handshake: None,
             replaced: AtomicBool::new(false),
             replacement: Arc::default(),
             unproven: AtomicBool::new(false),
@@ -58,7 +58,7 @@ impl Epoch {
         &self,
         id: Option<HeaderValue>,
         result: InitializeResult,
-        made_by: MadeBy,
+        handshake: Handshake,
     ) -> Self {
         let mut outdated_versions = self.outdated_versions.clone();
         outdated_versions.extend(self.version().cloned());
@@ -77,7 +77,7 @@ impl Epoch {
             result: OnceLock::from(result),
             promised,
             outdated_versions,
-            made_by: Some(Box::new(made_by)),
+            handshake: Some(Box::new(handshake)),
             replaced: AtomicBool::new(false),
             replacement: Arc::default(),
             unproven: AtomicBool::new(true),
@@ -111,8 +111,8 @@ impl Epoch {
         self.promised
     }
 
-    pub(crate) fn made_by(&self) -> Option<&MadeBy> {
-        self.made_by.as_deref()
+    pub(crate) fn handshake(&self) -> Option<&Handshake> {
+        self.handshake.as_deref()
     }
 
     /// Makes a caller's headers this epoch's (rule C1). In epoch 0 there is nothing to do (C3).

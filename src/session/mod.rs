@@ -19,7 +19,7 @@ pub(crate) use self::{
     budget::BudgetLimits,
     chain::{Chain, Claim, Flight, Landing, Leader, Snapshot},
     endpoint::Endpoint,
-    epoch::{Epoch, MadeBy},
+    epoch::{Epoch, Handshake},
     event_log::{EventLog, Logged, StreamOrigin},
     failure::Failed,
     orphan::{InFlight, OrphanTimer, Orphaned, Replaced},
