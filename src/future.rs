@@ -168,7 +168,7 @@ where
                         }
                     };
                     let exchange = exchange.take().expect(COMPLETED);
-                    if !exchange.suspects(&response) {
+                    if !exchange.examines(&response) {
                         return Poll::Ready(Ok(exchange.deliver(response, exchange.epoch())));
                     }
                     examining(exchange, response)

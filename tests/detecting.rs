@@ -412,7 +412,7 @@ async fn d1_a_classifier_says_which_answers_it_wants_to_see() {
             Verdict::Expired
         }
 
-        fn suspects(&self, status: StatusCode) -> bool {
+        fn examines(&self, status: StatusCode) -> bool {
             status == 302
         }
     }

@@ -22,7 +22,7 @@ pub enum Verdict {
 
 /// Decides from an answer whether the session is dead.
 ///
-/// Asked about answers with a status for which [`suspects`](Self::suspects) is true, once their
+/// Asked about answers with a status for which [`examines`](Self::examines) is true, once their
 /// body has been read; all others mean [`Verdict::Alive`] and are never delayed. Implemented for
 /// closures, too:
 ///
@@ -46,7 +46,7 @@ pub trait Classify: Send + Sync + 'static {
     /// Whether an answer with this status may be about the session at all. Only then is its body
     /// read (up to [`max_error_body_bytes`](crate::SessionRecoveryLayer::max_error_body_bytes))
     /// before the caller gets it. By default every 4xx and 5xx.
-    fn suspects(&self, status: StatusCode) -> bool {
+    fn examines(&self, status: StatusCode) -> bool {
         status.is_client_error() || status.is_server_error()
     }
 }
@@ -189,7 +189,7 @@ impl Classify for Compatible {
         }
     }
 
-    fn suspects(&self, status: StatusCode) -> bool {
+    fn examines(&self, status: StatusCode) -> bool {
         matches!(
             status,
             StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST | StatusCode::INTERNAL_SERVER_ERROR
@@ -209,7 +209,7 @@ impl Classify for Strict {
         }
     }
 
-    fn suspects(&self, status: StatusCode) -> bool {
+    fn examines(&self, status: StatusCode) -> bool {
         status == StatusCode::NOT_FOUND
     }
 }

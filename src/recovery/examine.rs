@@ -37,7 +37,7 @@ impl<R: Body> Examined<R> {
 
     fn verdict(&self, config: &Config, method: &http::Method, message: Option<&[u8]>) -> Verdict {
         // After a truncated answer nothing is done over (rule F6).
-        if self.body.is_broken() || !config.classify.suspects(self.head.status) {
+        if self.body.is_broken() || !config.classify.examines(self.head.status) {
             return Verdict::Alive;
         }
         let body = self.body.bytes(config.max_error_body_bytes);

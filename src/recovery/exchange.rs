@@ -181,13 +181,13 @@ where
     }
 
     /// Whether this answer may be about the session, and so has to be examined.
-    pub(crate) fn suspects<R>(&self, response: &Response<R>) -> bool {
+    pub(crate) fn examines<R>(&self, response: &Response<R>) -> bool {
         let status = response.status();
         self.outcome.is_none()
             && !status.is_success()
             // A DELETE is never recovered (rules D7, I1).
             && self.head.method() != Method::DELETE
-            && self.shared.config.classify.suspects(status)
+            && self.shared.config.classify.examines(status)
     }
 
     /// Passes on the answer to the request as it was sent in `epoch`.

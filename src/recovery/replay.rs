@@ -63,7 +63,7 @@ where
                 Ok(response) => response?,
                 Err(Orphaned) => return Ok(self.lost_answer(&self.summary().requests)),
             };
-            let response = if self.suspects(&response) {
+            let response = if self.examines(&response) {
                 let mut answer = Examined::new(response);
                 Box::pin(answer.read(&self.shared.config)).await;
                 if self.verdict(&answer) == Verdict::Alive {
@@ -137,7 +137,7 @@ where
         Err(Orphaned) => Ok(exchange.lost_answer(&exchange.summary().requests)),
         Ok(response) => {
             let response = response?;
-            match exchange.suspects(&response) {
+            match exchange.examines(&response) {
                 true => examine(exchange, Examined::new(response)).await,
                 false => Ok(exchange.deliver(response, &epoch)),
             }
