@@ -127,7 +127,7 @@ pub use self::{
     body::{RequestBody, ResponseBody},
     future::ResponseFuture,
     layer::SessionRecoveryLayer,
-    mcp::{Answer, Changes, Classify, Compatible, Message, Strict, Verdict},
+    mcp::{Changes, Classify, Compatible, HttpAnswer, Message, Strict, Verdict},
     recovery::{Outcome, Recovery, RecoveryEvent, Refusal},
     service::SessionRecovery,
     session::{Failure, Sessions},

@@ -6,7 +6,9 @@ mod support;
 
 use std::time::Duration;
 
-use mcp_session_recovery::{Answer as Classified, Outcome, SessionRecoveryLayer, Strict, Verdict};
+use mcp_session_recovery::{
+    HttpAnswer as Classified, Outcome, SessionRecoveryLayer, Strict, Verdict,
+};
 use serde_json::json;
 use streams::*;
 use support::*;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use http::{Method, StatusCode};
 use mcp_session_recovery::{
-    Answer as Judged, Classify, Outcome, SessionRecoveryLayer, Sessions, Strict, Verdict,
+    Classify, HttpAnswer as Judged, Outcome, SessionRecoveryLayer, Sessions, Strict, Verdict,
 };
 use serde_json::{Value, json};
 use support::*;

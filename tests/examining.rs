@@ -21,7 +21,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use mcp_session_recovery::{
-    Answer as Judged, Failure, Outcome, Recovery, ResponseBody, SessionRecoveryLayer, Verdict,
+    Failure, HttpAnswer as Judged, Outcome, Recovery, ResponseBody, SessionRecoveryLayer, Verdict,
 };
 use scenario::{answer, heal};
 use serde_json::{Value, json};

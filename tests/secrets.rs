@@ -21,7 +21,7 @@ use http::{HeaderMap, Method, Request, header::AUTHORIZATION};
 use http_body_util::BodyExt;
 use logs::Logs;
 use mcp_session_recovery::{
-    Answer as Judged, Classify, Compatible, Message, RequestBody, SessionRecovery,
+    Classify, Compatible, HttpAnswer as Judged, Message, RequestBody, SessionRecovery,
     SessionRecoveryLayer, Sessions, Strict,
 };
 use scenario::{Door, answer, broken_handshakes, fail, hang, is, start};

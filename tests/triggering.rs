@@ -5,7 +5,7 @@ mod scenario;
 mod support;
 
 use http::{Method, Request};
-use mcp_session_recovery::{Answer as Judged, Outcome, SessionRecoveryLayer, Verdict};
+use mcp_session_recovery::{HttpAnswer as Judged, Outcome, SessionRecoveryLayer, Verdict};
 use scenario::{Door, answer, fail, start};
 use serde_json::{Value, json};
 use support::*;

@@ -27,10 +27,10 @@ pub enum Verdict {
 /// closures, too:
 ///
 /// ```
-/// use mcp_session_recovery::{Answer, Classify, Compatible, SessionRecoveryLayer, Verdict};
+/// use mcp_session_recovery::{HttpAnswer, Classify, Compatible, SessionRecoveryLayer, Verdict};
 ///
 /// // A gateway in front of the server says 410 where it should say 404.
-/// let layer = SessionRecoveryLayer::new().classify(|answer: &Answer<'_>| {
+/// let layer = SessionRecoveryLayer::new().classify(|answer: &HttpAnswer<'_>| {
 ///     if answer.status() == http::StatusCode::GONE {
 ///         Verdict::Expired
 ///     } else {
@@ -41,7 +41,7 @@ pub enum Verdict {
 /// ```
 pub trait Classify: Send + Sync + 'static {
     /// What this answer says about the session.
-    fn classify(&self, answer: &Answer<'_>) -> Verdict;
+    fn classify(&self, answer: &HttpAnswer<'_>) -> Verdict;
 
     /// Whether an answer with this status may be about the session at all. Only then is its body
     /// read (up to [`max_error_body_bytes`](crate::SessionRecoveryLayer::max_error_body_bytes))
@@ -53,9 +53,9 @@ pub trait Classify: Send + Sync + 'static {
 
 impl<F> Classify for F
 where
-    F: Fn(&Answer<'_>) -> Verdict + Send + Sync + 'static,
+    F: Fn(&HttpAnswer<'_>) -> Verdict + Send + Sync + 'static,
 {
-    fn classify(&self, answer: &Answer<'_>) -> Verdict {
+    fn classify(&self, answer: &HttpAnswer<'_>) -> Verdict {
         self(answer)
     }
 }
@@ -63,7 +63,7 @@ where
 /// An answer to a request of a recorded session, for [`Classify`].
 ///
 /// Its `Debug` shows the method and the status alone.
-pub struct Answer<'a> {
+pub struct HttpAnswer<'a> {
     method: &'a Method,
     message: Option<&'a [u8]>,
     status: StatusCode,
@@ -71,7 +71,7 @@ pub struct Answer<'a> {
     body: &'a [u8],
 }
 
-impl<'a> Answer<'a> {
+impl<'a> HttpAnswer<'a> {
     pub(crate) fn new(
         method: &'a Method,
         message: Option<&'a [u8]>,
@@ -144,9 +144,9 @@ impl<'a> Answer<'a> {
     }
 }
 
-impl fmt::Debug for Answer<'_> {
+impl fmt::Debug for HttpAnswer<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Answer")
+        f.debug_struct("HttpAnswer")
             .field("method", self.method)
             .field("status", &self.status)
             .finish_non_exhaustive()
@@ -169,7 +169,7 @@ impl fmt::Debug for Answer<'_> {
 pub struct Compatible;
 
 impl Classify for Compatible {
-    fn classify(&self, answer: &Answer<'_>) -> Verdict {
+    fn classify(&self, answer: &HttpAnswer<'_>) -> Verdict {
         let expired = match answer.status {
             StatusCode::NOT_FOUND if answer.method == Method::GET => return Verdict::Unsure,
             StatusCode::NOT_FOUND => !answer.is_method_not_found(),
@@ -202,7 +202,7 @@ impl Classify for Compatible {
 pub struct Strict;
 
 impl Classify for Strict {
-    fn classify(&self, answer: &Answer<'_>) -> Verdict {
+    fn classify(&self, answer: &HttpAnswer<'_>) -> Verdict {
         match answer.status {
             StatusCode::NOT_FOUND => Verdict::Expired,
             _ => Verdict::Alive,

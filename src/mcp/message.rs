@@ -9,7 +9,7 @@ use serde_json::{Value, value::RawValue};
 /// A borrowed look at one JSON-RPC message of the caller.
 ///
 /// Given to [`replay_when`](crate::SessionRecoveryLayer::replay_when) and found through
-/// [`Answer::message`](crate::Answer::message). Its `Debug` shows the method alone, since the
+/// [`HttpAnswer::message`](crate::HttpAnswer::message). Its `Debug` shows the method alone, since the
 /// rest is content.
 pub struct Message<'a> {
     method: Option<Cow<'a, str>>,

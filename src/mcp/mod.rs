@@ -14,7 +14,7 @@ mod message;
 mod reader;
 
 pub use self::{
-    classify::{Answer, Classify, Compatible, Strict, Verdict},
+    classify::{Classify, Compatible, HttpAnswer, Strict, Verdict},
     initialize::Changes,
     message::Message,
 };

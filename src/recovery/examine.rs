@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     body::{BufferedBody, ReadAhead, ResponseBody},
-    mcp::{Answer, Id, Verdict},
+    mcp::{HttpAnswer, Id, Verdict},
     session::{Claim, Epoch, Landing},
 };
 
@@ -43,7 +43,7 @@ impl<R: Body> Examined<R> {
         let body = self.body.bytes(config.max_error_body_bytes);
         config
             .classify
-            .classify(&Answer::new(method, message, &self.head, &body))
+            .classify(&HttpAnswer::new(method, message, &self.head, &body))
     }
 }
 
