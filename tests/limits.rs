@@ -216,7 +216,7 @@ async fn k4_how_much_of_an_error_is_read() {
             let judged = Arc::new(Mutex::new(Vec::new()));
             let pushed = judged.clone();
             let mut layer = SessionRecoveryLayer::new().classify(
-                move |answer: &mcp_session_recovery::Answer<'_>| {
+                move |answer: &mcp_session_recovery::HttpAnswer<'_>| {
                     pushed.lock().unwrap().push(answer.body().len());
                     Compatible.classify(answer)
                 },

@@ -11,7 +11,7 @@ use http_body::{Body, Frame};
 use pin_project_lite::pin_project;
 
 use super::request::into_bytes;
-use crate::mcp::{Event, EventIds, EventReader, Id, Interest, LostAnswer, Message};
+use crate::mcp::{Event, EventIds, EventReader, Id, Interest, LostResponse, Message};
 
 /// The largest event that is read for an answer. A larger one passes like any other, and counts
 /// as the answer: an error after it could be a second one.
@@ -87,14 +87,17 @@ where
                     look(this.reader, data, this.waiting, this.ids, this.remember);
                     return Poll::Ready(Some(Ok(frame)));
                 }
-                (Some(Ok(frame)), LostAnswer::StreamEnded)
+                (Some(Ok(frame)), LostResponse::StreamEnded)
             }
-            Poll::Ready(end) => (end.map(|end| end.map(into_bytes)), LostAnswer::StreamEnded),
+            Poll::Ready(end) => (
+                end.map(|end| end.map(into_bytes)),
+                LostResponse::StreamEnded,
+            ),
             Poll::Pending if this.waiting.is_empty() => return Poll::Pending,
             Poll::Pending => match this.orphan_timer.as_mut().as_pin_mut() {
                 Some(orphan_timer) => {
                     ready!(orphan_timer.poll(cx));
-                    (None, LostAnswer::SessionExpired)
+                    (None, LostResponse::SessionExpired)
                 }
                 None => return Poll::Pending,
             },
@@ -103,7 +106,7 @@ where
         // Nothing more comes from the server.
         this.body.set(None);
         let resumable =
-            (*this.resumed || this.reader.is_resumable()) && reason == LostAnswer::StreamEnded;
+            (*this.resumed || this.reader.is_resumable()) && reason == LostResponse::StreamEnded;
         if this.waiting.is_empty() || resumable || this.orphan_timer.is_none() {
             return Poll::Ready(end);
         }
@@ -166,7 +169,7 @@ fn strike_answered(waiting: &mut Vec<Id>, data: &str) {
 }
 
 /// The errors, as events of their own even if the stream stopped inside one.
-fn last_events(reader: &EventReader, reason: LostAnswer, waiting: &[Id]) -> Bytes {
+fn last_events(reader: &EventReader, reason: LostResponse, waiting: &[Id]) -> Bytes {
     [reader.end_of_open_event(), &reason.events(waiting)]
         .concat()
         .into()

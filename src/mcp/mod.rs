@@ -4,12 +4,14 @@
 //! Nothing here knows of services, sessions or recoveries.
 
 mod classify;
+mod error_response;
 mod event_bytes;
 mod event_ids;
 mod event_stream;
 mod header;
 mod initialize;
-mod lost;
+mod list_changed;
+
 mod message;
 mod reader;
 
@@ -19,6 +21,7 @@ pub use self::{
     message::Message,
 };
 pub(crate) use self::{
+    error_response::LostResponse,
     event_ids::EventIds,
     event_stream::{Event, EventReader, Interest},
     header::{
@@ -26,7 +29,12 @@ pub(crate) use self::{
         is_sessionless_version, session_headers, session_headers_mut, session_id,
     },
     initialize::{InitializeResult, ListChanged, propose_version},
-    lost::{LostAnswer, list_changed_event},
+    list_changed::list_changed_event,
     message::{Id, Messages, Summary, leading_method},
     reader::MessageReader,
 };
+
+/// A JSON-RPC message as an event, as servers write it.
+fn message_event(data: &str) -> String {
+    format!("event: message\ndata: {data}\n\n")
+}

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     body::{AnswerStream, BufferedBody, ListeningStream, RequestBody, ResponseBody},
     mcp::{
-        EventIds, Id, LAST_EVENT_ID, LostAnswer, Messages, Summary, is_event_stream, session_id,
+        EventIds, Id, LAST_EVENT_ID, LostResponse, Messages, Summary, is_event_stream, session_id,
     },
     session::{Epoch, Flight, Logged, OrphanTimer, Session, Snapshot, StateChange, StreamOrigin},
 };
@@ -303,7 +303,7 @@ where
     /// A stream that says that the answers to these requests are lost (rule G4).
     pub(crate) fn lost_stream(&self, requests: &[Id]) -> Response<bytes::Bytes> {
         self.mark(
-            LostAnswer::SessionExpired.stream(requests),
+            LostResponse::SessionExpired.stream(requests),
             Outcome::AnswerLost,
         )
     }

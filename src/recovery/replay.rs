@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     body::{RequestBody, ResponseBody},
-    mcp::{Id, LostAnswer, Verdict},
+    mcp::{Id, LostResponse, Verdict},
     session::{Epoch, Flight, InFlight, Landing, Orphaned},
 };
 
@@ -116,7 +116,7 @@ where
 
     /// A 404 that says that the answers to these requests are lost (rule G6).
     pub(crate) fn lost_answer(&self, ids: &[Id]) -> Delivered<S, B> {
-        let lost = LostAnswer::SessionExpired.not_found(ids);
+        let lost = LostResponse::SessionExpired.not_found(ids);
         self.mark(lost, Outcome::AnswerLost)
             .map(ResponseBody::whole)
     }

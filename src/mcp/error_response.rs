@@ -1,21 +1,21 @@
-//! Messages that the layer itself gives to a caller.
+//! The JSON-RPC error that stands for a response that was lost (rule G7).
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
 use serde_json::json;
 
-use super::{Id, initialize::ListChanged};
+use super::{Id, message_event};
 
 /// Why an answer can no longer come (rule G7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum LostAnswer {
+pub(crate) enum LostResponse {
     /// The session that was to give it is gone.
     SessionExpired,
     /// The stream that was to bring it has ended.
     StreamEnded,
 }
 
-impl LostAnswer {
+impl LostResponse {
     /// The JSON-RPC error, as text without line breaks.
     fn error(self, id: &Id) -> String {
         let reason = match self {
@@ -37,7 +37,7 @@ impl LostAnswer {
     /// The error as an event for each of the requests.
     pub(crate) fn events(self, ids: &[Id]) -> Bytes {
         ids.iter()
-            .map(|id| event(&self.error(id)))
+            .map(|id| message_event(&self.error(id)))
             .collect::<String>()
             .into()
     }
@@ -72,26 +72,4 @@ impl LostAnswer {
             .insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
         response
     }
-}
-
-/// `notifications/…/list_changed` for each of the lists, as events (rule H3).
-pub(crate) fn list_changed_event(lists: ListChanged) -> Bytes {
-    [
-        (lists.tools, "tools"),
-        (lists.prompts, "prompts"),
-        (lists.resources, "resources"),
-    ]
-    .into_iter()
-    .filter(|(changed, _)| *changed)
-    .map(|(_, list)| {
-        event(&format!(
-            r#"{{"jsonrpc":"2.0","method":"notifications/{list}/list_changed"}}"#
-        ))
-    })
-    .collect::<String>()
-    .into()
-}
-
-fn event(data: &str) -> String {
-    format!("event: message\ndata: {data}\n\n")
 }
