@@ -108,7 +108,7 @@ async fn demo(args: Args, show: &Arc<Show>) -> Result<(), BoxError> {
     // That is all: the layer goes around whatever sends the requests.
     let shown = show.clone();
     let layer =
-        SessionRecoveryLayer::new().on_recovery(move |event| shown.recovery(event.outcome()));
+        SessionRecoveryLayer::new().on_recovery(move |event| shown.recovery(event.result()));
     run(&args, show, layer.layer(client)).await
 }
 

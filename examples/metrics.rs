@@ -32,7 +32,7 @@ use support::{BoxError, Caller, Server};
 
 /// Called once for each recovery. The labels are few and hold no secret.
 fn count_recovery(event: &RecoveryEvent) {
-    let outcome = match event.outcome() {
+    let outcome = match event.result() {
         Ok(()) => "recovered",
         Err(Failure::Denied(_)) => "denied",
         Err(Failure::TimedOut) => "timed out",

@@ -1,4 +1,4 @@
-//! The future of a response: the states of the hot path. The cold path is boxed.
+//! The future of a response: the one place that polls a request, hot or cold.
 
 use std::{
     fmt,
@@ -9,81 +9,72 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, request::Parts};
+use http::{Response, request::Parts};
 use http_body::Body;
 use pin_project_lite::pin_project;
-use tower::Service;
 
 use crate::{
     body::{Collect, RequestBody, ResponseBody},
-    recovery::{
-        Candidate, Examined, Exchange, Inner, Plan, Route, Shared, examine, send_first, wait,
-    },
-    session::{Flight, InFlight, Orphaned},
+    config::Shared,
+    exchange::{Answered, Candidate, Exchange, InFlight, Prepared, examine, send, wait},
+    http_service::{HttpService, LayerResult},
+    route::{Route, Way},
+    session::Flight,
 };
 
 pin_project! {
     /// The future of a response of [`SessionRecovery`](crate::SessionRecovery).
-    pub struct ResponseFuture<S, B, R>
+    pub struct ResponseFuture<S, B>
     where
-        S: Service<Request<RequestBody<B>>, Response = Response<R>>,
+        S: HttpService<B>,
         B: Body,
-        R: Body,
     {
         #[pin]
-        state: State<S, B, R>,
+        state: State<S, B>,
     }
 }
 
 pin_project! {
     #[project = StateProj]
-    enum State<S, B, R>
+    enum State<S, B>
     where
-        S: Service<Request<RequestBody<B>>, Response = Response<R>>,
+        S: HttpService<B>,
         B: Body,
-        R: Body,
     {
         // None of the layer's business.
         Untouched { #[pin] sending: S::Future },
         // Maybe an `initialize`, under way.
         Candidate { #[pin] sending: S::Future, candidate: Option<Box<Candidate<S>>> },
         // A request of a recorded session, under way.
-        Exchange { #[pin] sending: InFlight<S::Future>, exchange: Option<Exchange<S, B>> },
+        InFlight { #[pin] in_flight: InFlight<S::Future, S, B> },
         // Whatever takes longer.
-        Cold { cold: Cold<R, S::Error> },
+        Cold { cold: Cold<S, B> },
         // The layer's own answer.
         Answer { response: Option<Response<Bytes>> },
     }
 }
 
-type Cold<R, E> = Pin<Box<dyn Future<Output = Result<Response<ResponseBody<R>>, E>> + Send>>;
+type Cold<S, B> = Pin<Box<dyn Future<Output = LayerResult<S, B>> + Send>>;
 
 const COMPLETED: &str = "ResponseFuture polled after completion";
 
-impl<S, B, R> ResponseFuture<S, B, R>
+impl<S, B> ResponseFuture<S, B>
 where
-    S: Service<Request<RequestBody<B>>, Response = Response<R>> + Clone + Send + 'static,
-    S::Future: Send + 'static,
-    S::Error: Send + 'static,
-    B: Body + Send + Unpin + 'static,
-    B::Error: Send,
-    R: Body + Send + 'static,
-    R::Data: Send,
-    R::Error: Send,
+    S: HttpService<B>,
+    B: Body<Error: Send> + Send + Unpin + 'static,
 {
     pub(crate) fn untouched(sending: S::Future) -> Self {
         State::Untouched { sending }.into()
     }
 
-    pub(crate) fn candidate(sending: S::Future, candidate: Candidate<S>) -> Self {
-        let candidate = Some(Box::new(candidate));
+    pub(crate) fn candidate(sending: S::Future, candidate: Box<Candidate<S>>) -> Self {
+        let candidate = Some(candidate);
         State::Candidate { sending, candidate }.into()
     }
 
-    pub(crate) fn exchange(sending: S::Future, exchange: Exchange<S, B>) -> Self {
-        let sending = InFlight::new(sending);
-        let exchange = Some(exchange);
-        State::Exchange { sending, exchange }.into()
+    pub(crate) fn in_flight(sending: S::Future, exchange: Exchange<S, B>) -> Self {
+        let in_flight = InFlight::new(sending, exchange);
+        State::InFlight { in_flight }.into()
     }
 
     pub(crate) fn answer(response: Response<Bytes>) -> Self {
@@ -94,10 +85,10 @@ where
     /// Waits for a recovery, holding nothing of the inner service.
     pub(crate) fn wait(
         exchange: Exchange<S, B>,
-        body: Option<RequestBody<B>>,
+        unbuffered: Option<RequestBody<B>>,
         flight: Flight,
     ) -> Self {
-        let cold: Cold<R, S::Error> = Box::pin(wait(exchange, body, flight));
+        let cold: Cold<S, B> = Box::pin(wait(exchange, unbuffered, flight));
         State::Cold { cold }.into()
     }
 
@@ -108,39 +99,32 @@ where
         parts: Parts,
         collect: Collect<B>,
     ) -> Self {
-        let cold: Cold<R, S::Error> = Box::pin(late(shared, route, parts, collect));
+        let cold: Cold<S, B> = Box::pin(late(shared, route, parts, collect));
         State::Cold { cold }.into()
     }
 }
 
-impl<S, B, R> From<State<S, B, R>> for ResponseFuture<S, B, R>
+impl<S, B> From<State<S, B>> for ResponseFuture<S, B>
 where
-    S: Service<Request<RequestBody<B>>, Response = Response<R>>,
+    S: HttpService<B>,
     B: Body,
-    R: Body,
 {
-    fn from(state: State<S, B, R>) -> Self {
+    fn from(state: State<S, B>) -> Self {
         Self { state }
     }
 }
 
-impl<S, B, R> Future for ResponseFuture<S, B, R>
+impl<S, B> Future for ResponseFuture<S, B>
 where
-    S: Service<Request<RequestBody<B>>, Response = Response<R>> + Clone + Send + 'static,
-    S::Future: Send + 'static,
-    S::Error: Send + 'static,
-    B: Body + Send + Unpin + 'static,
-    B::Error: Send,
-    R: Body + Send + 'static,
-    R::Data: Send,
-    R::Error: Send,
+    S: HttpService<B>,
+    B: Body<Error: Send> + Send + Unpin + 'static,
 {
-    type Output = Result<Response<ResponseBody<R>>, S::Error>;
+    type Output = Result<Response<ResponseBody<S::ResBody>>, S::Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         loop {
-            let cold: Cold<R, S::Error> = match this.state.as_mut().project() {
+            let cold: Cold<S, B> = match this.state.as_mut().project() {
                 StateProj::Untouched { sending } => {
                     let response = ready!(sending.poll(cx))?;
                     return Poll::Ready(Ok(response.map(ResponseBody::untouched)));
@@ -150,29 +134,10 @@ where
                     let candidate = candidate.take().expect(COMPLETED);
                     return Poll::Ready(Ok(candidate.settle(response)));
                 }
-                StateProj::Exchange {
-                    mut sending,
-                    exchange,
-                } => {
-                    let waiting = exchange.as_ref().expect(COMPLETED);
-                    let orphan_timer = || waiting.orphan_timer(waiting.epoch());
-                    let response = match ready!(sending.as_mut().poll(cx, orphan_timer)) {
-                        Ok(response) => response?,
-                        Err(Orphaned) => {
-                            let ids = &waiting.summary().requests;
-                            if ids.is_empty() {
-                                sending.keep_waiting();
-                                continue;
-                            }
-                            return Poll::Ready(Ok(waiting.lost_answer(ids)));
-                        }
-                    };
-                    let exchange = exchange.take().expect(COMPLETED);
-                    if !exchange.examines(&response) {
-                        return Poll::Ready(Ok(exchange.deliver(response, exchange.epoch())));
-                    }
-                    examining(exchange, response)
-                }
+                StateProj::InFlight { in_flight } => match ready!(in_flight.poll(cx)) {
+                    Answered::Done(result) => return Poll::Ready(result),
+                    Answered::Suspicious(exchange, response) => examining(exchange, response),
+                },
                 StateProj::Cold { cold } => return cold.as_mut().poll(cx),
                 StateProj::Answer { response } => {
                     let response = response.take().expect(COMPLETED);
@@ -188,66 +153,46 @@ where
 /// every request.
 #[cold]
 #[inline(never)]
-fn examining<S, B, R>(exchange: Exchange<S, B>, response: Response<R>) -> Cold<R, S::Error>
+fn examining<S, B>(exchange: Exchange<S, B>, response: Response<S::ResBody>) -> Cold<S, B>
 where
-    S: Service<Request<RequestBody<B>>, Response = Response<R>> + Clone + Send + 'static,
-    S::Future: Send + 'static,
-    S::Error: Send + 'static,
-    B: Body + Send + Unpin + 'static,
-    B::Error: Send,
-    R: Body + Send + 'static,
-    R::Data: Send,
-    R::Error: Send,
+    S: HttpService<B>,
+    B: Body<Error: Send> + Send + Unpin + 'static,
 {
-    Box::pin(examine(exchange, Examined::new(response)))
+    Box::pin(examine(exchange, response))
 }
 
-/// Collects a body that was not there at once, then does as the service would have done.
-async fn late<S, B, R>(
+/// Collects a body that was not there at once, then does as the service would have done, through a
+/// clone that has yet to be made ready.
+async fn late<S, B>(
     shared: Arc<Shared<S>>,
     route: Route,
-    mut parts: Parts,
+    parts: Parts,
     collect: Collect<B>,
-) -> Result<Response<ResponseBody<R>>, S::Error>
+) -> LayerResult<S, B>
 where
-    S: Service<Request<RequestBody<B>>, Response = Response<R>> + Clone + Send + 'static,
-    S::Future: Send + 'static,
-    S::Error: Send + 'static,
-    B: Body + Send + Unpin + 'static,
-    B::Error: Send,
-    R: Body + Send + 'static,
-    R::Data: Send,
-    R::Error: Send,
+    S: HttpService<B>,
+    B: Body<Error: Send> + Send + Unpin + 'static,
 {
-    let body = collect.await;
-    let session = match route {
-        Route::Session(session) => session,
-        Route::Candidate | Route::Untouched => {
-            let (candidate, body) = Candidate::new(&shared, &parts, body);
-            let response = shared
-                .inner
-                .get()
-                .send(Request::from_parts(parts, body))
-                .await?;
-            return Ok(match candidate {
-                Some(candidate) => candidate.settle(response),
-                None => response.map(ResponseBody::untouched),
-            });
+    match route.prepare(&shared, parts, collect.await) {
+        Way::Untouched(request) => {
+            let response = shared.inner.send(request).await?;
+            Ok(response.map(ResponseBody::untouched))
         }
-    };
-    let (exchange, plan) = Exchange::plan(&shared, session, &mut parts, body);
-    match plan {
-        Plan::Send(body) => send_first(exchange, Request::from_parts(parts, body)).await,
-        Plan::Wait(body, flight) => wait(exchange, body, flight).await,
-        Plan::Lost(requests) => Ok(exchange.lost_stream(&requests).map(ResponseBody::whole)),
+        Way::Candidate(candidate, request) => {
+            Ok(candidate.settle(shared.inner.send(request).await?))
+        }
+        Way::Session(Prepared::Send(exchange, request)) => send(exchange, request).await,
+        Way::Session(Prepared::Wait(exchange, unbuffered, flight)) => {
+            wait(exchange, unbuffered, flight).await
+        }
+        Way::Session(Prepared::Answer(response)) => Ok(response.map(ResponseBody::whole)),
     }
 }
 
-impl<S, B, R> fmt::Debug for ResponseFuture<S, B, R>
+impl<S, B> fmt::Debug for ResponseFuture<S, B>
 where
-    S: Service<Request<RequestBody<B>>, Response = Response<R>>,
+    S: HttpService<B>,
     B: Body,
-    R: Body,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseFuture").finish_non_exhaustive()

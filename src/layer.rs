@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use tower::Layer;
 
 use crate::{
-    Classify, Compatible, Message, RecoveryEvent, SessionRecovery, Sessions, recovery::Config,
+    Classify, Compatible, Message, RecoveryEvent, SessionRecovery, Sessions, config::Config,
     session::BudgetLimits,
 };
 

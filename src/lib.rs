@@ -46,7 +46,7 @@
 //!     .layer(
 //!         SessionRecoveryLayer::new()
 //!             .recovery_timeout(Duration::from_secs(5))
-//!             .on_recovery(|event| eprintln!("{}: {:?}", event.host(), event.outcome())),
+//!             .on_recovery(|event| eprintln!("{}: {:?}", event.host(), event.result())),
 //!     )
 //!     .service(Client::builder(TokioExecutor::new()).build_http());
 //!
@@ -116,21 +116,27 @@
 )]
 
 mod body;
+mod config;
+mod exchange;
 mod future;
+mod http_service;
 mod layer;
 mod mcp;
+mod outcome;
 mod recovery;
+mod route;
 mod service;
 mod session;
 
 pub use self::{
     body::{RequestBody, ResponseBody},
     future::ResponseFuture,
+    http_service::HttpService,
     layer::SessionRecoveryLayer,
     mcp::{Changes, Classify, Compatible, HttpAnswer, Message, Strict, Verdict},
-    recovery::{Outcome, Recovery, RecoveryEvent, Refusal},
+    outcome::{Failure, Outcome, Recovery, RecoveryEvent, Refusal},
     service::SessionRecovery,
-    session::{Failure, Sessions},
+    session::Sessions,
 };
 
 /// The examples of the README.

@@ -14,8 +14,11 @@ use tower::Service;
 use crate::{
     SessionRecoveryLayer, Sessions,
     body::{Collect, RequestBody, ResponseBody},
+    config::{Config, Shared},
+    exchange::Prepared,
     future::ResponseFuture,
-    recovery::{Candidate, Config, Exchange, Plan, Route, Shared, SharedService},
+    http_service::{HttpService, SharedService},
+    route::{Route, Way},
 };
 
 /// An HTTP client service whose MCP sessions do not die.
@@ -66,20 +69,14 @@ impl<S> SessionRecovery<S> {
     }
 }
 
-impl<S, B, R> Service<Request<B>> for SessionRecovery<S>
+impl<S, B> Service<Request<B>> for SessionRecovery<S>
 where
-    S: Service<Request<RequestBody<B>>, Response = Response<R>> + Clone + Send + 'static,
-    S::Future: Send + 'static,
-    S::Error: Send + 'static,
-    B: Body + Send + Unpin + 'static,
-    B::Error: Send,
-    R: Body + Send + 'static,
-    R::Data: Send,
-    R::Error: Send,
+    S: HttpService<B>,
+    B: Body<Error: Send> + Send + Unpin + 'static,
 {
-    type Response = Response<ResponseBody<R>>;
+    type Response = Response<ResponseBody<S::ResBody>>;
     type Error = S::Error;
-    type Future = ResponseFuture<S, B, R>;
+    type Future = ResponseFuture<S, B>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -90,8 +87,7 @@ where
         if let Route::Untouched = route {
             return ResponseFuture::untouched(self.inner.call(request.map(RequestBody::untouched)));
         }
-
-        let (mut parts, body) = request.into_parts();
+        let (parts, body) = request.into_parts();
         let mut collect = Collect::new(body, self.shared.config.max_body_bytes);
         // Most bodies are there at once. If this one is not, the future asks again, with a waker.
         let collected = pin!(&mut collect).poll(&mut Context::from_waker(Waker::noop()));
@@ -99,30 +95,21 @@ where
             self.release();
             return ResponseFuture::late(self.shared.clone(), route, parts, collect);
         };
-        let session = match route {
-            Route::Session(session) => session,
-            Route::Candidate | Route::Untouched => {
-                let (candidate, body) = Candidate::new(&self.shared, &parts, body);
-                let sending = self.inner.call(Request::from_parts(parts, body));
-                return match candidate {
-                    Some(candidate) => ResponseFuture::candidate(sending, candidate),
-                    None => ResponseFuture::untouched(sending),
-                };
+        match route.prepare(&self.shared, parts, body) {
+            Way::Untouched(request) => ResponseFuture::untouched(self.inner.call(request)),
+            Way::Candidate(candidate, request) => {
+                ResponseFuture::candidate(self.inner.call(request), candidate)
             }
-        };
-        let (exchange, plan) = Exchange::plan(&self.shared, session, &mut parts, body);
-        match plan {
-            Plan::Send(body) => {
-                let sending = self.inner.call(Request::from_parts(parts, body));
-                ResponseFuture::exchange(sending, exchange)
+            Way::Session(Prepared::Send(exchange, request)) => {
+                ResponseFuture::in_flight(self.inner.call(request), exchange)
             }
-            Plan::Wait(body, flight) => {
+            Way::Session(Prepared::Wait(exchange, unbuffered, flight)) => {
                 self.release();
-                ResponseFuture::wait(exchange, body, flight)
+                ResponseFuture::wait(exchange, unbuffered, flight)
             }
-            Plan::Lost(requests) => {
+            Way::Session(Prepared::Answer(response)) => {
                 self.release();
-                ResponseFuture::answer(exchange.lost_stream(&requests))
+                ResponseFuture::answer(response)
             }
         }
     }

@@ -199,7 +199,7 @@ async fn m1_m2_m3_each_kind_of_failure_is_told() {
         assert_eq!(reported(&answer), Some((Outcome::Failed(failure), 0)));
         let events = events.all();
         assert_eq!(events.len(), 1, "{failure:?}");
-        assert_eq!(events[0].outcome(), Err(failure));
+        assert_eq!(events[0].result(), Err(failure));
         assert_eq!((events[0].epoch(), events[0].waited()), (0, 1));
         assert!(!events[0].changes().any() && events[0].not_restored().is_empty());
         let warnings = logs.own();

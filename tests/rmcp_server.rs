@@ -298,7 +298,7 @@ async fn a_call_is_answered_however_often_the_server_forgets() {
             .cloned()
             .expect("a recovery");
         assert_eq!(
-            (event.epoch(), event.outcome(), event.changes().any()),
+            (event.epoch(), event.result(), event.changes().any()),
             (epoch, Ok(()), false)
         );
         assert_eq!(

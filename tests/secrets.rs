@@ -80,7 +80,7 @@ impl Lab {
             .sessions(sessions.clone())
             .on_recovery(move |event| {
                 events.push(event);
-                if let Err(failure) = event.outcome() {
+                if let Err(failure) = event.result() {
                     events.push(&failure.to_string());
                 }
             })

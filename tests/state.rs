@@ -333,7 +333,7 @@ async fn what_the_new_session_refuses_is_reported_and_not_fatal() {
                 Some(Box::pin(async move { answer }))
             });
             scene.recover().await;
-            assert_eq!(events.last().outcome(), Ok(()), "{case}");
+            assert_eq!(events.last().result(), Ok(()), "{case}");
             assert_eq!(events.not_restored(), refused, "{case}");
             assert_eq!(
                 restored(&scene),
@@ -415,7 +415,7 @@ async fn a_slow_server_holds_the_recovery_up_no_longer_than_it_may_take() {
         let limit = Duration::from_secs(10);
         assert!(start.elapsed().abs_diff(limit) <= Duration::from_millis(2));
         assert!(events.last().elapsed().abs_diff(limit) <= Duration::from_millis(2));
-        assert_eq!(events.last().outcome(), Ok(()));
+        assert_eq!(events.last().result(), Ok(()));
         assert_eq!(events.not_restored().len(), 100 - in_time);
         assert_eq!(most.load(Ordering::Relaxed), 16, "at a time");
         assert_eq!(
@@ -544,6 +544,6 @@ async fn an_unread_result_is_no_change() {
         session,
     };
     scene.recover().await;
-    assert_eq!(events.last().outcome(), Ok(()));
+    assert_eq!(events.last().result(), Ok(()));
     assert!(!events.last().changes().any());
 }

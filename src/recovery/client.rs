@@ -13,11 +13,13 @@ use http_body_util::BodyExt;
 use serde_json::{Value, json, value::RawValue};
 use tokio::{runtime::Handle, time::timeout};
 
-use super::{Inner, Shared};
 use crate::{
+    Failure,
     body::{BufferedBody, RequestBody},
+    config::Shared,
+    http_service::HttpService,
     mcp::{Id, LAST_EVENT_ID, MCP_METHOD, Message, MessageReader, PROTOCOL_VERSION, SESSION_ID},
-    session::{Epoch, Failure},
+    session::Epoch,
 };
 
 /// How long the rest of a body is read, once what was wanted of it has been found, so that its
@@ -58,8 +60,8 @@ pub(super) enum Reply {
 
 impl<S, B> Client<S, B>
 where
-    S: Inner<B>,
-    B: Body + Send + 'static,
+    S: HttpService<B>,
+    B: Body<Error: Send> + Send + 'static,
 {
     /// `recorded` are the headers of the caller's `initialize`; those of the `trigger` that
     /// describe the caller win over them, so that fresh credentials do.
@@ -131,7 +133,6 @@ where
         let request = self.request(Method::POST, upstream, message);
         self.shared
             .inner
-            .get()
             .send(request)
             .await
             .map_err(|_| Failure::Transport)
@@ -143,7 +144,6 @@ where
             let sending =
                 self.shared
                     .inner
-                    .get()
                     .send(self.request(Method::DELETE, upstream, Bytes::new()));
             in_background(patience, async move {
                 if let Ok(response) = sending.await {
@@ -193,11 +193,10 @@ where
     /// A server may ping before it answers (specification 2025-11-25, Lifecycle, Initialization).
     fn answer_ping(&self, upstream: &UpstreamSession, id: &Id) {
         let answer = json!({"jsonrpc": "2.0", "id": id.as_json(), "result": {}}).to_string();
-        let sending =
-            self.shared
-                .inner
-                .get()
-                .send(self.request(Method::POST, upstream, answer.into()));
+        let sending = self
+            .shared
+            .inner
+            .send(self.request(Method::POST, upstream, answer.into()));
         in_background(self.shared.config.recovery_timeout, async move {
             if let Ok(response) = sending.await {
                 drain(Box::pin(response.into_body())).await;
@@ -256,7 +255,7 @@ fn describes_message(name: &HeaderName) -> bool {
 }
 
 /// `base`, with the headers of `caller` that describe the caller in place of its own.
-pub(super) fn overlay(base: &HeaderMap, caller: &HeaderMap) -> HeaderMap {
+pub(crate) fn overlay(base: &HeaderMap, caller: &HeaderMap) -> HeaderMap {
     let mut headers = base.clone();
     for name in caller.keys().filter(|name| !describes_message(name)) {
         headers.remove(name);

@@ -6,20 +6,20 @@ use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
 use http_body::Body;
 
-use super::{
-    Config, Inner,
-    client::{Client, Reply, UpstreamSession, drain_in_background},
-};
+use super::client::{Client, Reply, UpstreamSession, drain_in_background};
 use crate::{
+    Failure,
     body::ReadAhead,
+    config::Config,
+    http_service::HttpService,
     mcp::{self, Id, InitializeResult, Messages, SESSION_ID},
-    session::{Epoch, Failed, Failure, Initialize},
+    session::{Epoch, Initialize, RecoveryError},
 };
 
 const INITIALIZED: &[u8] = br#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
 
 /// A new session on the server.
-pub(super) struct Established<'a, S: Inner<B>, B: Body + Send + 'static> {
+pub(super) struct Established<'a, S: HttpService<B>, B: Body<Error: Send> + Send + 'static> {
     pub(super) session: HalfOpen<'a, S, B>,
     pub(super) result: InitializeResult,
     /// The answer to `notifications/initialized`.
@@ -28,13 +28,13 @@ pub(super) struct Established<'a, S: Inner<B>, B: Body + Send + 'static> {
 
 /// A session that is not in use yet. Dropping it ends it on the server, so that none is leaked
 /// whatever goes wrong (rules E7, I3).
-pub(super) struct HalfOpen<'a, S: Inner<B>, B: Body + Send + 'static> {
+pub(super) struct HalfOpen<'a, S: HttpService<B>, B: Body<Error: Send> + Send + 'static> {
     client: &'a Client<S, B>,
     upstream: UpstreamSession,
     patience: Duration,
 }
 
-impl<S: Inner<B>, B: Body + Send + 'static> HalfOpen<'_, S, B> {
+impl<S: HttpService<B>, B: Body<Error: Send> + Send + 'static> HalfOpen<'_, S, B> {
     pub(super) fn upstream(&self) -> &UpstreamSession {
         &self.upstream
     }
@@ -45,7 +45,7 @@ impl<S: Inner<B>, B: Body + Send + 'static> HalfOpen<'_, S, B> {
     }
 }
 
-impl<S: Inner<B>, B: Body + Send + 'static> Drop for HalfOpen<'_, S, B> {
+impl<S: HttpService<B>, B: Body<Error: Send> + Send + 'static> Drop for HalfOpen<'_, S, B> {
     fn drop(&mut self) {
         self.client.delete(&self.upstream, self.patience);
     }
@@ -57,10 +57,10 @@ pub(super) async fn shake_hands<'a, S, B>(
     initialize: &Initialize,
     epoch: &Epoch,
     config: &Config,
-) -> Result<Established<'a, S, B>, Failed>
+) -> Result<Established<'a, S, B>, RecoveryError>
 where
-    S: Inner<B>,
-    B: Body + Send + 'static,
+    S: HttpService<B>,
+    B: Body<Error: Send> + Send + 'static,
 {
     let body = match epoch.version() {
         Some(version) => mcp::propose_version(&initialize.body, version),
@@ -123,14 +123,14 @@ fn session_id(headers: &HeaderMap) -> Option<http::HeaderValue> {
 
 /// What an answer other than 2xx comes to: something that the caller can act on (rule J1), or
 /// `otherwise`.
-fn refused(mut response: Response<Bytes>, otherwise: fn(StatusCode) -> Failure) -> Failed {
+fn refused(mut response: Response<Bytes>, otherwise: fn(StatusCode) -> Failure) -> RecoveryError {
     let status = response.status();
     if !matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
         return otherwise(status).into();
     }
     // Some clients adopt whatever id they see.
     response.headers_mut().remove(SESSION_ID);
-    Failed {
+    RecoveryError {
         failure: Failure::Denied(status),
         challenge: Some(Box::new(response)),
     }

@@ -12,11 +12,8 @@ use tokio::{
 
 use tracing::Instrument;
 
-use super::{
-    Inner,
-    client::{Client, Reply, UpstreamSession},
-};
-use crate::{mcp::Id, session::State};
+use super::client::{Client, Reply, UpstreamSession};
+use crate::{http_service::HttpService, mcp::Id, session::State};
 
 /// How many of them are under way at once.
 const CONCURRENCY: usize = 16;
@@ -32,8 +29,8 @@ pub(super) async fn restore<S, B>(
     deadline: Instant,
 ) -> Vec<&'static str>
 where
-    S: Inner<B>,
-    B: Body + Send + 'static,
+    S: HttpService<B>,
+    B: Body<Error: Send> + Send + 'static,
 {
     let mut not_restored = vec!["resources/subscribe"; state.not_kept];
     let level = state
@@ -76,8 +73,8 @@ async fn ask<S, B>(
     params: Value,
 ) -> bool
 where
-    S: Inner<B>,
-    B: Body + Send + 'static,
+    S: HttpService<B>,
+    B: Body<Error: Send> + Send + 'static,
 {
     // No client uses such an id.
     let id = Id::from(format!("mcp-session-recovery/restore/{number}"));

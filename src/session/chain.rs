@@ -8,7 +8,8 @@ use std::sync::{
 
 use tokio::{sync::watch, time::Instant};
 
-use super::{BudgetLimits, Epoch, Failed, Failure, budget::Budget};
+use super::{BudgetLimits, Epoch, RecoveryError, budget::Budget};
+use crate::Failure;
 
 /// The epochs of one session.
 pub(crate) struct Chain {
@@ -25,7 +26,7 @@ struct State {
     flight: Option<Flight>,
     /// How many recoveries of this epoch failed, and how the last one did.
     failures: u64,
-    failed: Option<Arc<Failed>>,
+    failed: Option<Arc<RecoveryError>>,
     budget: Budget,
     forgotten: bool,
 }
@@ -41,16 +42,12 @@ pub(crate) struct Snapshot {
 /// A recovery under way.
 #[derive(Clone)]
 pub(crate) struct Flight {
-    landing: watch::Receiver<Option<Landing>>,
+    ended: watch::Receiver<Option<FlightResult>>,
     waiting: Arc<AtomicUsize>,
 }
 
 /// How a recovery ended.
-#[derive(Clone)]
-pub(crate) enum Landing {
-    Recovered(Arc<Epoch>),
-    Failed(Arc<Failed>),
-}
+pub(crate) type FlightResult = Result<Arc<Epoch>, Arc<RecoveryError>>;
 
 /// What a request that found its epoch dead has to do.
 pub(crate) enum Claim {
@@ -61,7 +58,7 @@ pub(crate) enum Claim {
     /// It is this request that starts the recovery.
     Lead(Flight, Leader),
     /// There is no recovery to wait for.
-    Failed(Arc<Failed>),
+    Failed(Arc<RecoveryError>),
 }
 
 impl Chain {
@@ -136,17 +133,17 @@ impl Chain {
             return Claim::Failed(Arc::new(Failure::OutOfBudget.into()));
         }
         self.unclaimed.store(false, Ordering::Release);
-        let (sender, landing) = watch::channel(None);
+        let (sender, ended) = watch::channel(None);
         let flight = Flight {
-            landing,
+            ended,
             waiting: Arc::default(),
         };
         state.flight = Some(flight.clone());
         let leader = Leader {
             chain: self.clone(),
-            landing: sender,
+            ended: sender,
             waiting: flight.waiting.clone(),
-            landed: false,
+            has_ended: false,
         };
         Claim::Lead(flight, leader)
     }
@@ -167,11 +164,11 @@ impl Chain {
 
 impl Flight {
     /// Waits for the recovery to end.
-    pub(crate) async fn landing(mut self) -> Landing {
+    pub(crate) async fn ended(mut self) -> FlightResult {
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        let landing = self.landing.wait_for(Option::is_some).await;
-        let landing = landing.ok().and_then(|landing| landing.clone());
-        landing.unwrap_or_else(|| Landing::Failed(Arc::new(Failure::Cancelled.into())))
+        let ended = self.ended.wait_for(Option::is_some).await;
+        let ended = ended.ok().and_then(|ended| ended.clone());
+        ended.unwrap_or_else(|| Err(Arc::new(Failure::Cancelled.into())))
     }
 }
 
@@ -179,9 +176,9 @@ impl Flight {
 /// waits for a recovery that nobody runs.
 pub(crate) struct Leader {
     chain: Arc<Chain>,
-    landing: watch::Sender<Option<Landing>>,
+    ended: watch::Sender<Option<FlightResult>>,
     waiting: Arc<AtomicUsize>,
-    landed: bool,
+    has_ended: bool,
 }
 
 impl Leader {
@@ -204,19 +201,19 @@ impl Leader {
             state.failed = None;
             std::mem::replace(&mut state.epoch, epoch.clone())
         };
-        self.landed = true;
-        self.landing.send_replace(Some(Landing::Recovered(epoch)));
+        self.has_ended = true;
+        self.ended.send_replace(Some(Ok(epoch)));
         replaced.replace();
         Ok(())
     }
 
     /// Ends the recovery without a new epoch.
-    pub(crate) fn fail(mut self, failed: Failed) {
+    pub(crate) fn fail(mut self, failed: RecoveryError) {
         self.end(failed);
     }
 
-    fn end(&mut self, failed: Failed) {
-        self.landed = true;
+    fn end(&mut self, failed: RecoveryError) {
+        self.has_ended = true;
         let failed = Arc::new(failed);
         {
             let mut state = self.chain.lock();
@@ -224,13 +221,13 @@ impl Leader {
             state.failures += 1;
             state.failed = Some(failed.clone());
         }
-        self.landing.send_replace(Some(Landing::Failed(failed)));
+        self.ended.send_replace(Some(Err(failed)));
     }
 }
 
 impl Drop for Leader {
     fn drop(&mut self) {
-        if !self.landed {
+        if !self.has_ended {
             self.end(Failure::Cancelled.into());
         }
     }

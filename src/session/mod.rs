@@ -8,22 +8,23 @@ mod chain;
 mod endpoint;
 mod epoch;
 mod event_log;
-mod failure;
-mod orphan;
+
+mod orphan_timer;
+mod recovery_error;
 #[allow(clippy::module_inception)]
 mod session;
 mod state;
 mod table;
 
+pub use self::table::Sessions;
 pub(crate) use self::{
     budget::BudgetLimits,
-    chain::{Chain, Claim, Flight, Landing, Leader, Snapshot},
+    chain::{Chain, Claim, Flight, FlightResult, Leader, Snapshot},
     endpoint::Endpoint,
     epoch::{Epoch, Handshake},
     event_log::{EventLog, Logged, StreamOrigin},
-    failure::Failed,
-    orphan::{InFlight, OrphanTimer, Orphaned, Replaced},
+    orphan_timer::{OrphanTimer, Replaced},
+    recovery_error::RecoveryError,
     session::{Initialize, Session},
     state::{State, StateChange},
 };
-pub use self::{failure::Failure, table::Sessions};

@@ -1,9 +1,10 @@
-//! What the layer was told, as the service goes by it.
+//! What the knobs come to, and what all clones of a service share.
 
 use std::{sync::Arc, time::Duration};
 
-use super::{RecoveryEvent, inner::SharedService};
 use crate::{
+    RecoveryEvent,
+    http_service::SharedService,
     mcp::{Classify, Message},
     session::{BudgetLimits, Sessions},
 };

@@ -6,9 +6,9 @@ use bytes::Bytes;
 use http::{HeaderMap, Response, header::CONTENT_LENGTH, request::Parts};
 use http_body::Body;
 
-use super::Shared;
 use crate::{
-    body::{BufferedBody, RequestBody, ResponseBody, Tap},
+    body::{BufferedBody, ResponseBody, Tap},
+    config::Shared,
     mcp::{Id, InitializeResult, Message, MessageReader, Messages, SESSION_ID},
     session::{Endpoint, Epoch, Initialize, Session},
 };
@@ -22,20 +22,8 @@ pub(crate) struct Candidate<S> {
 }
 
 impl<S: 'static> Candidate<S> {
-    /// The candidate, unless the body shows that it is none after all or was not kept; and the
-    /// body as it goes out.
-    pub(crate) fn new<B: Body>(
-        shared: &Arc<Shared<S>>,
-        parts: &Parts,
-        body: Result<BufferedBody, RequestBody<B>>,
-    ) -> (Option<Self>, RequestBody<B>) {
-        match body {
-            Ok(kept) => (Self::of(shared, parts, &kept), RequestBody::buffered(kept)),
-            Err(body) => (None, body),
-        }
-    }
-
-    pub(super) fn of(shared: &Arc<Shared<S>>, parts: &Parts, body: &BufferedBody) -> Option<Self> {
+    /// The candidate, unless the body shows that it is none after all.
+    pub(crate) fn of(shared: &Arc<Shared<S>>, parts: &Parts, body: &BufferedBody) -> Option<Self> {
         memchr::memmem::find(&body.data(), b"initialize")?;
         Some(Self {
             shared: shared.clone(),

@@ -12,10 +12,13 @@ use http::{Request, header::ACCEPT_ENCODING, request::Parts};
 use http_body::Body;
 use tokio::time::timeout;
 
-use super::{Exchange, Inner, Shared, client::overlay, packed::PackedHead};
+use super::{Exchange, packed::PackedHead};
 use crate::{
     body::{BufferedBody, Reconnect, Reconnecting, RequestBody},
+    config::Shared,
+    http_service::HttpService,
     mcp::{EventIds, LAST_EVENT_ID, is_event_stream, list_changed_event},
+    recovery::overlay,
     session::{Epoch, Replaced, Session, StreamOrigin},
 };
 
@@ -33,9 +36,8 @@ pub(super) struct Reconnector<S, B> {
 
 impl<S, B> Reconnector<S, B>
 where
-    S: Inner<B>,
-    B: Body + Send + 'static,
-    B::Error: Send,
+    S: HttpService<B>,
+    B: Body<Error: Send> + Send + 'static,
 {
     pub(super) fn new(exchange: &Exchange<S, B>, epoch: &Arc<Epoch>) -> Self {
         Self {
@@ -63,9 +65,8 @@ fn get<B: Body>(mut parts: Parts, epoch: &Epoch) -> Request<RequestBody<B>> {
 
 impl<S, B> Reconnect<S::ResBody> for Reconnector<S, B>
 where
-    S: Inner<B>,
-    B: Body + Send + 'static,
-    B::Error: Send,
+    S: HttpService<B>,
+    B: Body<Error: Send> + Send + 'static,
 {
     fn remember(&mut self, ids: &EventIds) {
         let origin = StreamOrigin {
@@ -83,11 +84,7 @@ where
     fn reconnect(&mut self) -> Reconnecting<S::ResBody> {
         self.epoch = self.session.chain().current();
         self.replaced = Box::pin(Replaced::new(self.epoch.clone()));
-        let sending = self
-            .shared
-            .inner
-            .get()
-            .send(get(self.head.unpack(), &self.epoch));
+        let sending = self.shared.inner.send(get(self.head.unpack(), &self.epoch));
         let patience = self.shared.config.recovery_timeout;
         Box::pin(async move {
             let response = timeout(patience, sending).await.ok()?.ok()?;

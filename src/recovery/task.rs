@@ -11,28 +11,30 @@ use tokio::{
 use tracing::{Instrument, info, info_span, warn};
 
 use super::{
-    Inner, RecoveryEvent, Shared,
     client::Client,
     handshake::{Established, shake_hands},
     restore::restore,
 };
 use crate::{
+    Failure, RecoveryEvent,
+    config::Shared,
+    http_service::HttpService,
     mcp::Changes,
-    session::{Epoch, Failed, Failure, Handshake, Leader, Session},
+    session::{Epoch, Handshake, Leader, RecoveryError, Session},
 };
 
 /// Recovers the session in a task of its own, which no caller can stop.
-pub(super) fn spawn<S, B>(
+pub(crate) fn start<S, B>(
     shared: Arc<Shared<S>>,
     session: Arc<Session>,
     dead: Arc<Epoch>,
     trigger: &Parts,
     leader: Leader,
 ) where
-    S: Inner<B>,
-    B: Body + Send + 'static,
+    S: HttpService<B>,
+    B: Body<Error: Send> + Send + 'static,
 {
-    let recovery = Recovery {
+    let recovery = RecoveryTask {
         client: Arc::new(Client::new(
             shared.clone(),
             &session.initialize().headers,
@@ -54,7 +56,7 @@ pub(super) fn spawn<S, B>(
     }
 }
 
-struct Recovery<S, B> {
+struct RecoveryTask<S, B> {
     shared: Arc<Shared<S>>,
     session: Arc<Session>,
     dead: Arc<Epoch>,
@@ -69,14 +71,14 @@ struct Report {
     not_restored: Vec<&'static str>,
 }
 
-impl<S, B> Recovery<S, B>
+impl<S, B> RecoveryTask<S, B>
 where
-    S: Inner<B>,
-    B: Body + Send + 'static,
+    S: HttpService<B>,
+    B: Body<Error: Send> + Send + 'static,
 {
     async fn run(self, leader: Leader) {
         let deadline = self.started + self.shared.config.recovery_timeout;
-        let (waited, outcome) = match self.establish(deadline).await {
+        let (waited, result) = match self.establish(deadline).await {
             Err(failed) => {
                 let waited = leader.waiting();
                 let failure = failed.failure;
@@ -85,14 +87,14 @@ where
             }
             Ok((established, report)) => self.publish(leader, established, report),
         };
-        self.report(waited, outcome);
+        self.report(waited, result);
     }
 
     /// A new session, and in it what the old one held.
     async fn establish(
         &self,
         deadline: Instant,
-    ) -> Result<(Established<'_, S, B>, Report), Failed> {
+    ) -> Result<(Established<'_, S, B>, Report), RecoveryError> {
         let config = &self.shared.config;
         let handshake = shake_hands(&self.client, self.session.initialize(), &self.dead, config);
         let established = timeout_at(deadline, handshake)
@@ -140,14 +142,14 @@ where
         }
     }
 
-    fn report(&self, waited: usize, outcome: Result<Report, Failure>) {
+    fn report(&self, waited: usize, result: Result<Report, Failure>) {
         let elapsed = self.started.elapsed();
-        let epoch = self.dead.number() + u64::from(outcome.is_ok());
-        let (outcome, report) = match outcome {
+        let epoch = self.dead.number() + u64::from(result.is_ok());
+        let (result, report) = match result {
             Ok(report) => (Ok(()), report),
             Err(failure) => (Err(failure), Report::default()),
         };
-        match outcome {
+        match result {
             Ok(()) => info!(
                 ?elapsed,
                 waited,
@@ -160,7 +162,7 @@ where
         if let Some(on_recovery) = &self.shared.config.on_recovery {
             on_recovery(&RecoveryEvent {
                 host: self.session.endpoint().host().to_owned(),
-                outcome,
+                result,
                 epoch,
                 elapsed,
                 waited,

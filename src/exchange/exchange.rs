@@ -1,0 +1,168 @@
+//! What is kept of a request of a recorded session, and how it is made what goes out.
+
+use std::{
+    marker::PhantomData,
+    sync::{Arc, OnceLock},
+};
+
+use bytes::Bytes;
+use http::{Request, Response, header::HeaderMap, request::Parts};
+use http_body::Body;
+
+use super::{LastEventId, packed::PackedHead};
+use crate::{
+    Outcome, Recovery, Refusal,
+    body::{BufferedBody, RequestBody},
+    config::Shared,
+    http_service::HttpService,
+    mcp::{LAST_EVENT_ID, LostResponse, Messages, Summary},
+    session::{Epoch, Flight, Session, Snapshot},
+};
+
+/// One request of a recorded session.
+pub(crate) struct Exchange<S, B> {
+    pub(super) shared: Arc<Shared<S>>,
+    pub(super) session: Arc<Session>,
+    /// The epoch that the request is sent in.
+    snapshot: Snapshot,
+    /// That is another one than it arrived in.
+    crosses: bool,
+    /// As the caller sent it: nothing is translated here.
+    pub(super) head: PackedHead,
+    /// `None` if it could not be buffered.
+    pub(super) body: Option<BufferedBody>,
+    /// Known before the answer is: it goes to the caller whatever it says.
+    pub(super) outcome: Option<Outcome>,
+    /// Made when first asked for, since most requests are answered without.
+    summary: OnceLock<Box<Summary>>,
+    marker: PhantomData<fn(B)>,
+}
+
+/// What to do with a request whose body has been collected.
+pub(crate) enum Prepared<S, B: Body> {
+    /// Send it.
+    Send(Exchange<S, B>, Request<RequestBody<B>>),
+    /// Wait for a recovery first. The body is there if it could not be buffered.
+    Wait(Exchange<S, B>, Option<RequestBody<B>>, Flight),
+    /// There is no need to: this is what the caller gets.
+    Answer(Response<Bytes>),
+}
+
+impl<S, B> Exchange<S, B>
+where
+    S: HttpService<B>,
+    B: Body<Error: Send> + Send + 'static,
+{
+    /// Decides about a request, and makes it what is to be sent.
+    pub(crate) fn prepare(
+        shared: &Arc<Shared<S>>,
+        session: Arc<Session>,
+        parts: Parts,
+        body: Result<BufferedBody, RequestBody<B>>,
+    ) -> Prepared<S, B> {
+        let (snapshot, flight) = session.chain().snapshot();
+        let (body, unbuffered) = match body {
+            Ok(body) => (Some(body), None),
+            Err(unbuffered) => (None, Some(unbuffered)),
+        };
+        let mut exchange = Self {
+            shared: shared.clone(),
+            session,
+            snapshot,
+            crosses: false,
+            head: PackedHead::new(&parts),
+            body,
+            outcome: None,
+            summary: OnceLock::new(),
+            marker: PhantomData,
+        };
+        if let Some(flight) = flight {
+            return Prepared::Wait(exchange, unbuffered, flight);
+        }
+        match exchange.address(parts, unbuffered) {
+            Ok(request) => Prepared::Send(exchange, request),
+            Err(response) => Prepared::Answer(response),
+        }
+    }
+
+    /// Makes the request what goes out in its epoch (rule C1); or gives the answer, where what it
+    /// asks for is gone (rule G4).
+    pub(super) fn address(
+        &mut self,
+        mut parts: Parts,
+        unbuffered: Option<RequestBody<B>>,
+    ) -> Result<Request<RequestBody<B>>, Response<Bytes>> {
+        let epoch = self.session.chain().epoch(&self.snapshot);
+        match self.last_event_id(&parts.headers) {
+            LastEventId::Keep => epoch.translate_request(&mut parts.headers),
+            LastEventId::Drop => {
+                parts.headers.remove(LAST_EVENT_ID);
+                epoch.translate_request(&mut parts.headers);
+            }
+            // The caller's id names a session that is gone, so that is what the server will say.
+            LastEventId::Refused => {
+                self.outcome = Some(Outcome::NotReplayed(Refusal::LastEventId));
+            }
+            LastEventId::Lost(requests) => {
+                let lost = LostResponse::SessionExpired.stream(&requests);
+                return Err(self.mark(lost, Outcome::AnswerLost));
+            }
+        }
+        let body = unbuffered
+            .unwrap_or_else(|| RequestBody::buffered(self.body.clone().unwrap_or_default()));
+        Ok(Request::from_parts(parts, body))
+    }
+
+    /// What a `Last-Event-ID` among these headers comes to in the request's epoch.
+    pub(super) fn last_event_id(&self, headers: &HeaderMap) -> LastEventId {
+        LastEventId::of(
+            &self.session,
+            self.head.method(),
+            headers,
+            self.epoch().number(),
+            self.crosses,
+            self.shared.config.answer_lost_requests,
+        )
+    }
+
+    /// The epoch that the request is sent in.
+    pub(crate) fn epoch(&self) -> &Arc<Epoch> {
+        self.session.chain().epoch(&self.snapshot)
+    }
+
+    /// Whether the request is sent in another epoch than it arrived in.
+    pub(super) fn crosses(&self) -> bool {
+        self.crosses
+    }
+
+    pub(super) fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// From now on the request is one of this epoch.
+    pub(super) fn enter(&mut self, snapshot: Snapshot) {
+        let arrived = self.epoch().number();
+        self.crosses |= self.session.chain().epoch(&snapshot).number() != arrived;
+        self.snapshot = snapshot;
+    }
+
+    /// What the body holds. A body that was not buffered, or is no JSON-RPC, holds nothing.
+    pub(super) fn summary(&self) -> &Summary {
+        self.summary.get_or_init(|| {
+            let summary = self.body.as_ref().and_then(|body| {
+                let messages = Messages::parse(&body.data())?.summary();
+                Some(Box::new(messages))
+            });
+            summary.unwrap_or_default()
+        })
+    }
+
+    /// Notes in a response what happened (rule M1).
+    pub(super) fn mark<T>(&self, mut response: Response<T>, outcome: Outcome) -> Response<T> {
+        let epoch = self.session.chain().current().number();
+        response
+            .extensions_mut()
+            .insert(Recovery::new(outcome, epoch));
+        response
+    }
+}
