@@ -225,7 +225,7 @@ impl Events {
     }
 
     pub fn outcomes(&self) -> Vec<Result<(), Failure>> {
-        self.all().iter().map(RecoveryEvent::outcome).collect()
+        self.all().iter().map(RecoveryEvent::result).collect()
     }
 }
 
