@@ -1,4 +1,4 @@
-//! What a request pays for the layer, in instructions: `cargo bench --bench instructions`.
+//! What a request pays for the layer, in instructions: `cargo bench -p benches --bench instructions`.
 //!
 //! Counted by callgrind, so that a change shows that a noisy clock would hide. Needs valgrind and
 //! the runner of gungraun's own version: `cargo install gungraun-runner --version 0.18.2`.
@@ -19,9 +19,7 @@ use http_body_util::{BodyExt, Full};
 use mcp_session_recovery::{RequestBody, SessionRecovery, SessionRecoveryLayer};
 use tower::{Layer, Service, util::ServiceFn};
 
-mod support;
-
-use support::{INITIALIZE, INITIALIZE_RESULT, SESSION_ID, request};
+use testing::benching::{INITIALIZE, INITIALIZE_RESULT, SESSION_ID, request};
 
 fn main() {
     let installed = |program, argument| Command::new(program).arg(argument).output().is_ok();
@@ -67,7 +65,7 @@ fn bare() -> Server<Body> {
 fn layered(sessions: usize, epoch: usize) -> Client {
     let server: Server<RequestBody<Body>> = tower::service_fn(answer);
     let mut client = SessionRecoveryLayer::new().layer(server);
-    let runtime = support::runtime();
+    let runtime = testing::benching::runtime();
     runtime.block_on(async {
         for number in (0..sessions).rev() {
             let mut request = request(Method::POST, URI, None, INITIALIZE);

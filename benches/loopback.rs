@@ -1,4 +1,4 @@
-//! What the layer costs over a socket, and how fast it recovers: `cargo bench --bench loopback`,
+//! What the layer costs over a socket, and how fast it recovers: `cargo bench -p benches --bench loopback`,
 //! with `-- calls`, `-- recovery`, `-- storm` or `-- rmcp` for one part of it.
 //!
 //! A hyper client and a hyper server on loopback, each on a thread of its own. Bare and layer are
@@ -6,7 +6,6 @@
 
 #[path = "support/rmcp.rs"]
 mod rmcp_side;
-mod support;
 
 use std::time::Instant;
 
@@ -14,7 +13,7 @@ use futures::future::join_all;
 use http::{HeaderValue, StatusCode};
 use mcp_session_recovery::SessionRecoveryLayer;
 use rmcp_side::*;
-use support::*;
+use testing::benching::*;
 use tokio::runtime::Runtime;
 use tower::Layer;
 

@@ -1,9 +1,7 @@
-//! What the layer holds in memory: `cargo bench --bench memory`.
+//! What the layer holds in memory: `cargo bench -p benches --bench memory`.
 //!
 //! Bytes as an allocator counts them, with an in-process server; what the same requests hold
 //! without the layer is taken off.
-
-mod support;
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
@@ -22,7 +20,7 @@ use http::{HeaderValue, Method, Request, Response};
 use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use mcp_session_recovery::SessionRecoveryLayer;
-use support::*;
+use testing::benching::*;
 use tower::{Layer, service_fn};
 
 struct Counting;

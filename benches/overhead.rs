@@ -1,4 +1,4 @@
-//! What a request pays for the layer: `cargo bench --bench overhead`.
+//! What a request pays for the layer: `cargo bench -p benches --bench overhead`.
 //!
 //! Every case is measured bare, too, in the same run: the difference is the layer's. The services
 //! are built, and the requests made, outside the timed part; the servers answer at once, so that
@@ -181,7 +181,7 @@ where
 }
 
 /// Measures one request after the other.
-fn measure<S, B, R>(bencher: Bencher, mut service: S, request: Request<B>)
+fn measure<S, B, R>(bencher: Bencher<'_, '_>, mut service: S, request: Request<B>)
 where
     S: Service<Request<B>, Response = R, Error = Infallible>,
     B: Clone,
@@ -254,22 +254,22 @@ mod not_mcp {
     use super::*;
 
     #[divan::bench]
-    fn bare(bencher: Bencher) {
+    fn bare(bencher: Bencher<'_, '_>) {
         measure(bencher, Server::default(), get(None));
     }
 
     #[divan::bench]
-    fn layer(bencher: Bencher) {
+    fn layer(bencher: Bencher<'_, '_>) {
         measure(bencher, client(1, 0).0, get(None));
     }
 
     #[divan::bench]
-    fn tower_retry(bencher: Bencher) {
+    fn tower_retry(bencher: Bencher<'_, '_>) {
         measure(bencher, retry(), get(None));
     }
 
     #[divan::bench]
-    fn tower_http_follow_redirect(bencher: Bencher) {
+    fn tower_http_follow_redirect(bencher: Bencher<'_, '_>) {
         measure(bencher, FollowRedirect::new(Server::default()), get(None));
     }
 }
@@ -280,12 +280,12 @@ mod unknown_session {
     use super::*;
 
     #[divan::bench]
-    fn bare(bencher: Bencher) {
+    fn bare(bencher: Bencher<'_, '_>) {
         measure(bencher, Server::default(), post(Some("unknown"), 1024));
     }
 
     #[divan::bench]
-    fn layer(bencher: Bencher) {
+    fn layer(bencher: Bencher<'_, '_>) {
         measure(bencher, client(1, 0).0, post(Some("unknown"), 1024));
     }
 }
@@ -298,29 +298,29 @@ mod live_session {
     const SIZES: [usize; 3] = [1024, 64 * 1024, 1024 * 1024];
 
     #[divan::bench(args = SIZES)]
-    fn bare(bencher: Bencher, size: usize) {
+    fn bare(bencher: Bencher<'_, '_>, size: usize) {
         measure(bencher, Server::default(), post(Some("session-0"), size));
     }
 
     #[divan::bench(args = SIZES)]
-    fn layer(bencher: Bencher, size: usize) {
+    fn layer(bencher: Bencher<'_, '_>, size: usize) {
         let (client, id) = client(1, 0);
         measure(bencher, client, post(Some(&id), size));
     }
 
     #[divan::bench(args = SIZES)]
-    fn layer_epoch_3(bencher: Bencher, size: usize) {
+    fn layer_epoch_3(bencher: Bencher<'_, '_>, size: usize) {
         let (client, id) = client(1, 3);
         measure(bencher, client, post(Some(&id), size));
     }
 
     #[divan::bench(args = SIZES)]
-    fn tower_retry(bencher: Bencher, size: usize) {
+    fn tower_retry(bencher: Bencher<'_, '_>, size: usize) {
         measure(bencher, retry(), post(Some("session-0"), size));
     }
 
     #[divan::bench(args = SIZES)]
-    fn tower_http_follow_redirect(bencher: Bencher, size: usize) {
+    fn tower_http_follow_redirect(bencher: Bencher<'_, '_>, size: usize) {
         let service = FollowRedirect::new(Server::default());
         measure(bencher, service, post(Some("session-0"), size));
     }
@@ -337,12 +337,12 @@ mod sixteen_frames {
     }
 
     #[divan::bench]
-    fn bare(bencher: Bencher) {
+    fn bare(bencher: Bencher<'_, '_>) {
         measure(bencher, Server::default(), request("session-0"));
     }
 
     #[divan::bench]
-    fn layer(bencher: Bencher) {
+    fn layer(bencher: Bencher<'_, '_>) {
         let (client, id) = client(1, 0);
         measure(bencher, client, request(&id));
     }
@@ -357,14 +357,14 @@ mod among_sessions {
 
     /// One of them is in use.
     #[divan::bench(args = SESSIONS)]
-    fn one_in_use(bencher: Bencher, sessions: usize) {
+    fn one_in_use(bencher: Bencher<'_, '_>, sessions: usize) {
         let (client, id) = client(sessions, 0);
         measure(bencher, client, post(Some(&id), 1024));
     }
 
     /// Each is used in turn, so that none is in the processor's caches if there are many.
     #[divan::bench(args = SESSIONS)]
-    fn each_in_turn(bencher: Bencher, sessions: usize) {
+    fn each_in_turn(bencher: Bencher<'_, '_>, sessions: usize) {
         let (mut client, _) = client(sessions, 0);
         let template = post(None, 1024);
         let mut number = 0;
@@ -385,7 +385,7 @@ mod among_sessions {
 mod threads {
     use super::*;
 
-    fn measure<S, R>(bencher: Bencher, service: S, session: &str)
+    fn measure<S, R>(bencher: Bencher<'_, '_>, service: S, session: &str)
     where
         S: Service<Request<Full<Bytes>>, Response = R, Error = Infallible> + Clone + Sync,
     {
@@ -396,12 +396,12 @@ mod threads {
     }
 
     #[divan::bench]
-    fn bare(bencher: Bencher) {
+    fn bare(bencher: Bencher<'_, '_>) {
         measure(bencher, Server::default(), "session-0");
     }
 
     #[divan::bench]
-    fn layer(bencher: Bencher) {
+    fn layer(bencher: Bencher<'_, '_>) {
         let (client, id) = client(1, 0);
         measure(bencher, client, &id);
     }
@@ -413,12 +413,12 @@ mod initialize {
     use super::*;
 
     #[divan::bench]
-    fn bare(bencher: Bencher) {
+    fn bare(bencher: Bencher<'_, '_>) {
         measure(bencher, Server::default(), super::initialize());
     }
 
     #[divan::bench]
-    fn layer(bencher: Bencher) {
+    fn layer(bencher: Bencher<'_, '_>) {
         measure(bencher, client(1, 0).0, super::initialize());
     }
 }
@@ -429,12 +429,12 @@ mod get {
     use super::*;
 
     #[divan::bench]
-    fn bare(bencher: Bencher) {
+    fn bare(bencher: Bencher<'_, '_>) {
         measure(bencher, Server::default(), super::get(Some("session-0")));
     }
 
     #[divan::bench]
-    fn layer(bencher: Bencher) {
+    fn layer(bencher: Bencher<'_, '_>) {
         let (client, id) = client(1, 0);
         measure(bencher, client, super::get(Some(&id)));
     }

@@ -1,11 +1,9 @@
-//! What an event stream pays for the layer: `cargo bench --bench streams`.
+//! What an event stream pays for the layer: `cargo bench -p benches --bench streams`.
 //!
 //! Bare and layer are measured in turns within one run. `memory` has a body that copies each chunk
 //! once, as a socket does at least: there the layer's own cost per MiB shows. `loopback` is a hyper
 //! client and server, and a reader that takes the chunks and looks at nothing, which no client does;
 //! in `decoded` it decodes the events, as every client does.
-
-mod support;
 
 use std::{convert::Infallible, fmt::Debug, future::ready, hint::black_box, sync::LazyLock};
 
@@ -15,7 +13,7 @@ use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use mcp_session_recovery::SessionRecoveryLayer;
 use sse_core::SseDecoder;
-use support::*;
+use testing::benching::*;
 use tower::{Layer, service_fn};
 
 const MIB: usize = 1024 * 1024;

@@ -7,7 +7,7 @@
 //! ```console
 //! $ cargo run --example demo
 //! $ cargo run --example demo -- --without-layer     # what the caller gets without it
-//! $ cargo run --example demo -- --url https://mcp.example.com/mcp --header 'authorization: …'
+//! $ cargo run --example demo --features tls -- --url https://mcp.example.com/mcp --header 'authorization: …'
 //! ```
 //!
 //! Exits with 0 if the caller saw no error, with 1 if it saw one (`--without-layer` is to), and with
@@ -26,7 +26,7 @@ use std::{
 };
 
 use clap::Parser;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, uri::Scheme};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
@@ -90,14 +90,19 @@ async fn main() -> ExitCode {
 
 async fn demo(args: Args, show: &Arc<Show>) -> Result<(), BoxError> {
     let mut tcp = HttpConnector::new();
-    tcp.enforce_http(false);
     tcp.set_nodelay(true);
-    let connector = hyper_rustls::HttpsConnectorBuilder::new()
-        .with_provider_and_native_roots(rustls::crypto::ring::default_provider())?
-        .https_or_http()
-        .enable_http1()
-        .enable_http2()
-        .wrap_connector(tcp);
+    #[cfg(feature = "tls")]
+    let connector = {
+        tcp.enforce_http(false);
+        hyper_rustls::HttpsConnectorBuilder::new()
+            .with_provider_and_native_roots(rustls::crypto::ring::default_provider())?
+            .https_or_http()
+            .enable_http1()
+            .enable_http2()
+            .wrap_connector(tcp)
+    };
+    #[cfg(not(feature = "tls"))]
+    let connector = tcp;
     let shown = show.clone();
     let wire = Wire::new(move |exchange| shown.exchange(&exchange));
     let client = wire.layer(Client::builder(TokioExecutor::new()).build(connector));
@@ -165,6 +170,9 @@ async fn with_your_server<C: HttpClient>(
     show: &Arc<Show>,
     client: C,
 ) -> Result<(), BoxError> {
+    if !cfg!(feature = "tls") && url.scheme() == Some(&Scheme::HTTPS) {
+        return Err("https is built in with `cargo run --example demo --features tls`".into());
+    }
     let host = url.host().ok_or("--url needs a host")?;
     let port = url.port().map(|it| format!(":{it}")).unwrap_or_default();
     show.title(&format!("your server is at {host}{port}"));

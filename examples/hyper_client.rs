@@ -2,8 +2,8 @@
 //! time-outs where they belong.
 //!
 //! ```console
-//! $ cargo run --example hyper_client                                # a TLS server of its own
-//! $ cargo run --example hyper_client -- https://mcp.example.com/mcp
+//! $ cargo run --example hyper_client --features tls,trace                                # a TLS server of its own
+//! $ cargo run --example hyper_client --features tls,trace -- https://mcp.example.com/mcp
 //! ```
 
 mod support;

@@ -2,7 +2,7 @@
 //! became of the requests that met a dead session (the `Recovery` in the response's extensions).
 //!
 //! ```console
-//! $ cargo run --example metrics
+//! $ cargo run --example metrics --features metrics
 //! ```
 //!
 //! Any exporter for `metrics` will do; this one prints the numbers at the end.

@@ -2,8 +2,8 @@
 //! a few lines. Request and response bodies stream.
 //!
 //! ```console
-//! $ cargo run --example reqwest                                # a server of its own
-//! $ cargo run --example reqwest -- http://127.0.0.1:3000/mcp
+//! $ cargo run --example reqwest --features reqwest                                # a server of its own
+//! $ cargo run --example reqwest --features reqwest -- http://127.0.0.1:3000/mcp
 //! ```
 
 mod support;

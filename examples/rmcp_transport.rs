@@ -5,8 +5,8 @@
 //! a stream that is resumed (GET with `Last-Event-ID`) in a session that is gone.
 //!
 //! ```console
-//! $ cargo run --example rmcp_transport
-//! $ cargo run --example rmcp_transport -- --without-layer    # rmcp's own recovery instead
+//! $ cargo run --example rmcp_transport --features client
+//! $ cargo run --example rmcp_transport --features client -- --without-layer    # rmcp's own recovery instead
 //! ```
 
 mod support;

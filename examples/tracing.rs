@@ -2,7 +2,7 @@
 //! one event at its end. No session id and no credential is in either.
 //!
 //! ```console
-//! $ cargo run --example tracing
+//! $ cargo run --example tracing --features trace
 //! ```
 
 mod support;

@@ -3,8 +3,6 @@
 //!
 //! Exact numbers, so that nobody makes it dearer, or cheaper, without noticing.
 
-mod support;
-
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     cell::Cell,
@@ -19,7 +17,7 @@ use http::{HeaderValue, Method, Request, Response};
 use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use mcp_session_recovery::{SessionRecovery, SessionRecoveryLayer};
-use support::{SESSION_ID, initialize, tool_call};
+use testing::{SESSION_ID, initialize, tool_call};
 use tower::{Layer, Service};
 
 /// Counts the allocations of each thread by itself, so that tests do not count one another's.

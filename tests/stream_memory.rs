@@ -2,8 +2,6 @@
 //!
 //! One test, since it counts what the whole process allocates.
 
-mod support;
-
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     pin::Pin,
@@ -16,7 +14,7 @@ use http::Response;
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use mcp_session_recovery::SessionRecoveryLayer;
-use support::*;
+use testing::*;
 use tower::ServiceExt;
 
 /// Counts the bytes that are allocated, now and at most.

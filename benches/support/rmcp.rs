@@ -35,7 +35,7 @@ use rmcp::{
 use sse_stream::{Sse, SseStream};
 use tower::{Service, ServiceExt as _};
 
-use crate::support::{self, SESSION_ID, drain, runtime};
+use testing::benching::{self, SESSION_ID, drain, runtime};
 
 #[derive(Clone, Default)]
 struct Echo;
@@ -130,7 +130,7 @@ fn request(
     body: Vec<u8>,
 ) -> Request<Full<Bytes>> {
     let session = session.map(|id| HeaderValue::try_from(id).unwrap());
-    let mut request = support::request(method, uri, session.as_ref(), body);
+    let mut request = benching::request(method, uri, session.as_ref(), body);
     request.headers_mut().remove("mcp-protocol-version");
     request.headers_mut().extend(headers);
     request

@@ -5,6 +5,8 @@
 
 mod caller;
 mod server;
+#[cfg(feature = "tls")]
+mod tls;
 mod wire;
 
 pub use self::{

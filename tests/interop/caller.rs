@@ -16,13 +16,9 @@ use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use mcp_session_recovery::{RequestBody, SessionRecoveryLayer};
 use serde_json::{Value, json};
 use sse_core::{SseDecoder, SseEvent};
+use testing::{LAST_EVENT_ID, PROTOCOL_VERSION, SESSION_ID, VERSION, loopback::soon};
 use tokio::{sync::watch, task::JoinHandle, time::sleep};
 use tower::{BoxError, ServiceBuilder, ServiceExt, util::BoxCloneSyncService};
-
-use crate::{
-    loopback::soon,
-    support::{LAST_EVENT_ID, PROTOCOL_VERSION, SESSION_ID, VERSION},
-};
 
 type Answer = Response<UnsyncBoxBody<Bytes, BoxError>>;
 type Stack = BoxCloneSyncService<Request<Full<Bytes>>, Answer, BoxError>;

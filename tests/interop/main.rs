@@ -2,19 +2,15 @@
 //!
 //! ```sh
 //! tests/interop/install
-//! cargo test --test interop -- --ignored --nocapture | grep '^|'    # what their users see
+//! cargo test -p interop -- --ignored --nocapture | grep '^|'    # what their users see
 //! ```
 //!
 //! Each server is killed and restarted under a caller with the layer; each client is run through the
 //! proxy while the server behind it is. Both are done without the layer as well, where nothing is
 //! asserted: that is for the table, one row from each test.
 
-#[path = "../support/loopback.rs"]
-mod loopback;
-#[path = "../support/program.rs"]
+#[path = "../../examples/proxy/tests/support/program.rs"]
 mod program;
-#[path = "../support/mod.rs"]
-mod support;
 
 mod caller;
 mod clients;

@@ -19,7 +19,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::loopback::soon;
+use testing::loopback::soon;
 
 /// One of the programs in this directory, or of [`crate::rust`].
 #[derive(Debug, Clone, Copy)]
@@ -48,8 +48,7 @@ impl Program {
                 .env("INTEROP_RMCP", [&[kind], args].concat().join(" "));
             command
         } else {
-            let mut command =
-                Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop/run"));
+            let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/run"));
             command.arg(self.script).args(args).args(self.flags);
             command
         };

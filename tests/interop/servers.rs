@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use testing::loopback::soon;
 use tokio::time::timeout;
 
 use crate::{
     caller::{Begins, Caller, Seen},
-    loopback::soon,
     process::{Program, Server},
 };
 

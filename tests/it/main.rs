@@ -1,0 +1,89 @@
+//! The rules, a module for each section of them, and what goes across sections.
+
+/// A. What is touched.
+mod touched {
+    mod left_alone;
+}
+
+/// B. Recording.
+mod recording {
+    mod initialize;
+    mod result;
+}
+
+/// C. Translating.
+mod translating {
+    mod headers;
+}
+
+/// D. Detecting.
+mod detecting {
+    mod asking;
+    mod examining;
+    mod triggering;
+    mod verdicts;
+}
+
+/// E. Recovering.
+mod recovering {
+    mod handshake;
+    mod handshake_answers;
+    mod new_session;
+    mod one_recovery;
+}
+
+/// F. Replaying.
+mod replaying {
+    mod messages;
+    mod request_bodies;
+}
+
+/// G. Streams.
+mod streams {
+    mod listening;
+    mod lost_answers;
+    mod orphans;
+    mod passing;
+    mod properties;
+    mod resuming;
+}
+
+/// H. State.
+mod state {
+    mod list_changed;
+    mod restoring;
+}
+
+/// I. Ending.
+mod ending {
+    mod sessions;
+}
+
+/// J. Failing.
+mod failing {
+    mod answers;
+    mod budget;
+}
+
+/// K. Limits.
+mod limits {
+    mod bounds;
+    mod timeouts;
+}
+
+/// L. Secrets.
+mod secrets {
+    mod sensitive;
+    mod unseen;
+}
+
+/// M. Reporting.
+mod reporting {
+    mod reports;
+}
+
+mod contract;
+mod hyper;
+mod plain;
+mod rmcp_server;
+mod stacks;

@@ -1,0 +1,243 @@
+//! Telling a caller that the lists it knows may have changed: rule H3.
+
+use mcp_session_recovery::SessionRecoveryLayer;
+use serde_json::{Value, json};
+use testing::streams::*;
+use testing::*;
+
+const EVENT: &str = "data: {\"n\":2}\n\n";
+
+/// Every list is promised, and one twice over.
+fn all_lists() -> Value {
+    json!({
+        "tools": {"listChanged": true},
+        "prompts": {"listChanged": true},
+        "resources": {"listChanged": true, "subscribe": true},
+    })
+}
+
+fn notices(lists: &[&str]) -> Vec<Value> {
+    lists
+        .iter()
+        .map(|list| json!({"jsonrpc": "2.0", "method": format!("notifications/{list}/list_changed")}))
+        .collect()
+}
+
+async fn promised(capabilities: Value) -> Scene {
+    scene_with(
+        Profile::TypeScript,
+        SessionRecoveryLayer::new(),
+        capabilities,
+    )
+    .await
+}
+
+/// H3: whatever the new server promises, the caller knows what it was promised at first.
+#[tokio::test(start_paused = true)]
+async fn a_recovery_announces_the_lists_that_the_first_server_promised() {
+    for (capabilities, lists) in [
+        (json!({}), vec![]),
+        (
+            json!({"tools": {}, "prompts": {"listChanged": false}}),
+            vec![],
+        ),
+        (json!({"tools": {"listChanged": true}}), vec!["tools"]),
+        (
+            json!({"prompts": {"listChanged": true}, "logging": {"listChanged": true}}),
+            vec!["prompts"],
+        ),
+        (
+            json!({"resources": {"listChanged": true}, "tools": {"listChanged": 1}}),
+            vec!["resources"],
+        ),
+        (all_lists(), vec!["tools", "prompts", "resources"]),
+    ] {
+        // Given a caller that listens to a server with these promises,
+        let scene = promised(capabilities).await;
+        let fed = feed_all(&scene.server, "GET");
+        let mut stream = scene.listen().await;
+        fed.data(0, EVENT);
+        assert_eq!(stream.now().await, EVENT, "nothing before a recovery");
+
+        for epoch in 1..=2 {
+            // when the session moves to one with others,
+            let others = if epoch == 1 { json!({}) } else { all_lists() };
+            scene.server.set_capabilities(others);
+            scene.recover().await;
+            stream.now().await;
+            fed.data(epoch, EVENT);
+            stream.now().await;
+
+            // then the caller's lists are announced once, ahead of what the new server says.
+            let expected = [notices(&lists), vec![json!({"n": 2})]].concat();
+            let told = stream
+                .messages()
+                .split_off(1 + (epoch - 1) * expected.len());
+            assert_eq!(told, expected, "epoch {epoch}");
+        }
+        assert!(stream.is_open());
+    }
+}
+
+/// H3: every notice is an event of its own, between the server's.
+#[tokio::test(start_paused = true)]
+async fn a_notice_never_falls_inside_an_event() {
+    for newline in ["\n", "\r\n", "\r"] {
+        let event = "event: message\ndata: {\"n\":1}\nid: 7\n\n".replace('\n', newline);
+        for cut in 0..event.len() {
+            // Given a new stream whose first event comes in two pieces,
+            let scene = promised(all_lists()).await;
+            let fed = Fed::default();
+            let feeding = fed.clone();
+            let first = event[..cut].to_owned();
+            scene.server.on(move |seen| {
+                let stream = (seen.what() == "GET").then(|| feeding.add())?;
+                feeding.data(
+                    feeding.count() - 1,
+                    if feeding.count() == 2 { &first } else { "" },
+                );
+                Some(stream)
+            });
+            let mut stream = scene.listen().await;
+            // when the session has moved there,
+            scene.recover().await;
+            stream.now().await;
+            fed.data(1, &event[cut..]);
+            stream.now().await;
+            fed.data(1, &event);
+            stream.now().await;
+
+            // then the notices stand before or behind it,
+            let lists = notices(&["tools", "prompts", "resources"]);
+            let mut messages = stream.messages();
+            messages.retain(|message| !lists.contains(message));
+            assert_eq!(
+                messages,
+                [json!({"n": 1}), json!({"n": 1})],
+                "{:?}",
+                &event[..cut]
+            );
+            let told = stream.messages().len() - messages.len();
+            assert_eq!(told, 3, "{:?}", &event[..cut]);
+            // and every other byte is the server's.
+            let is_notice =
+                |chunk: &&bytes::Bytes| String::from_utf8_lossy(chunk).contains("list_changed");
+            let kept: Vec<_> = stream
+                .chunks
+                .iter()
+                .filter(|chunk| !is_notice(chunk))
+                .collect();
+            let kept: Vec<u8> = kept.into_iter().flatten().copied().collect();
+            assert_eq!(String::from_utf8_lossy(&kept), event.repeat(2));
+        }
+    }
+}
+
+/// H3: a caller that does not listen is told as soon as it does, of all recoveries at once.
+#[tokio::test(start_paused = true)]
+async fn the_next_listening_stream_brings_what_nobody_listened_to() {
+    let scene = promised(all_lists()).await;
+    let (calls, gets) = (
+        feed_all(&scene.server, "tools/call"),
+        feed_all(&scene.server, "GET"),
+    );
+    let mut call = scene.call(1).await;
+    calls.data(0, "id: p1\ndata: \n\n");
+    call.now().await;
+    scene.recover().await;
+    scene.recover().await;
+
+    // Not in the stream of a call, nor in one that resumes a call's,
+    let mut in_session = scene.call(2).await;
+    calls.data(1, "id: p2\ndata: \n\n");
+    in_session.now().await;
+    let mut resumed = scene.open(get(&scene.session, Some("p2"))).await;
+    assert_eq!(resumed.now().await, "");
+    assert_eq!(in_session.now().await, "id: p2\ndata: \n\n");
+    let lost_stream = scene.resume("p1").await;
+    assert_eq!(lost_stream.messages(), [lost(1, "session_expired")]);
+    // nor in a GET that is refused,
+    scene.server.on({
+        let mut first = true;
+        move |seen| {
+            (seen.what() == "GET" && std::mem::take(&mut first)).then(|| reply(405, None, ""))
+        }
+    });
+    assert_eq!(scene.listen().await.head.status, 405);
+
+    // but in the next that listens, and in no other.
+    let mut first = scene.listen().await;
+    let mut second = scene.listen().await;
+    first.now().await;
+    assert_eq!(
+        first.messages(),
+        notices(&["tools", "prompts", "resources"])
+    );
+    assert_eq!(second.now().await, "");
+    gets.data(gets.count() - 1, EVENT);
+    assert_eq!(second.now().await, EVENT);
+    assert_eq!(first.messages().len(), 3);
+}
+
+/// H3, G1: a stream that could not be moved takes no notice with it.
+#[tokio::test(start_paused = true)]
+async fn a_notice_outlives_a_stream_that_is_not_moved() {
+    let scene = promised(all_lists()).await;
+    let gets = feed_all(&scene.server, "GET");
+    let mut cut_off = scene.listen().await;
+    let mut refused = scene.listen().await;
+    gets.data(0, "data: hal");
+    cut_off.now().await;
+    scene.server.on({
+        let mut first = true;
+        let server = scene.server.clone();
+        move |seen| {
+            let refuses = seen.what() == "GET" && is_live(&server, seen);
+            (refuses && std::mem::take(&mut first)).then(|| reply(409, None, ""))
+        }
+    });
+    scene.recover().await;
+    gets.end(0);
+    assert_eq!(cut_off.read_to_end().await, "data: hal");
+    assert_eq!(refused.read_to_end().await, "");
+
+    let mut next = scene.listen().await;
+    next.now().await;
+    assert_eq!(next.messages(), notices(&["tools", "prompts", "resources"]));
+}
+
+/// H3: of several streams one is told.
+#[tokio::test(start_paused = true)]
+async fn one_of_several_streams_brings_each_notice() {
+    let scene = promised(json!({"tools": {"listChanged": true}})).await;
+    let _gets = feed_all(&scene.server, "GET");
+    let mut streams = [
+        scene.listen().await,
+        scene.listen().await,
+        scene.listen().await,
+    ];
+    for recoveries in 1..=3 {
+        scene.recover().await;
+        let mut told = Vec::new();
+        for stream in &mut streams {
+            stream.now().await;
+            told.extend(stream.messages());
+        }
+        assert_eq!(told, notices(&vec!["tools"; recoveries]));
+    }
+}
+
+/// H3: a recovery that fails has changed nothing.
+#[tokio::test(start_paused = true)]
+async fn a_failed_recovery_announces_nothing() {
+    let scene = promised(all_lists()).await;
+    let gets = feed_all(&scene.server, "GET");
+    let mut stream = scene.listen().await;
+    scene
+        .server
+        .on(|seen| (seen.what() == "initialize").then(|| reply(503, None, "")));
+    scene.server.restart();
+    assert_eq!(scene.post(&ping()).await.status, 404);
+    assert_eq!(stream.now().await, "");
+    assert!(stream.is_open() && gets.count() == 1);
+}

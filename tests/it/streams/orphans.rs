@@ -1,0 +1,293 @@
+//! Requests left behind in a session that has been replaced: rules G6, G7.
+
+use std::time::Duration;
+
+use http::{Method, Request};
+use mcp_session_recovery::{Outcome, SessionRecoveryLayer};
+use serde_json::{Value, json};
+use testing::streams::*;
+use testing::*;
+use tokio::time::{Instant, advance};
+
+const ORPHAN_TIMEOUT: Duration = Duration::from_secs(30);
+const PROGRESS: &str = "data: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/progress\",\"params\":{\"result\":1}}\n\n";
+
+fn layer() -> SessionRecoveryLayer {
+    SessionRecoveryLayer::new()
+}
+
+/// Answers every POST but the handshake and `ping` with a stream fed from the test.
+fn feed_posts(server: &Server) -> Fed {
+    let fed = Fed::default();
+    let (feeding, living) = (fed.clone(), server.clone());
+    server.on(move |seen| {
+        let own = ["initialize", "notifications/initialized", "ping"];
+        let feeds = seen.method == Method::POST && !own.contains(&seen.what().as_str());
+        (feeds && is_live(&living, seen)).then(|| feeding.add())
+    });
+    fed
+}
+
+/// G6, G7: requests left behind in a dead session have their time to be answered, and no more.
+#[tokio::test(start_paused = true)]
+async fn an_open_stream_of_a_dead_session_ends_with_the_error_after_the_orphan_timeout() {
+    let custom = Duration::from_millis(1_500);
+    for (layer, timeout) in [
+        (layer(), ORPHAN_TIMEOUT),
+        (layer().orphan_timeout(custom), custom),
+    ] {
+        // An event id does not help: there is no session to resume in.
+        for text in [
+            "",
+            PROGRESS,
+            "id: 7\ndata: \n\n",
+            "id: 7\ndata: {\"id\":1,\"re",
+            "id: 7\ndata: {\"id\":1,\n",
+        ] {
+            // Given a call under way,
+            let scene = scene(layer.clone()).await;
+            let calls = feed_all(&scene.server, "tools/call");
+            let mut call = scene.call(1).await;
+            calls.data(0, text);
+            advance(Duration::from_secs(3_000)).await;
+            assert_eq!(
+                call.now().await,
+                text,
+                "no session is lost, and time does not matter"
+            );
+
+            // when its session is replaced,
+            scene.recover().await;
+            let start = Instant::now();
+            settle().await;
+            advance(timeout - Duration::from_millis(5)).await;
+            assert_eq!(call.now().await, text);
+            assert!(call.is_open());
+
+            // then it has its time, and then the error.
+            call.read_to_end().await;
+            assert!(start.elapsed().abs_diff(timeout) <= Duration::from_millis(2));
+            assert!(call.ended_cleanly());
+            assert_eq!(
+                call.messages().pop(),
+                Some(lost(1, "session_expired")),
+                "{text:?}"
+            );
+            assert_eq!(call.bytes()[..text.len()], *text.as_bytes());
+            assert!(
+                calls.is_dropped(0),
+                "nobody waits for the server any longer"
+            );
+        }
+    }
+}
+
+/// G6: an answer that comes in time is the answer.
+#[tokio::test(start_paused = true)]
+async fn an_answer_within_the_orphan_timeout_is_passed_on() {
+    let scene = scene(layer()).await;
+    let calls = feed_all(&scene.server, "tools/call");
+    let mut call = scene.call(1).await;
+    let mut held = scene.call(2).await;
+    scene.recover().await;
+    call.now().await;
+    advance(ORPHAN_TIMEOUT - Duration::from_millis(1)).await;
+    let answer = format!("data: {}\n\n", result(1));
+    calls.data(0, &answer);
+    assert_eq!(call.now().await, answer);
+
+    // What else the stream brings takes what time it wants.
+    held.read_to_end().await;
+    advance(Duration::from_secs(600)).await;
+    assert_eq!(call.now().await, answer);
+    assert!(call.is_open());
+    calls.data(0, PROGRESS);
+    calls.end(0);
+    assert_eq!(call.read_to_end().await, answer + PROGRESS);
+
+    // A stream of the new session is nobody's orphan.
+    let mut new = scene.call(3).await;
+    advance(Duration::from_secs(600)).await;
+    assert_eq!(new.now().await, "");
+    assert!(new.is_open());
+}
+
+/// A body that is not there at once.
+fn late(session: &str, message: &Value) -> Request<CallerBody> {
+    let mut request = post(Some(session), message);
+    let script = Script::new().yields().data(message.to_string());
+    *request.body_mut() = http_body_util::BodyExt::boxed(script);
+    request
+}
+
+/// G6, G7, M1: where no response head has come, the error is the answer.
+#[tokio::test(start_paused = true)]
+async fn a_call_without_a_head_is_answered_404_with_the_error_after_the_orphan_timeout() {
+    let scene = scene(layer()).await;
+    never_answer(&scene.server, "tools/call");
+    let array = json!([tool_call(2), {"jsonrpc": "2.0", "id": "c", "method": "tools/call"}]);
+    scene.server.on_async(|seen| {
+        let is_batch = seen.message().is_array();
+        is_batch.then(|| Box::pin(std::future::pending()) as Answering)
+    });
+    let calls = [
+        scene.spawn(post(Some(&scene.session), &tool_call(1))),
+        scene.spawn(late(&scene.session, &tool_call(1))),
+        scene.spawn(post(Some(&scene.session), &array)),
+    ];
+    settle().await;
+    assert_eq!(scene.server.seen().len(), 5);
+    scene.recover().await;
+    let start = Instant::now();
+    settle().await;
+    advance(ORPHAN_TIMEOUT - Duration::from_millis(5)).await;
+    settle().await;
+    assert!(calls.iter().all(|call| !call.is_finished()));
+
+    for (number, call) in calls.into_iter().enumerate() {
+        let answer = soon(call).await.unwrap();
+        assert!(start.elapsed().abs_diff(ORPHAN_TIMEOUT) <= Duration::from_millis(2));
+        assert_eq!(answer.status, 404);
+        assert_eq!(answer.header("content-type"), Some("application/json"));
+        assert_eq!(answer.outcome(), Some(Outcome::AnswerLost));
+        let expected = match number {
+            2 => json!([lost(2, "session_expired"), lost("c", "session_expired")]),
+            _ => lost(1, "session_expired"),
+        };
+        assert_eq!(answer.message(), expected);
+    }
+    assert_eq!(
+        scene.server.count("initialize"),
+        2,
+        "the 404 is the layer's own"
+    );
+}
+
+/// G6: a replay, and a request that waited for the recovery, can be left behind as well.
+#[tokio::test(start_paused = true)]
+async fn a_call_left_behind_by_the_recovery_after_its_own_is_answered() {
+    let scene = scene(layer()).await;
+    scene.server.restart();
+    never_answer(&scene.server, "tools/call");
+    let gate = hold(&scene.server, "initialize");
+    let replayed = scene.spawn(post(Some(&scene.session), &tool_call(1)));
+    settle().await;
+    let waited = scene.spawn(post(Some(&scene.session), &tool_call(2)));
+    settle().await;
+    gate.open();
+    settle().await;
+    assert_eq!(scene.server.count("tools/call"), 3);
+    advance(Duration::from_secs(600)).await;
+    assert!(!replayed.is_finished() && !waited.is_finished());
+
+    scene.recover().await;
+    for (call, id) in [(replayed, 1), (waited, 2)] {
+        let start = Instant::now();
+        let answer = soon(call).await.unwrap();
+        assert!(start.elapsed() <= ORPHAN_TIMEOUT + Duration::from_millis(2));
+        assert_eq!(
+            (answer.status, answer.message()),
+            (404, lost(id, "session_expired"))
+        );
+    }
+}
+
+/// G6: nobody waits by id for what is no request, so it has all the time it wants.
+#[tokio::test(start_paused = true)]
+async fn what_is_no_request_is_not_orphaned() {
+    let notification = json!({"jsonrpc": "2.0", "method": "notifications/x"});
+    let response = json!({"jsonrpc": "2.0", "id": 1, "result": {}});
+    let scene = scene(layer()).await;
+    let gate = tokio::sync::watch::channel(false);
+    let opened = gate.1;
+    scene.server.on_async(move |seen| {
+        let own = ["initialize", "notifications/initialized", "ping"];
+        let mut gate = opened.clone();
+        (!own.contains(&seen.what().as_str())).then(|| {
+            Box::pin(async move {
+                gate.wait_for(|open| *open).await.unwrap();
+                Ok(reply(202, None, "late"))
+            }) as Answering
+        })
+    });
+    let requests = [
+        post(Some(&scene.session), &notification),
+        late(&scene.session, &notification),
+        post(Some(&scene.session), &response),
+        get(&scene.session, None),
+        delete(&scene.session),
+    ]
+    .map(|request| scene.spawn(request));
+    settle().await;
+    scene.recover().await;
+    settle().await;
+    advance(Duration::from_secs(600)).await;
+    settle().await;
+    assert!(requests.iter().all(|request| !request.is_finished()));
+
+    gate.0.send_replace(true);
+    for request in requests {
+        let answer = soon(request).await.unwrap();
+        assert_eq!((answer.status, answer.text()), (202, "late"));
+    }
+}
+
+/// G6: nor is an event stream that answers no request, nor a listening stream.
+#[tokio::test(start_paused = true)]
+async fn streams_that_answer_no_request_are_not_orphaned() {
+    let scene = scene(layer()).await;
+    let fed = feed_posts(&scene.server);
+    let notification = json!({"jsonrpc": "2.0", "method": "notifications/x"});
+    let mut stream = scene.open(post(Some(&scene.session), &notification)).await;
+    scene.recover().await;
+    stream.now().await;
+    advance(Duration::from_secs(600)).await;
+    fed.data(0, PROGRESS);
+    assert_eq!(stream.now().await, PROGRESS);
+    assert!(stream.is_open());
+}
+
+/// G6: a stream that was resumed in its session waits in it like the one before.
+#[tokio::test(start_paused = true)]
+async fn a_resumed_answer_is_orphaned_with_its_session() {
+    let scene = scene(layer()).await;
+    let (calls, gets) = (
+        feed_all(&scene.server, "tools/call"),
+        feed_all(&scene.server, "GET"),
+    );
+    let mut call = scene.call(1).await;
+    calls.data(0, "id: p1\ndata: \n\n");
+    calls.error(0);
+    call.read_to_end().await;
+    let mut resumed = scene.open(get(&scene.session, Some("p1"))).await;
+    scene.recover().await;
+    let start = Instant::now();
+    resumed.read_to_end().await;
+    assert_eq!(start.elapsed().as_secs(), ORPHAN_TIMEOUT.as_secs());
+    assert_eq!(resumed.messages(), [lost(1, "session_expired")]);
+    assert_eq!(gets.count(), 1, "it listens to nothing that could move");
+}
+
+/// G6: a server that goes on sending does not keep the caller from its error, and one that stops
+/// does not get to end the stream twice.
+#[tokio::test(start_paused = true)]
+async fn a_busy_stream_is_orphaned_as_well_and_only_once() {
+    let scene = scene(layer()).await;
+    let calls = feed_all(&scene.server, "tools/call");
+    let mut call = scene.call(1).await;
+    scene.recover().await;
+    for _ in 0..31 {
+        calls.data(0, PROGRESS);
+        call.now().await;
+        advance(Duration::from_secs(1)).await;
+    }
+    calls.data(0, format!("data: {}\n\n", result(1)));
+    calls.end(0);
+    call.read_to_end().await;
+    let answers: Vec<_> = call
+        .messages()
+        .into_iter()
+        .filter(|m| m["id"] == 1)
+        .collect();
+    assert_eq!(answers, [lost(1, "session_expired")]);
+}
