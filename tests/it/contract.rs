@@ -45,11 +45,11 @@ fn everything_can_be_sent_shared_and_cloned_as_far_as_the_inner_service_can() {
     shared::<Recovery>();
     shared::<RecoveryEvent>();
     shared::<(Outcome, Failure, Changes, Compatible, Strict)>();
-    sent::<ResponseFuture<ServerService, CallerBody, TestBody>>();
+    sent::<ResponseFuture<ServerService, CallerBody>>();
     // A service that is not `Sync`, with bodies that are not.
     cloned::<SessionRecovery<Boxed>>();
     sent::<SessionRecovery<Boxed>>();
-    sent::<ResponseFuture<Boxed, UnsyncBody, TestBody>>();
+    sent::<ResponseFuture<Boxed, UnsyncBody>>();
     sent::<RequestBody<UnsyncBody>>();
     sent::<ResponseBody<UnsyncBody>>();
     bounded::<RequestBody<CallerBody>>();

@@ -270,7 +270,7 @@ async fn m2_the_event_tells_everything_once() {
     let told = events.all();
     assert_eq!(told.len(), 1);
     assert_eq!(told[0].host(), "mcp.test");
-    assert_eq!(told[0].outcome(), Ok(()));
+    assert_eq!(told[0].result(), Ok(()));
     assert_eq!(told[0].epoch(), 1);
     assert_eq!(told[0].elapsed(), Duration::from_secs(3));
     assert_eq!(told[0].waited(), 3);
