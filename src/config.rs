@@ -2,11 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
+use http::request::Parts;
+use tokio::time::Instant;
+
 use crate::{
     RecoveryEvent,
     http_service::SharedService,
     mcp::{Classify, Message},
-    session::{BudgetLimits, Sessions},
+    session::{Pauses, Principal, Sessions, TableLimits},
 };
 
 /// The knobs of [`SessionRecoveryLayer`](crate::SessionRecoveryLayer), where each is explained.
@@ -19,16 +22,31 @@ pub(crate) struct Config {
     pub(crate) answer_lost_requests: bool,
     pub(crate) on_recovery: Option<OnRecovery>,
     pub(crate) max_body_bytes: usize,
-    pub(crate) max_sessions: usize,
+    pub(crate) max_initialize_bytes: usize,
+    pub(crate) table: TableLimits,
+    pub(crate) max_handshakes: usize,
+    pub(crate) principal: Option<PrincipalOf>,
     pub(crate) max_initialize_result_bytes: usize,
     pub(crate) max_error_body_bytes: usize,
     pub(crate) recovery_timeout: Duration,
-    pub(crate) budget: BudgetLimits,
+    pub(crate) pauses: Pauses,
     pub(crate) max_event_ids: usize,
     pub(crate) max_subscriptions: usize,
     pub(crate) orphan_timeout: Duration,
 }
 
+impl Config {
+    /// When what begins at `start` has to be over (rule E10). A time-out that the clock cannot tell
+    /// is as good as none.
+    pub(crate) fn deadline(&self, start: Instant) -> Instant {
+        const FAR: Duration = Duration::from_secs(60 * 60 * 24 * 365);
+        start
+            .checked_add(self.recovery_timeout)
+            .unwrap_or(start + FAR)
+    }
+}
+
+pub(crate) type PrincipalOf = Arc<dyn Fn(&Parts) -> Option<Principal> + Send + Sync>;
 pub(crate) type ReplayWhen = Arc<dyn Fn(&Message<'_>) -> bool + Send + Sync>;
 pub(crate) type OnRecovery = Arc<dyn Fn(&RecoveryEvent) + Send + Sync>;
 

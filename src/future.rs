@@ -16,10 +16,9 @@ use pin_project_lite::pin_project;
 use crate::{
     body::{Collect, RequestBody, ResponseBody},
     config::Shared,
-    exchange::{Answered, Candidate, Exchange, InFlight, Prepared, examine, send, wait},
+    exchange::{Answered, Candidate, Exchange, InFlight, Prepared, examine, send_first},
     http_service::{HttpService, LayerResult},
     route::{Route, Way},
-    session::Flight,
 };
 
 pin_project! {
@@ -44,9 +43,9 @@ pin_project! {
         // None of the layer's business.
         Untouched { #[pin] sending: S::Future },
         // Maybe an `initialize`, under way.
-        Candidate { #[pin] sending: S::Future, candidate: Option<Box<Candidate<S>>> },
+        Candidate { #[pin] sending: S::Future, candidate: Option<(Box<Candidate>, Arc<Shared<S>>)> },
         // A request of a recorded session, under way.
-        InFlight { #[pin] in_flight: InFlight<S::Future, S, B> },
+        InFlight { #[pin] in_flight: InFlight<S, B> },
         // Whatever takes longer.
         Cold { cold: Cold<S, B> },
         // The layer's own answer.
@@ -67,8 +66,12 @@ where
         State::Untouched { sending }.into()
     }
 
-    pub(crate) fn candidate(sending: S::Future, candidate: Box<Candidate<S>>) -> Self {
-        let candidate = Some(candidate);
+    pub(crate) fn candidate(
+        sending: S::Future,
+        candidate: Box<Candidate>,
+        shared: Arc<Shared<S>>,
+    ) -> Self {
+        let candidate = Some((candidate, shared));
         State::Candidate { sending, candidate }.into()
     }
 
@@ -83,12 +86,8 @@ where
     }
 
     /// Waits for a recovery, holding nothing of the inner service.
-    pub(crate) fn wait(
-        exchange: Exchange<S, B>,
-        unbuffered: Option<RequestBody<B>>,
-        flight: Flight,
-    ) -> Self {
-        let cold: Cold<S, B> = Box::pin(wait(exchange, unbuffered, flight));
+    pub(crate) fn wait(exchange: Exchange<S, B>, unbuffered: Option<RequestBody<B>>) -> Self {
+        let cold: Cold<S, B> = Box::pin(send_first(exchange, unbuffered));
         State::Cold { cold }.into()
     }
 
@@ -131,8 +130,8 @@ where
                 }
                 StateProj::Candidate { sending, candidate } => {
                     let response = ready!(sending.poll(cx))?;
-                    let candidate = candidate.take().expect(COMPLETED);
-                    return Poll::Ready(Ok(candidate.settle(response)));
+                    let (candidate, shared) = candidate.take().expect(COMPLETED);
+                    return Poll::Ready(Ok(candidate.settle(&shared, response)));
                 }
                 StateProj::InFlight { in_flight } => match ready!(in_flight.poll(cx)) {
                     Answered::Done(result) => return Poll::Ready(result),
@@ -179,11 +178,17 @@ where
             Ok(response.map(ResponseBody::untouched))
         }
         Way::Candidate(candidate, request) => {
-            Ok(candidate.settle(shared.inner.send(request).await?))
+            let response = shared.inner.send(request).await?;
+            Ok(candidate.settle(&shared, response))
         }
-        Way::Session(Prepared::Send(exchange, request)) => send(exchange, request).await,
-        Way::Session(Prepared::Wait(exchange, unbuffered, flight)) => {
-            wait(exchange, unbuffered, flight).await
+        Way::Session(Prepared::Send(exchange, request)) => {
+            // Made for the epoch that is current now; by the time the service is ready there may be
+            // another.
+            let unbuffered = exchange.unbuffered(request.into_body());
+            send_first(exchange, unbuffered).await
+        }
+        Way::Session(Prepared::Wait(exchange, unbuffered)) => {
+            send_first(exchange, unbuffered).await
         }
         Way::Session(Prepared::Answer(response)) => Ok(response.map(ResponseBody::whole)),
     }

@@ -2,11 +2,13 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use http::request::Parts;
 use tower::Layer;
 
 use crate::{
-    Classify, Compatible, Message, RecoveryEvent, SessionRecovery, Sessions, config::Config,
-    session::BudgetLimits,
+    Classify, Compatible, Message, Principal, RecoveryEvent, SessionRecovery, Sessions,
+    config::Config,
+    session::{Pauses, TableLimits},
 };
 
 /// Wraps HTTP client services in [`SessionRecovery`].
@@ -43,13 +45,19 @@ impl SessionRecoveryLayer {
                 answer_lost_requests: true,
                 on_recovery: None,
                 max_body_bytes: 1024 * 1024,
-                max_sessions: 10_000,
+                max_initialize_bytes: 64 * 1024,
+                table: TableLimits {
+                    sessions: 10_000,
+                    bytes: 256 * 1024 * 1024,
+                },
+                max_handshakes: 64,
+                principal: None,
                 max_initialize_result_bytes: 1024 * 1024,
                 max_error_body_bytes: 64 * 1024,
                 recovery_timeout: Duration::from_secs(10),
-                budget: BudgetLimits {
-                    attempts: 3,
-                    refill: Duration::from_secs(10),
+                pauses: Pauses {
+                    first: Duration::from_millis(100),
+                    longest: Duration::from_secs(10),
                 },
                 max_event_ids: 1024,
                 max_subscriptions: 1024,
@@ -145,13 +153,76 @@ impl SessionRecoveryLayer {
         self
     }
 
+    /// The largest `initialize` request, in bytes, that is remembered. Default: 64 KiB.
+    ///
+    /// A larger one passes, and its session is not recorded: the response says so with
+    /// [`Outcome::NotRecorded`](crate::Outcome::NotRecorded).
+    #[must_use]
+    pub fn max_initialize_bytes(mut self, bytes: usize) -> Self {
+        self.config.max_initialize_bytes = bytes;
+        self
+    }
+
     /// How many sessions are remembered. Default: 10,000; at least 1.
     ///
-    /// One more, and the least recently used is forgotten: its requests pass through untouched
-    /// from then on. Each costs less than 1 KiB beyond its `initialize` request.
+    /// One more, and the least recently used is forgotten of the principal, and there of the
+    /// endpoint, that holds most: no caller and no server pushes out another's. Its requests pass
+    /// through untouched from then on; if it had been recovered, its upstream session is ended with
+    /// a DELETE, since nobody knows its id. Each costs about 2 KiB beyond its `initialize` request.
     #[must_use]
     pub fn max_sessions(mut self, sessions: usize) -> Self {
-        self.config.max_sessions = sessions;
+        self.config.table.sessions = sessions;
+        self
+    }
+
+    /// How many bytes all sessions together hold, about. Default: 256 MiB.
+    ///
+    /// More, and sessions are forgotten as over [`max_sessions`](Self::max_sessions), from where
+    /// most bytes are held; the last one stays.
+    #[must_use]
+    pub fn max_sessions_bytes(mut self, bytes: usize) -> Self {
+        self.config.table.bytes = bytes;
+        self
+    }
+
+    /// How many handshakes the layer makes at a time for one endpoint. Default: 64; at least 1.
+    ///
+    /// A server that restarts has lost all its sessions at once. Those beyond wait for their turn,
+    /// oldest first, within [`recovery_timeout`](Self::recovery_timeout).
+    #[must_use]
+    pub fn max_handshakes(mut self, handshakes: usize) -> Self {
+        self.config.max_handshakes = handshakes;
+        self
+    }
+
+    /// Who the caller of a request is. Default: all requests are one caller's.
+    ///
+    /// **A gateway has to set this.** Two principals never share a session: an id that one presents
+    /// and another was given is an unknown id, and the request passes through untouched, so that the
+    /// server itself answers it. Read it from what an authentication layer above has put into the
+    /// request's extensions, or from a header that only such a layer can set. `None` is a principal
+    /// of its own: the anonymous one.
+    ///
+    /// Asked of each request that carries a session id or may be an `initialize`.
+    ///
+    /// ```
+    /// use mcp_session_recovery::{Principal, SessionRecoveryLayer};
+    ///
+    /// #[derive(Clone)]
+    /// struct UserId(String);
+    ///
+    /// let layer = SessionRecoveryLayer::new().principal(|request| {
+    ///     let user = request.extensions.get::<UserId>()?;
+    ///     Some(Principal::from(user.0.as_str()))
+    /// });
+    /// # let _ = layer;
+    /// ```
+    #[must_use]
+    pub fn principal(
+        mut self,
+        principal: impl Fn(&Parts) -> Option<Principal> + Send + Sync + 'static,
+    ) -> Self {
+        self.config.principal = Some(Arc::new(principal));
         self
     }
 
@@ -177,23 +248,26 @@ impl SessionRecoveryLayer {
 
     /// How long a recovery may take, handshake and restoring of state included. Default: 10 s.
     ///
-    /// It bounds as well how long the layer waits for the body of an answer that may mean a dead
-    /// session, for the `ping` of [`Verdict::Unsure`](crate::Verdict::Unsure), and for a listening
-    /// stream to be opened anew.
+    /// It bounds as well all that the layer adds to one request of a caller: reading the body of an
+    /// answer that may mean an expired session, the `ping` of
+    /// [`Verdict::Unsure`](crate::Verdict::Unsure), waiting for the recovery. Then the caller has its
+    /// own answer. `Duration::MAX` means for ever.
     #[must_use]
     pub fn recovery_timeout(mut self, timeout: Duration) -> Self {
         self.config.recovery_timeout = timeout;
         self
     }
 
-    /// How many recoveries of a session may be of no use before the layer leaves it alone, and
-    /// after which time it may try once more. Default: 3 attempts, one back every 10 s.
+    /// How long a session is left alone after an attempt to recover it that was of no use: after
+    /// the `first` one, and at the `longest`. Default: 100 ms, doubling to 10 s.
     ///
-    /// An attempt is spent by every recovery, and given back as soon as an answer shows that the
-    /// new session lives. While none is left, answers that show the session dead pass through.
+    /// An attempt is of no use if it failed, or if the new session was found expired before an
+    /// answer proved that it lived. Each pause is twice the one before, until there is a proof: a
+    /// 2xx in the new session, or another answer of the server that is not a refusal to look at the
+    /// request (401, 403, 429, 5xx). During a pause 404s pass through.
     #[must_use]
-    pub fn recovery_budget(mut self, attempts: u32, refill: Duration) -> Self {
-        self.config.budget = BudgetLimits { attempts, refill };
+    pub fn recovery_pause(mut self, first: Duration, longest: Duration) -> Self {
+        self.config.pauses = Pauses { first, longest };
         self
     }
 
@@ -260,9 +334,9 @@ impl fmt::Debug for SessionRecoveryLayer {
             .field("restore_state", &config.restore_state)
             .field("answer_lost_requests", &config.answer_lost_requests)
             .field("max_body_bytes", &config.max_body_bytes)
-            .field("max_sessions", &config.max_sessions)
+            .field("max_sessions", &config.table.sessions)
             .field("recovery_timeout", &config.recovery_timeout)
-            .field("recovery_budget", &config.budget)
+            .field("recovery_pause", &config.pauses)
             .field("orphan_timeout", &config.orphan_timeout)
             .finish_non_exhaustive()
     }

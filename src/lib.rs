@@ -136,7 +136,7 @@ pub use self::{
     mcp::{Changes, Classify, Compatible, HttpAnswer, Message, Strict, Verdict},
     outcome::{Failure, Outcome, Recovery, RecoveryEvent, Refusal},
     service::SessionRecovery,
-    session::Sessions,
+    session::{Principal, Sessions},
 };
 
 /// The examples of the README.

@@ -43,6 +43,11 @@ pub enum Outcome {
     /// The session has expired, and
     /// [`reinitialize(false)`](crate::SessionRecoveryLayer::reinitialize) leaves it to the caller.
     Detected,
+    /// The request was an `initialize` larger than
+    /// [`max_initialize_bytes`](crate::SessionRecoveryLayer::max_initialize_bytes) or than
+    /// [`max_body_bytes`](crate::SessionRecoveryLayer::max_body_bytes): its session is not recorded,
+    /// and will not be recovered.
+    NotRecorded,
     /// The session was not recovered. This is the request's own answer, or the 401 or 403 that the
     /// handshake was answered with.
     Failed(Failure),
@@ -87,9 +92,9 @@ pub enum Failure {
     /// The recovery took longer than
     /// [`recovery_timeout`](crate::SessionRecoveryLayer::recovery_timeout).
     TimedOut,
-    /// Too many attempts were of no use; see
-    /// [`recovery_budget`](crate::SessionRecoveryLayer::recovery_budget).
-    OutOfBudget,
+    /// The attempt before was of no use, and it is too soon for another; see
+    /// [`recovery_pause`](crate::SessionRecoveryLayer::recovery_pause).
+    Paused,
     /// The session was forgotten while it was being recovered, or before it could be.
     Forgotten,
     /// The runtime that ran the recovery shut down, or there was none.
@@ -113,7 +118,7 @@ impl fmt::Display for Failure {
             }
             Self::Transport => f.write_str("the inner service failed"),
             Self::TimedOut => f.write_str("the recovery timed out"),
-            Self::OutOfBudget => f.write_str("the recovery budget is spent"),
+            Self::Paused => f.write_str("it is too soon after an attempt that was of no use"),
             Self::Forgotten => f.write_str("the session was forgotten"),
             Self::Cancelled => f.write_str("the runtime shut down"),
         }

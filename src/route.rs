@@ -1,11 +1,12 @@
 //! The ways that a request can go (rules A1, A2, B1).
 
-use std::sync::Arc;
+use std::{mem::swap, sync::Arc};
 
-use http::{Method, Request, request::Parts};
+use http::{HeaderMap, Method, Request, request::Parts};
 use http_body::Body;
 
 use crate::{
+    Principal,
     body::{BufferedBody, RequestBody},
     config::Shared,
     exchange::{Candidate, Exchange, Prepared},
@@ -18,8 +19,8 @@ use crate::{
 pub(crate) enum Route {
     /// It is none of the layer's business.
     Untouched,
-    /// It may be an `initialize`.
-    Candidate,
+    /// It may be an `initialize`, of this principal.
+    Candidate(Option<Principal>),
     /// It belongs to a recorded session.
     Session(Arc<Session>),
 }
@@ -27,26 +28,36 @@ pub(crate) enum Route {
 /// The way that it goes, now that its body is there.
 pub(crate) enum Way<S, B: Body> {
     Untouched(Request<RequestBody<B>>),
-    Candidate(Box<Candidate<S>>, Request<RequestBody<B>>),
+    Candidate(Box<Candidate>, Request<RequestBody<B>>),
     Session(Prepared<S, B>),
 }
 
 impl Route {
-    pub(crate) fn of<S, B>(shared: &Shared<S>, request: &Request<B>) -> Self {
-        let headers = request.headers();
-        let (session_id, version) = session_headers(headers);
+    pub(crate) fn of<S, B>(shared: &Shared<S>, request: &mut Request<B>) -> Self {
+        let (session_id, version) = session_headers(request.headers());
         if session_id.is_none() && !may_initialize(request) {
             return Self::Untouched;
         }
-        if version.is_some_and(is_sessionless_version) {
+        let is_sessionless = version.is_some_and(is_sessionless_version);
+        if is_sessionless && session_id.is_none() {
             return Self::Untouched;
         }
-        match session_id {
-            None => Self::Candidate,
-            Some(id) => match shared.sessions.find(id, request.uri(), headers) {
-                Some(session) => Self::Session(session),
-                None => Self::Untouched,
-            },
+        let principal = match &shared.config.principal {
+            Some(principal) => with_parts(request, |parts| principal(parts)),
+            None => None,
+        };
+        let headers = request.headers();
+        let Some(id) = session_headers(headers).0 else {
+            return Self::Candidate(principal);
+        };
+        let found = shared
+            .sessions
+            .find(id, principal.as_ref(), request.uri(), headers);
+        match found {
+            Some(session) if !is_sessionless || is_recorded_with(&session, headers) => {
+                Self::Session(session)
+            }
+            _ => Self::Untouched,
         }
     }
 
@@ -61,22 +72,46 @@ impl Route {
         S: HttpService<B>,
         B: Body<Error: Send> + Send + 'static,
     {
-        match self {
-            Self::Session(session) => Way::Session(Exchange::prepare(shared, session, parts, body)),
-            Self::Candidate | Self::Untouched => {
-                let candidate = body
-                    .as_ref()
-                    .ok()
-                    .and_then(|body| Candidate::of(shared, &parts, body));
-                let body = body.map_or_else(|body| body, RequestBody::buffered);
-                let request = Request::from_parts(parts, body);
-                match candidate {
-                    Some(candidate) => Way::Candidate(Box::new(candidate), request),
-                    None => Way::Untouched(request),
-                }
+        let principal = match self {
+            Self::Session(session) => {
+                return Way::Session(Exchange::prepare(shared, session, parts, body));
             }
+            Self::Candidate(principal) => principal,
+            Self::Untouched => None,
+        };
+        let candidate = match &body {
+            Ok(body) => Candidate::of(&parts, principal, body),
+            Err(_) => None,
+        };
+        let body = body.map_or_else(|body| body, RequestBody::buffered);
+        let request = Request::from_parts(parts, body);
+        match candidate {
+            Some(candidate) => Way::Candidate(Box::new(candidate), request),
+            None => Way::Untouched(request),
         }
     }
+}
+
+/// Shows the head of a request, which is not in one piece while it has its body.
+fn with_parts<B, T>(request: &mut Request<B>, look: impl FnOnce(&Parts) -> T) -> T {
+    let (mut parts, ()) = Request::new(()).into_parts();
+    let mut exchange = |parts: &mut Parts| {
+        swap(&mut parts.method, request.method_mut());
+        swap(&mut parts.uri, request.uri_mut());
+        swap(&mut parts.version, request.version_mut());
+        swap(&mut parts.headers, request.headers_mut());
+        swap(&mut parts.extensions, request.extensions_mut());
+    };
+    exchange(&mut parts);
+    let seen = look(&parts);
+    exchange(&mut parts);
+    seen
+}
+
+/// Whether the session was recorded with the very version that these headers name (rule A2).
+fn is_recorded_with(session: &Session, headers: &HeaderMap) -> bool {
+    let version = session_headers(headers).1;
+    version.is_some() && session.chain().first().version() == version
 }
 
 /// Whether a request without a session id may be an `initialize`, as far as its head tells.

@@ -82,8 +82,8 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        let route = Route::of(&self.shared, &request);
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let route = Route::of(&self.shared, &mut request);
         if let Route::Untouched = route {
             return ResponseFuture::untouched(self.inner.call(request.map(RequestBody::untouched)));
         }
@@ -98,18 +98,19 @@ where
         match route.prepare(&self.shared, parts, body) {
             Way::Untouched(request) => ResponseFuture::untouched(self.inner.call(request)),
             Way::Candidate(candidate, request) => {
-                ResponseFuture::candidate(self.inner.call(request), candidate)
+                let sending = self.inner.call(request);
+                ResponseFuture::candidate(sending, candidate, self.shared.clone())
             }
             Way::Session(Prepared::Send(exchange, request)) => {
                 ResponseFuture::in_flight(self.inner.call(request), exchange)
             }
-            Way::Session(Prepared::Wait(exchange, unbuffered, flight)) => {
+            Way::Session(Prepared::Wait(exchange, unbuffered)) => {
                 self.release();
-                ResponseFuture::wait(exchange, unbuffered, flight)
+                ResponseFuture::wait(exchange, unbuffered)
             }
             Way::Session(Prepared::Answer(response)) => {
                 self.release();
-                ResponseFuture::answer(response)
+                ResponseFuture::answer(*response)
             }
         }
     }

@@ -5,12 +5,10 @@ use std::{
     future::poll_fn,
     pin::Pin,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
-use tokio::time::timeout;
 
 use super::request::into_bytes;
 
@@ -39,13 +37,16 @@ impl<R: Body> ReadAhead<R> {
         }
     }
 
-    /// Reads to the end, but not beyond `limit` bytes nor longer than `patience`.
-    pub(crate) async fn fill(&mut self, limit: usize, patience: Duration) {
-        // Nearly always all of it is there, and it takes no timer to read it.
-        if poll_fn(|cx| Poll::Ready(self.poll_fill(cx, limit).is_pending())).await {
-            let fill = poll_fn(|cx| self.poll_fill(cx, limit));
-            // What has been read when the time is up stays read.
-            let _ = Box::pin(timeout(patience, fill)).await;
+    /// Reads to the end, but not beyond `limit` bytes. What has been read stays read if this is
+    /// dropped.
+    pub(crate) async fn fill(&mut self, limit: usize) {
+        poll_fn(|cx| self.poll_fill(cx, limit)).await;
+    }
+
+    /// Lets go of what is still to come: the body ends with what was read.
+    pub(crate) fn drop_rest(&mut self) {
+        if matches!(self.rest, Rest::More(_)) {
+            self.rest = Rest::Ended;
         }
     }
 

@@ -1,83 +1,145 @@
-//! Recording a session as its handshake passes (rules B2 to B5).
+//! Recording a session as its handshake passes (rules B2 to B5, A4, A5).
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, Response, header::CONTENT_LENGTH, request::Parts};
+use http::{
+    HeaderMap, HeaderValue, Response, StatusCode,
+    header::{ACCEPT, CONTENT_TYPE},
+    request::Parts,
+};
 use http_body::Body;
+use tracing::warn;
 
 use crate::{
+    Outcome, Principal, Recovery,
     body::{BufferedBody, ResponseBody, Tap},
     config::Shared,
+    http_service::HttpService,
     mcp::{Id, InitializeResult, Message, MessageReader, Messages, SESSION_ID},
-    session::{Endpoint, Epoch, Initialize, Session},
+    recovery::{callers_headers, end},
+    session::{Endpoint, Epoch, Evicted, Initialize, Key},
 };
 
-/// A session-less POST that may be an `initialize`.
-pub(crate) struct Candidate<S> {
-    shared: Arc<Shared<S>>,
+/// A POST that may be an `initialize`.
+pub(crate) struct Candidate {
     endpoint: Endpoint,
+    principal: Option<Principal>,
     headers: HeaderMap,
     body: BufferedBody,
 }
 
-impl<S: 'static> Candidate<S> {
+/// What an answer to `initialize` makes of its session.
+enum Recorded<L> {
+    /// None.
+    No,
+    /// It is known, and this is to look at the rest of the answer.
+    Yes(Option<(MessageReader, L)>),
+    /// The request is too large to be remembered (rule K9).
+    TooLarge,
+}
+
+impl Candidate {
     /// The candidate, unless the body shows that it is none after all.
-    pub(crate) fn of(shared: &Arc<Shared<S>>, parts: &Parts, body: &BufferedBody) -> Option<Self> {
+    pub(crate) fn of(
+        parts: &Parts,
+        principal: Option<Principal>,
+        body: &BufferedBody,
+    ) -> Option<Self> {
         memchr::memmem::find(&body.data(), b"initialize")?;
         Some(Self {
-            shared: shared.clone(),
             endpoint: Endpoint::new(&parts.uri, &parts.headers),
+            principal,
             headers: parts.headers.clone(),
             body: body.clone(),
         })
     }
 
     /// Records the session, if the answer makes one, and passes the answer on.
-    pub(crate) fn settle<R>(self, response: Response<R>) -> Response<ResponseBody<R>>
+    pub(crate) fn settle<S, B>(
+        self,
+        shared: &Arc<Shared<S>>,
+        response: Response<S::ResBody>,
+    ) -> Response<ResponseBody<S::ResBody>>
     where
-        R: Body + Send + 'static,
-        R::Data: Send,
+        S: HttpService<B>,
+        B: Body<Error: Send> + Send + 'static,
     {
-        let (head, body) = response.into_parts();
-        let body = match self.record(&head) {
-            Some((reader, look)) => ResponseBody::wrapped(Tap::new(body, reader, look)),
-            None => ResponseBody::untouched(body),
+        let (mut head, body) = response.into_parts();
+        let (recorded, evicted) = self.record(shared, &mut head);
+        for session in evicted {
+            end::<S, B>(shared, &session, &session.chain().current());
+        }
+        let body = match recorded {
+            Recorded::Yes(Some((reader, look))) => {
+                ResponseBody::wrapped(Tap::new(body, reader, look))
+            }
+            Recorded::Yes(None) | Recorded::No => ResponseBody::untouched(body),
+            Recorded::TooLarge => {
+                let recovery = Recovery::new(Outcome::NotRecorded, 0);
+                head.extensions.insert(recovery);
+                ResponseBody::untouched(body)
+            }
         };
         Response::from_parts(head, body)
     }
 
-    /// What is to look at the answer's body, if the answer makes a session.
-    fn record(
-        mut self,
-        head: &http::response::Parts,
-    ) -> Option<(MessageReader, impl FnMut(&[u8]) -> bool + Send + use<S>)> {
-        let id = head
-            .headers
-            .get(SESSION_ID)
-            .filter(|_| head.status.is_success())?;
-        let body = self.body.data();
-        let initialize = Messages::parse(&body)?.initialize()?.parsed_id()?;
-        self.headers.remove(SESSION_ID);
-        self.headers.remove(CONTENT_LENGTH);
-        let config = &self.shared.config;
-        let session = Arc::new(Session::new(
-            self.endpoint,
-            id.clone(),
-            Initialize {
-                headers: self.headers,
-                // Not a slice of a larger buffer of the caller's.
-                body: Bytes::copy_from_slice(&body),
-            },
-            config.budget,
-        ));
+    fn record<S>(
+        self,
+        shared: &Shared<S>,
+        head: &mut http::response::Parts,
+    ) -> (Recorded<impl FnMut(&[u8]) -> bool + Send + use<S>>, Evicted) {
+        let config = &shared.config;
+        let (Some(id), Some(initialize)) = (assigned(head), self.initialize_id()) else {
+            return (Recorded::No, Evicted::new());
+        };
+        let initialize_request = Initialize {
+            accept: self.headers.get(ACCEPT).cloned(),
+            content_type: self.headers.get(CONTENT_TYPE).cloned(),
+            // Not a slice of a larger buffer of the caller's.
+            body: Bytes::copy_from_slice(&self.body.data()),
+            credentials: callers_headers(&self.headers),
+        };
+        if initialize_request.bytes() > config.max_initialize_bytes {
+            warn!(
+                host = self.endpoint.host(),
+                bytes = initialize_request.bytes(),
+                limit = config.max_initialize_bytes,
+                "initialize is too large, its session is not recorded"
+            );
+            return (Recorded::TooLarge, Evicted::new());
+        }
+        let key = Key {
+            id,
+            endpoint: Arc::new(self.endpoint),
+            principal: self.principal,
+        };
+        let upstream = key.id.clone();
+        let (session, evicted) =
+            shared
+                .sessions
+                .record(key, initialize_request, config.pauses, config.table);
+        if *session.id() != upstream {
+            head.headers.insert(SESSION_ID, session.id().clone());
+        }
         let first = session.chain().current();
-        self.shared.sessions.insert(session, config.max_sessions);
-        let reader = MessageReader::new(&head.headers, config.max_initialize_result_bytes)?;
-        Some((reader, move |message: &[u8]| {
-            learn(&first, &initialize, message)
-        }))
+        let reader = MessageReader::new(&head.headers, config.max_initialize_result_bytes);
+        let look = move |message: &[u8]| learn(&first, &initialize, message);
+        (Recorded::Yes(reader.map(|reader| (reader, look))), evicted)
     }
+
+    /// The id of the request, if it is an `initialize`.
+    fn initialize_id(&self) -> Option<Id> {
+        Messages::parse(&self.body.data())?
+            .initialize()?
+            .parsed_id()
+    }
+}
+
+/// The session id that a 2xx answer assigns.
+fn assigned(head: &http::response::Parts) -> Option<HeaderValue> {
+    let id = head.headers.get(SESSION_ID)?;
+    StatusCode::is_success(&head.status).then(|| id.clone())
 }
 
 /// Whether the message was the answer to `initialize`, which the epoch then knows.

@@ -1,14 +1,14 @@
 //! Passes on an answer that needs no recovery, and learns from it (rules C2, I1, B5, H1).
 
-use http::{HeaderMap, Method, Response, StatusCode};
+use http::{Method, Response, StatusCode};
 use http_body::Body;
 
 use super::{Candidate, Exchange};
 use crate::{
     Outcome,
-    body::ResponseBody,
+    body::{BufferedBody, ResponseBody},
     http_service::{HttpService, LayerResponse},
-    mcp::{LostResponse, is_event_stream, session_id},
+    mcp::{LostResponse, is_event_stream, leading_method},
     recovery,
     session::StateChange,
 };
@@ -23,37 +23,33 @@ where
         let status = response.status();
         !status.is_success()
             && !matches!(self.outcome, Some(outcome) if outcome != Outcome::Replayed)
-            // A DELETE is never recovered (rules D7, I1).
-            && *self.head.method() != Method::DELETE
+            // Nothing else is ever recovered (rules D7, I1).
+            && matches!(*self.head.method(), Method::POST | Method::GET)
             && self.shared.config.classify.examines(status)
     }
 
     /// Passes on the answer.
     pub(super) fn deliver(&self, mut response: Response<S::ResBody>) -> LayerResponse<S, B> {
-        match self.outcome {
-            Some(outcome) => response = self.mark(response, outcome),
-            None => {}
+        if let Some(outcome) = self.outcome {
+            response = self.mark(response, outcome);
+            response = self.bring_cookies(response);
         }
-        if matches!(self.outcome, None | Some(Outcome::Replayed)) {
-            self.session.chain().lives(self.epoch());
+        let is_success = response.status().is_success();
+        match *self.head.method() {
+            Method::DELETE => self.note_end(response.status()),
+            _ if is_success => {
+                self.note_success();
+                if let Some(candidate) = self.candidate() {
+                    return candidate.settle(&self.shared, response);
+                }
+            }
+            _ => {}
         }
-        let status = response.status();
-        let assigned = self.assigned(response.headers());
         self.epoch()
             .translate_response(response.headers_mut(), self.session.id());
         match *self.head.method() {
-            Method::DELETE if status.is_success() || status == StatusCode::NOT_FOUND => {
-                self.shared.sessions.forget(&self.session);
-                self.end_successor();
-            }
-            Method::POST if status.is_success() => {
+            Method::POST if is_success => {
                 if let Some(body) = &self.body {
-                    if assigned && self.summary().is_initialize {
-                        let candidate = Candidate::of(&self.shared, &self.head.unpack(), body);
-                        if let Some(candidate) = candidate {
-                            return candidate.settle(response);
-                        }
-                    }
                     let changes = StateChange::in_body(body);
                     self.session
                         .apply(changes, self.shared.config.max_subscriptions);
@@ -63,7 +59,7 @@ where
                     return self.answer_stream(response, requests, false);
                 }
             }
-            Method::GET if status.is_success() && is_event_stream(response.headers()) => {
+            Method::GET if is_success && is_event_stream(response.headers()) => {
                 return self.get_stream(response);
             }
             _ => {}
@@ -71,18 +67,40 @@ where
         response.map(ResponseBody::untouched)
     }
 
-    /// Whether the answer assigns another id than the session's (rule B5).
-    fn assigned(&self, headers: &HeaderMap) -> bool {
-        session_id(headers)
-            .is_some_and(|id| Some(id) != self.epoch().id() && id != self.session.id())
+    /// A 2xx proves that the session lives, and, if it answers an `initialize`, that another does
+    /// (rule J4).
+    fn note_success(&self) {
+        if self.epoch().is_unproven() && !self.summary().is_initialize {
+            self.session.chain().lives(self.epoch());
+        }
     }
 
-    /// Ends the session that a recovery made while this DELETE was on its way to the one before:
-    /// the caller wants none any more.
-    fn end_successor(&self) {
-        let current = self.session.chain().current();
-        if current.number() != self.epoch().number() {
-            recovery::end::<S, B>(&self.shared, &self.session, &self.head.unpack(), &current);
+    /// An `initialize` that carried the session's id makes a session of its own (rule B5).
+    fn candidate(&self) -> Option<Candidate> {
+        let body = self.body.as_ref()?;
+        if *self.head.method() != Method::POST || !self.may_be_initialize(body) {
+            return None;
+        }
+        Candidate::of(&self.head.unpack(), self.session.principal().cloned(), body)
+    }
+
+    fn may_be_initialize(&self, body: &BufferedBody) -> bool {
+        // Most bodies show that they are none without being parsed.
+        match leading_method(&body.data()) {
+            Some(method) => method == b"initialize",
+            None => self.summary().is_initialize,
+        }
+    }
+
+    /// What the answer to a DELETE says of the session (rule I1).
+    fn note_end(&self, status: StatusCode) {
+        if status.is_success() || status == StatusCode::NOT_FOUND {
+            self.shared.sessions.forget(&self.session);
+            // A recovery may have made another while the DELETE was on its way.
+            let current = self.session.chain().current();
+            if current.number() != self.epoch().number() {
+                recovery::end::<S, B>(&self.shared, &self.session, &current);
+            }
         }
     }
 

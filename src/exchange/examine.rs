@@ -1,42 +1,43 @@
-//! Reads a verdict out of an answer, and acts on it (rules D1 to D7, J1, J2).
+//! Reads a verdict out of an answer, and acts on it (rules D1 to D9, J1, J2, J4, J5).
 
-use http::{Method, Response};
+use http::{Method, Response, StatusCode, header::AUTHORIZATION};
 use http_body::Body;
 use tracing::debug;
 
-use super::{Exchange, replay::replay};
+use super::{Exchange, allowance::Allowance, replay::replay};
 use crate::{
     Outcome,
     body::{BufferedBody, ReadAhead, ResponseBody},
     config::Config,
     http_service::{HttpService, LayerResponse, LayerResult},
     mcp::{HttpAnswer, Verdict},
-    recovery::{self, ping},
-    session::{Claim, FlightResult},
+    recovery::{authorization, ping},
+    session::{RecoveryError, Standing},
 };
 
+/// Of what the layer may add to a request, one part in so many is for the body of an error: the
+/// rest is for doing something about it.
+const BODY_PARTS: u32 = 4;
+
 /// An answer that may be about the session, read as far as the limit allows.
-pub(crate) struct Examined<R: Body> {
+pub(super) struct Examined<R: Body> {
     head: http::response::Parts,
     body: ReadAhead<R>,
 }
 
 impl<R: Body> Examined<R> {
     /// Reads the body, so that its connection is free again before anything else is sent.
-    pub(super) async fn read(response: Response<R>, config: &Config) -> Self {
+    async fn read(response: Response<R>, config: &Config, allowance: &mut Allowance) -> Self {
         let (head, body) = response.into_parts();
         let mut body = ReadAhead::new(body);
-        let limit = config.max_error_body_bytes;
-        body.fill(limit, config.recovery_timeout).await;
+        let fill = body.fill(config.max_error_body_bytes);
+        let share = allowance.share(BODY_PARTS);
+        // What has been read when the time is up stays read.
+        let _ = allowance.spend_at_most(share, fill).await;
         Self { head, body }
     }
 
-    pub(super) fn verdict(
-        &self,
-        config: &Config,
-        method: &Method,
-        message: Option<&[u8]>,
-    ) -> Verdict {
+    fn verdict(&self, config: &Config, method: &Method, message: Option<&[u8]>) -> Verdict {
         // After a truncated answer nothing is done over (rule F6).
         if self.body.is_broken() || !config.classify.examines(self.head.status) {
             return Verdict::Alive;
@@ -45,6 +46,21 @@ impl<R: Body> Examined<R> {
         config
             .classify
             .classify(&HttpAnswer::new(method, message, &self.head, &body))
+    }
+
+    /// Whether an answer that was found alive proves that the session is: these say only that the
+    /// server did not look at the request (rule J4).
+    fn is_proof(&self) -> bool {
+        let status = self.head.status;
+        !status.is_server_error()
+            && !matches!(
+                status,
+                StatusCode::UNAUTHORIZED
+                    | StatusCode::FORBIDDEN
+                    | StatusCode::PROXY_AUTHENTICATION_REQUIRED
+                    | StatusCode::REQUEST_TIMEOUT
+                    | StatusCode::TOO_MANY_REQUESTS
+            )
     }
 }
 
@@ -58,7 +74,7 @@ impl<R: Body> Examined<R> {
     reason = "which would keep the parameters twice"
 )]
 pub(crate) fn examine<S, B>(
-    exchange: Exchange<S, B>,
+    mut exchange: Exchange<S, B>,
     response: Response<S::ResBody>,
 ) -> impl Future<Output = LayerResult<S, B>> + Send
 where
@@ -66,26 +82,29 @@ where
     B: Body<Error: Send> + Send + 'static,
 {
     async move {
-        let config = &exchange.shared.config;
-        let answer = Examined::read(response, config).await;
-        let message = exchange.body.as_ref().map(BufferedBody::data);
-        let verdict = answer.verdict(config, exchange.head.method(), message.as_deref());
-        drop(message);
+        let shared = exchange.shared.clone();
+        let config = &shared.config;
+        let mut allowance = exchange.take_allowance();
+        let mut answer = Examined::read(response, config, &mut allowance).await;
+        let verdict = exchange.verdict(&answer);
         if let Some(outcome) = exchange.outcome {
             // It was sent again, and is not sent a third time (rule F1).
-            if verdict == Verdict::Alive {
-                exchange.session.chain().lives(exchange.epoch());
+            match verdict {
+                Verdict::Alive => exchange.note_life(&answer),
+                Verdict::Expired => exchange.session.chain().useless(exchange.epoch()),
+                Verdict::Unsure => {}
             }
             return Ok(exchange.give_back(answer, outcome));
         }
         let expired = match verdict {
-            Verdict::Alive => false,
-            _ if exchange.summary().is_initialize => false,
+            Verdict::Alive => {
+                exchange.note_life(&answer);
+                false
+            }
             Verdict::Expired => true,
-            Verdict::Unsure => exchange.has_moved() || Box::pin(exchange.ping()).await,
+            Verdict::Unsure => Box::pin(exchange.ask(answer.head.status, &mut allowance)).await,
         };
         if !expired {
-            exchange.session.chain().lives(exchange.epoch());
             return Ok(exchange.pass(answer));
         }
         debug!(
@@ -97,20 +116,11 @@ where
         if !config.reinitialize {
             return Ok(exchange.give_back(answer, Outcome::Detected));
         }
-        match exchange.recover().await {
-            Ok(_) => {
-                let snapshot = exchange.session.chain().snapshot().0;
-                Box::pin(replay(exchange, answer, snapshot)).await
-            }
-            Err(error) => {
-                let outcome = Outcome::Failed(error.failure);
-                Ok(match &error.challenge {
-                    Some(challenge) => exchange
-                        .mark(Response::clone(challenge), outcome)
-                        .map(ResponseBody::whole),
-                    None => exchange.give_back(answer, outcome),
-                })
-            }
+        // What is left of it would hold its connection, which the recovery may need (rule D5).
+        answer.body.drop_rest();
+        match exchange.recover(&mut allowance).await {
+            Ok(()) => Box::pin(replay(exchange, answer, allowance)).await,
+            Err(error) => Ok(exchange.fail(answer, &error)),
         }
     }
 }
@@ -120,49 +130,81 @@ where
     S: HttpService<B>,
     B: Body<Error: Send> + Send + 'static,
 {
-    fn has_moved(&self) -> bool {
-        self.session.chain().current().number() != self.epoch().number()
-    }
-
-    /// Whether the server, when asked, does not know the session (rule D4).
-    async fn ping(&self) -> bool {
+    fn verdict(&self, answer: &Examined<S::ResBody>) -> Verdict {
+        let message = self.body.as_ref().map(BufferedBody::data);
         let config = &self.shared.config;
-        let trigger = self.head.unpack();
-        let asked = ping::<S, B>(&self.shared, &self.session, self.epoch(), &trigger);
-        let expired = async {
-            let Some((response, message)) = asked.await else {
-                return false;
-            };
-            let answer = Examined::read(response, config).await;
-            answer.verdict(config, &Method::POST, Some(&message)) == Verdict::Expired
-        };
-        tokio::time::timeout(config.recovery_timeout, expired)
-            .await
-            .unwrap_or(false)
+        let verdict = answer.verdict(config, self.head.method(), message.as_deref());
+        let is_not_found = answer.head.status == StatusCode::NOT_FOUND;
+        match verdict {
+            Verdict::Alive => Verdict::Alive,
+            // It makes a session of its own (rule D7).
+            _ if self.summary().is_initialize => Verdict::Alive,
+            // There was no session to be found (rules D7, E8).
+            _ if is_not_found && self.epoch().id().is_none() => Verdict::Alive,
+            // Some servers answer so to the wrong credentials (rule D8).
+            Verdict::Expired if is_not_found && !self.has_epochs_credentials() => Verdict::Unsure,
+            verdict => verdict,
+        }
     }
 
-    /// Waits for the one recovery of the epoch, and starts it if this request is the first.
-    async fn recover(&self) -> FlightResult {
-        match self.session.chain().claim(self.snapshot()) {
-            Claim::Moved(epoch) => Ok(epoch),
-            Claim::Failed(error) => Err(error),
-            Claim::Join(flight) => flight.ended().await,
-            Claim::Lead(flight, leader) => {
-                recovery::start::<S, B>(
-                    self.shared.clone(),
-                    self.session.clone(),
-                    self.epoch().clone(),
-                    &self.head.unpack(),
-                    leader,
-                );
-                flight.ended().await
-            }
+    /// Whether the request carries the `authorization` that its epoch was made with.
+    fn has_epochs_credentials(&self) -> bool {
+        self.head.header(&AUTHORIZATION).as_ref()
+            == authorization(self.session.credentials(self.epoch()))
+    }
+
+    /// An answer that was examined says by what it says that the session lives (rule J4).
+    fn note_life(&self, answer: &Examined<S::ResBody>) {
+        if answer.is_proof() && !self.summary().is_initialize {
+            self.session.chain().lives(self.epoch());
+        }
+    }
+
+    /// Whether the session has expired, which an answer leaves open: asks the server, unless that
+    /// is of no use (rules D4, D8, D9).
+    async fn ask(&self, answered: StatusCode, allowance: &mut Allowance) -> bool {
+        let config = &self.shared.config;
+        if !config.reinitialize {
+            return false;
+        }
+        let mut head = self.head.unpack();
+        let chain = self.session.chain();
+        match chain.standing(self.epoch(), authorization(&head.headers)) {
+            Standing::Open => {}
+            Standing::Expired => return true,
+            Standing::Paused => return false,
+        }
+        let is_strangers = answered == StatusCode::NOT_FOUND
+            && *self.head.method() == Method::POST
+            && !self.has_epochs_credentials();
+        if is_strangers {
+            head.headers = self.session.credentials(self.epoch()).clone();
+        }
+        let asked = ping::<S, B>(&self.shared, &self.session, self.epoch(), &head);
+        let Some(Ok((response, message))) = allowance.spend(asked).await else {
+            return false;
+        };
+        let status = response.status();
+        if status.is_success() {
+            chain.lives(self.epoch());
+            return false;
+        }
+        if is_strangers && matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+            // The epoch's own credentials are no longer good: that proves nothing.
+            return true;
+        }
+        let pong = Examined::read(response, config, allowance).await;
+        match pong.verdict(config, &Method::POST, Some(&message)) {
+            Verdict::Expired => true,
+            Verdict::Unsure => status == answered,
+            Verdict::Alive => false,
         }
     }
 
     /// The answer that was read ahead, whole again.
-    pub(super) fn pass(&self, answer: Examined<S::ResBody>) -> LayerResponse<S, B> {
-        let mut response = Response::from_parts(answer.head, ResponseBody::wrapped(answer.body));
+    fn pass(&self, answer: Examined<S::ResBody>) -> LayerResponse<S, B> {
+        let mut response =
+            Response::from_parts(answer.head, answer.body).map(ResponseBody::wrapped);
         self.epoch()
             .translate_response(response.headers_mut(), self.session.id());
         response
@@ -175,5 +217,18 @@ where
         outcome: Outcome,
     ) -> LayerResponse<S, B> {
         self.mark(self.pass(answer), outcome)
+    }
+
+    /// What the caller gets when the recovery has failed: the challenge that its credentials met,
+    /// or its own answer (rules J1, J2).
+    pub(super) fn fail(
+        &self,
+        answer: Examined<S::ResBody>,
+        error: &RecoveryError,
+    ) -> LayerResponse<S, B> {
+        match self.challenge(error) {
+            Some(challenge) => challenge,
+            None => self.give_back(answer, Outcome::Failed(error.failure)),
+        }
     }
 }

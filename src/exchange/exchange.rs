@@ -9,14 +9,14 @@ use bytes::Bytes;
 use http::{Request, Response, header::HeaderMap, request::Parts};
 use http_body::Body;
 
-use super::{LastEventId, packed::PackedHead};
+use super::{LastEventId, allowance::Allowance, packed::PackedHead};
 use crate::{
     Outcome, Recovery, Refusal,
     body::{BufferedBody, RequestBody},
     config::Shared,
     http_service::HttpService,
     mcp::{LAST_EVENT_ID, LostResponse, Messages, Summary},
-    session::{Epoch, Flight, Session, Snapshot},
+    session::{Epoch, Session, Snapshot},
 };
 
 /// One request of a recorded session.
@@ -27,12 +27,16 @@ pub(crate) struct Exchange<S, B> {
     snapshot: Snapshot,
     /// That is another one than it arrived in.
     crosses: bool,
+    /// It started the recovery that it waited for.
+    pub(super) led: bool,
     /// As the caller sent it: nothing is translated here.
     pub(super) head: PackedHead,
     /// `None` if it could not be buffered.
     pub(super) body: Option<BufferedBody>,
     /// Known before the answer is: it goes to the caller whatever it says.
     pub(super) outcome: Option<Outcome>,
+    /// What the layer may still add to the request, once something was added.
+    pub(super) allowance: Option<Allowance>,
     /// Made when first asked for, since most requests are answered without.
     summary: OnceLock<Box<Summary>>,
     marker: PhantomData<fn(B)>,
@@ -42,10 +46,11 @@ pub(crate) struct Exchange<S, B> {
 pub(crate) enum Prepared<S, B: Body> {
     /// Send it.
     Send(Exchange<S, B>, Request<RequestBody<B>>),
-    /// Wait for a recovery first. The body is there if it could not be buffered.
-    Wait(Exchange<S, B>, Option<RequestBody<B>>, Flight),
+    /// Its session is not there to be used: wait for it first. The body is there if it could not
+    /// be buffered.
+    Wait(Exchange<S, B>, Option<RequestBody<B>>),
     /// There is no need to: this is what the caller gets.
-    Answer(Response<Bytes>),
+    Answer(Box<Response<Bytes>>),
 }
 
 impl<S, B> Exchange<S, B>
@@ -60,7 +65,7 @@ where
         parts: Parts,
         body: Result<BufferedBody, RequestBody<B>>,
     ) -> Prepared<S, B> {
-        let (snapshot, flight) = session.chain().snapshot();
+        let (snapshot, is_there) = session.chain().snapshot();
         let (body, unbuffered) = match body {
             Ok(body) => (Some(body), None),
             Err(unbuffered) => (None, Some(unbuffered)),
@@ -70,14 +75,16 @@ where
             session,
             snapshot,
             crosses: false,
+            led: false,
             head: PackedHead::new(&parts),
             body,
             outcome: None,
+            allowance: None,
             summary: OnceLock::new(),
             marker: PhantomData,
         };
-        if let Some(flight) = flight {
-            return Prepared::Wait(exchange, unbuffered, flight);
+        if !is_there {
+            return Prepared::Wait(exchange, unbuffered);
         }
         match exchange.address(parts, unbuffered) {
             Ok(request) => Prepared::Send(exchange, request),
@@ -91,7 +98,7 @@ where
         &mut self,
         mut parts: Parts,
         unbuffered: Option<RequestBody<B>>,
-    ) -> Result<Request<RequestBody<B>>, Response<Bytes>> {
+    ) -> Result<Request<RequestBody<B>>, Box<Response<Bytes>>> {
         let epoch = self.session.chain().epoch(&self.snapshot);
         match self.last_event_id(&parts.headers) {
             LastEventId::Keep => epoch.translate_request(&mut parts.headers),
@@ -105,12 +112,22 @@ where
             }
             LastEventId::Lost(requests) => {
                 let lost = LostResponse::SessionExpired.stream(&requests);
-                return Err(self.mark(lost, Outcome::AnswerLost));
+                return Err(Box::new(self.mark(lost, Outcome::AnswerLost)));
+            }
+        }
+        if self.outcome == Some(Outcome::Replayed) {
+            if let Some(handshake) = self.epoch().handshake() {
+                handshake.affinity.replay(&mut parts.headers);
             }
         }
         let body = unbuffered
             .unwrap_or_else(|| RequestBody::buffered(self.body.clone().unwrap_or_default()));
         Ok(Request::from_parts(parts, body))
+    }
+
+    /// The body of a request that was made, if it could not be buffered and has to be sent as it is.
+    pub(crate) fn unbuffered(&self, body: RequestBody<B>) -> Option<RequestBody<B>> {
+        self.body.is_none().then_some(body)
     }
 
     /// What a `Last-Event-ID` among these headers comes to in the request's epoch.

@@ -18,11 +18,14 @@ use crate::{
 };
 
 pin_project! {
-    /// A request of a recorded session under way in its epoch. `F` sends it: the inner service's
-    /// own future on the hot path, one that makes a clone of it ready on the cold one.
-    pub(crate) struct InFlight<F, S, B> {
+    /// A request of a recorded session under way in its epoch, hot or cold.
+    pub(crate) struct InFlight<S, B>
+    where
+        S: HttpService<B>,
+        B: Body,
+    {
         #[pin]
-        sending: F,
+        sending: S::Future,
         // Not needed by what is answered at once.
         #[pin]
         orphan_timer: Option<OrphanTimer>,
@@ -39,8 +42,12 @@ pub(crate) enum Answered<S: HttpService<B>, B: Body> {
     Suspicious(Exchange<S, B>, Response<S::ResBody>),
 }
 
-impl<F, S, B> InFlight<F, S, B> {
-    pub(crate) fn new(sending: F, exchange: Exchange<S, B>) -> Self {
+impl<S, B> InFlight<S, B>
+where
+    S: HttpService<B>,
+    B: Body,
+{
+    pub(crate) fn new(sending: S::Future, exchange: Exchange<S, B>) -> Self {
         Self {
             sending,
             orphan_timer: None,
@@ -50,16 +57,15 @@ impl<F, S, B> InFlight<F, S, B> {
     }
 }
 
-impl<F, S, B> Future for InFlight<F, S, B>
+impl<S, B> Future for InFlight<S, B>
 where
-    F: Future<Output = Result<Response<S::ResBody>, S::Error>>,
     S: HttpService<B>,
     B: Body<Error: Send> + Send + 'static,
 {
     type Output = Answered<S, B>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answered<S, B>> {
-        const COMPLETED: &str = "InFlight polled after completion";
+        const COMPLETED: &str = "ResponseFuture polled after completion";
 
         let mut this = self.project();
         if let Poll::Ready(answer) = this.sending.poll(cx) {
@@ -89,8 +95,9 @@ where
     }
 }
 
-/// Sends a request through a service that has yet to be made ready.
-pub(crate) async fn send<S, B>(
+/// Sends a request through a service that was made ready for it, on the cold path.
+pub(super) async fn send<S, B>(
+    mut service: S,
     exchange: Exchange<S, B>,
     request: Request<RequestBody<B>>,
 ) -> LayerResult<S, B>
@@ -98,7 +105,9 @@ where
     S: HttpService<B>,
     B: Body<Error: Send> + Send + 'static,
 {
-    let sending = exchange.shared.inner.send(request);
+    let sending = service.call(request);
+    // What its readiness held is the request's now.
+    drop(service);
     // Large, and of no use once it is through.
     match Box::pin(InFlight::new(sending, exchange)).await {
         Answered::Done(result) => result,

@@ -6,6 +6,7 @@
 //! for a recovery under way, `examine` an answer that may mean that the session has expired, and
 //! `replay` the request once in the new one. [`Candidate`] is the request that makes a session.
 
+mod allowance;
 mod candidate;
 mod deliver;
 mod examine;
@@ -15,6 +16,7 @@ mod in_flight;
 mod last_event_id;
 mod packed;
 mod reconnect;
+mod recover;
 mod replay;
 mod streams;
 mod wait;
@@ -24,6 +26,6 @@ pub(crate) use self::{
     candidate::Candidate,
     examine::examine,
     exchange::{Exchange, Prepared},
-    in_flight::{Answered, InFlight, send},
-    wait::wait,
+    in_flight::{Answered, InFlight},
+    wait::send_first,
 };

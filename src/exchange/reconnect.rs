@@ -8,7 +8,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, header::ACCEPT_ENCODING, request::Parts};
+use http::{
+    Request,
+    header::{ACCEPT, ACCEPT_ENCODING},
+    request::Parts,
+};
 use http_body::Body;
 use tokio::time::timeout;
 
@@ -17,8 +21,10 @@ use crate::{
     body::{BufferedBody, Reconnect, Reconnecting, RequestBody},
     config::Shared,
     http_service::HttpService,
-    mcp::{EventIds, LAST_EVENT_ID, is_event_stream, list_changed_event},
-    recovery::overlay,
+    mcp::{
+        EventIds, LAST_EVENT_ID, PROTOCOL_VERSION, SESSION_ID, is_event_stream, list_changed_event,
+    },
+    recovery,
     session::{Epoch, Replaced, Session, StreamOrigin},
 };
 
@@ -54,7 +60,13 @@ where
 /// The GET as it goes out in `epoch`: with the credentials of the request that made it.
 fn get<B: Body>(mut parts: Parts, epoch: &Epoch) -> Request<RequestBody<B>> {
     if let Some(handshake) = epoch.handshake() {
-        parts.headers = overlay(&parts.headers, &handshake.headers);
+        let mut headers = handshake.headers.clone();
+        for name in [ACCEPT, SESSION_ID, PROTOCOL_VERSION] {
+            if let Some(value) = parts.headers.remove(&name) {
+                headers.insert(name, value);
+            }
+        }
+        parts.headers = headers;
     }
     parts.headers.remove(LAST_EVENT_ID);
     // The stream goes on as it began: in plain text.
@@ -75,6 +87,7 @@ where
         };
         self.session
             .remember(ids, &origin, self.shared.config.max_event_ids);
+        recovery::make_room::<S, B>(&self.shared);
     }
 
     fn poll_replaced(&mut self, cx: &mut Context<'_>) -> Poll<()> {

@@ -1,51 +1,56 @@
-//! The second and last sending of a request that found its epoch dead (rules F1 to F7, G2, G4).
+//! The second and last sending of a request that found its epoch expired (rules F1 to F7, G2, G4).
+
+use std::future::poll_fn;
 
 use http::Response;
 use http_body::Body;
 
-use super::{Exchange, LastEventId, examine::Examined, in_flight::send};
+use super::{Exchange, LastEventId, allowance::Allowance, examine::Examined, in_flight::send};
 use crate::{
     Outcome, Refusal,
     body::ResponseBody,
     http_service::{HttpService, LayerResponse, LayerResult},
     mcp::Messages,
-    session::Snapshot,
 };
 
-/// Sends the request again in the epoch that the session has moved to, if that is allowed.
+/// Sends the request again in the epoch that is current when it is sent, if that is allowed.
 /// Otherwise the caller gets its own `answer`.
 pub(super) async fn replay<S, B>(
     mut exchange: Exchange<S, B>,
     answer: Examined<S::ResBody>,
-    snapshot: Snapshot,
+    mut allowance: Allowance,
 ) -> LayerResult<S, B>
 where
     S: HttpService<B>,
     B: Body<Error: Send> + Send + 'static,
 {
-    let sent_in = exchange.snapshot().clone();
-    exchange.enter(snapshot);
     if let Some(accepted) = exchange.accepted() {
-        return Ok(accepted);
+        return Ok(exchange.bring_cookies(accepted));
     }
-    let parts = exchange.head.unpack();
-    let refusal = match exchange.last_event_id(&parts.headers) {
-        LastEventId::Refused => Some(Refusal::LastEventId),
-        LastEventId::Lost(_) => None,
-        LastEventId::Keep | LastEventId::Drop => exchange.refusal(),
-    };
-    if let Some(refusal) = refusal {
-        exchange.enter(sent_in);
-        return Ok(exchange.give_back(answer, Outcome::NotReplayed(refusal)));
+    if let Some(refusal) = exchange.refusal() {
+        let response = exchange.give_back(answer, Outcome::NotReplayed(refusal));
+        return Ok(exchange.bring_cookies(response));
     }
-    drop(answer);
-    match exchange.address(parts, None) {
-        Ok(request) => {
-            // Whatever it brings goes to the caller (rule F1).
-            exchange.outcome = Some(Outcome::Replayed);
-            send(exchange, request).await
+    let service = loop {
+        let mut service = exchange.shared.inner.get();
+        poll_fn(|cx| service.poll_ready(cx)).await?;
+        if exchange.session.chain().is_current(exchange.epoch()) {
+            break service;
         }
-        Err(response) => Ok(response.map(ResponseBody::whole)),
+        // It has expired in its turn. Nothing of the service is held while that is seen to.
+        drop(service);
+        if let Err(error) = exchange.recover(&mut allowance).await {
+            return Ok(exchange.fail(answer, &error));
+        }
+    };
+    drop(answer);
+    exchange.allowance = Some(allowance);
+    // Whatever it brings goes to the caller (rule F1).
+    exchange.outcome = Some(Outcome::Replayed);
+    let parts = exchange.head.unpack();
+    match exchange.address(parts, None) {
+        Ok(request) => send(service, exchange, request).await,
+        Err(response) => Ok(exchange.bring_cookies(response.map(ResponseBody::whole))),
     }
 }
 
@@ -57,7 +62,7 @@ where
     /// The answer to the caller's own `notifications/initialized`, which the handshake has sent
     /// (rule F3).
     pub(super) fn accepted(&self) -> Option<LayerResponse<S, B>> {
-        if !self.summary().is_initialized {
+        if !self.summary().is_initialized || !self.crosses() {
             return None;
         }
         let mut accepted: Response<_> = self.epoch().handshake()?.accepted.clone();
@@ -69,8 +74,13 @@ where
         )
     }
 
-    /// Why the request is not to be sent again, if so (rules F2, F4, F5).
+    /// Why the request is not to be sent again, if so (rules F2, F4, F5, G4).
     fn refusal(&self) -> Option<Refusal> {
+        match self.last_event_id(&self.head.unpack().headers) {
+            LastEventId::Refused => return Some(Refusal::LastEventId),
+            LastEventId::Lost(_) => return None,
+            LastEventId::Keep | LastEventId::Drop => {}
+        }
         let Some(body) = &self.body else {
             return Some(Refusal::BodyNotBuffered);
         };
@@ -81,5 +91,16 @@ where
         let replayable = Messages::parse(&body.data())
             .is_none_or(|messages| messages.as_slice().iter().all(|it| replay_when(it)));
         (!replayable).then_some(Refusal::ReplayWhen)
+    }
+
+    /// The response to the request that triggered a recovery tells of the cookies that were set in
+    /// it, if the caller sends cookies at all (rule E11).
+    pub(super) fn bring_cookies<T>(&self, mut response: Response<T>) -> Response<T> {
+        if self.led && self.head.header(&http::header::COOKIE).is_some() {
+            if let Some(handshake) = self.epoch().handshake() {
+                handshake.affinity.tell(response.headers_mut());
+            }
+        }
+        response
     }
 }

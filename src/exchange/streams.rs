@@ -11,6 +11,7 @@ use crate::{
     body::{AnswerStream, ListeningStream, ResponseBody},
     http_service::{HttpService, LayerResponse},
     mcp::{EventIds, Id, LAST_EVENT_ID},
+    recovery,
     session::{Logged, OrphanTimer, StreamOrigin},
 };
 
@@ -53,6 +54,7 @@ where
             .answer_lost_requests
             .then(|| OrphanTimer::new(self.epoch().clone(), config.orphan_timeout));
         let waiting = requests.to_vec();
+        let shared = self.shared.clone();
         let (session, epoch) = (self.session.clone(), self.epoch().number());
         let limit = config.max_event_ids;
         let mut origin = StreamOrigin { epoch, requests };
@@ -61,6 +63,7 @@ where
                 origin.requests = waiting.into();
             }
             session.remember(ids, &origin, limit);
+            recovery::make_room::<S, B>(&shared);
         };
         extended(response, |body| {
             AnswerStream::new(body, waiting, resumed, remember, orphan_timer)

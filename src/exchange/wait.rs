@@ -1,54 +1,68 @@
-//! A request that arrives during a recovery (rules E3, F2, J3).
+//! A request that finds its session being recovered (rules E3, F2, J3), or that is sent through a
+//! service which has yet to be made ready.
 
+use std::future::poll_fn;
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
 use http_body::Body;
 
 use super::{Exchange, in_flight::send};
 use crate::{
-    Outcome, Recovery,
+    Outcome, Recovery, Refusal,
     body::{RequestBody, ResponseBody},
-    http_service::{HttpService, LayerResult},
-    session::Flight,
+    http_service::{HttpService, LayerResponse, LayerResult},
 };
 
-/// Waits for a recovery, then sends the request for the first time.
-pub(crate) async fn wait<S, B>(
+/// Sends a request for the first time, once its session is there to be used and the inner service
+/// is ready. While it waits for the session it holds nothing of the service.
+pub(crate) async fn send_first<S, B>(
     mut exchange: Exchange<S, B>,
     unbuffered: Option<RequestBody<B>>,
-    flight: Flight,
 ) -> LayerResult<S, B>
 where
     S: HttpService<B>,
     B: Body<Error: Send> + Send + 'static,
 {
-    let ended = match exchange.belongs_to_the_old_session(unbuffered.as_ref()) {
-        true => None,
-        false => Some(flight.ended().await),
+    // It makes a session of its own (rule D7).
+    let mut stays = exchange.summary().is_initialize;
+    let is_response = exchange.is_response(unbuffered.as_ref());
+    let mut has_waited = false;
+    let service = loop {
+        if !stays && !exchange.is_current() {
+            match exchange.wait(is_response).await {
+                Waited::Moved => has_waited = true,
+                Waited::Stays => stays = true,
+                Waited::Answer(response) => return Ok(response),
+            }
+        }
+        let mut service = exchange.shared.inner.get();
+        poll_fn(|cx| service.poll_ready(cx)).await?;
+        if stays || exchange.is_current() {
+            break service;
+        }
     };
-    let mut waited = None;
-    match &ended {
-        Some(Ok(_)) => {
-            exchange.enter(exchange.session.chain().snapshot().0);
-            waited = Some(Recovery::new(Outcome::Waited, exchange.epoch().number()));
-        }
-        // The server's answer is the caller's (rule J3).
-        Some(Err(error)) => exchange.outcome = Some(Outcome::Failed(error.failure)),
-        None => {}
-    }
-    if exchange.crosses() {
-        if let Some(accepted) = exchange.accepted() {
-            return Ok(accepted);
-        }
-    }
+    let waited = has_waited.then(|| Recovery::new(Outcome::Waited, exchange.epoch().number()));
     let parts = exchange.head.unpack();
     let mut response = match exchange.address(parts, unbuffered) {
-        Ok(request) => send(exchange, request).await?,
+        Ok(request) => send(service, exchange, request).await?,
         Err(response) => response.map(ResponseBody::whole),
     };
     if let Some(waited) = waited {
-        // If the new session was dead as well, the response tells of that.
+        // If the new session had expired as well, the response tells of that.
         response.extensions_mut().get_or_insert(waited);
     }
     Ok(response)
+}
+
+/// What a request does after it has waited for its session.
+enum Waited<R> {
+    /// It is one of the current epoch.
+    Moved,
+    /// It is sent in the epoch that it arrived in.
+    Stays,
+    /// It is not sent.
+    Answer(R),
 }
 
 impl<S, B> Exchange<S, B>
@@ -56,13 +70,48 @@ where
     S: HttpService<B>,
     B: Body<Error: Send> + Send + 'static,
 {
-    /// Whether a request has nothing to wait for: a response answers a question of the old session,
-    /// and an `initialize` makes a session of its own (rules F2, D7). A body that was not buffered
-    /// is taken for a response if no method is in sight.
-    fn belongs_to_the_old_session(&self, unbuffered: Option<&RequestBody<B>>) -> bool {
+    fn is_current(&self) -> bool {
+        self.session.chain().is_current(self.epoch())
+    }
+
+    async fn wait(&mut self, is_response: bool) -> Waited<LayerResponse<S, B>> {
+        let arrived = self.snapshot().clone();
+        let mut allowance = self.take_allowance();
+        let recovered = self.recover(&mut allowance).await;
+        self.allowance = Some(allowance);
+        if let Err(error) = recovered {
+            // The challenge is for those whose credentials met it; for the others the server's
+            // answer is theirs (rules J1, J3).
+            self.outcome = Some(Outcome::Failed(error.failure));
+            return match self.challenge(&error) {
+                Some(challenge) => Waited::Answer(challenge),
+                None => Waited::Stays,
+            };
+        }
+        if let Some(accepted) = self.accepted() {
+            return Waited::Answer(accepted);
+        }
+        if !is_response {
+            return Waited::Moved;
+        }
+        // It answers a question of the old session, whatever that id means in the new one.
+        let new = self.epoch().id().cloned();
+        self.enter(arrived);
+        if self.epoch().id() != new.as_ref() {
+            return Waited::Stays;
+        }
+        // The server calls both by the same id, so that there is no way to the old one.
+        let mut response = Response::new(ResponseBody::whole(Bytes::new()));
+        *response.status_mut() = StatusCode::NOT_FOUND;
+        Waited::Answer(self.mark(response, Outcome::NotReplayed(Refusal::Response)))
+    }
+
+    /// Whether it is a JSON-RPC response, or a batch with one (rule F2). A body that was not
+    /// buffered is taken for one if no method is in sight.
+    fn is_response(&self, unbuffered: Option<&RequestBody<B>>) -> bool {
         match unbuffered {
             Some(unbuffered) => !unbuffered.has_read(b"\"method\""),
-            None => self.summary().is_initialize || self.summary().has_response,
+            None => self.summary().has_response,
         }
     }
 }

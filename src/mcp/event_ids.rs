@@ -49,6 +49,10 @@ impl EventIds {
         self.len = 0;
     }
 
+    pub(crate) fn bytes(&self) -> usize {
+        self.packed.len()
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.len
     }

@@ -46,11 +46,6 @@ pub(crate) fn session_headers_mut(
     })
 }
 
-/// The value of `Mcp-Session-Id`.
-pub(crate) fn session_id(headers: &HeaderMap) -> Option<&HeaderValue> {
-    session_headers(headers).0
-}
-
 /// The revision that removed sessions. Revisions are dates, which sort as text.
 const FIRST_WITHOUT_SESSIONS: &[u8] = b"2026-07-28";
 

@@ -26,7 +26,7 @@ pub(crate) use self::{
     event_stream::{Event, EventReader, Interest},
     header::{
         LAST_EVENT_ID, MCP_METHOD, PROTOCOL_VERSION, SESSION_ID, is_event_stream, is_json,
-        is_sessionless_version, session_headers, session_headers_mut, session_id,
+        is_sessionless_version, session_headers, session_headers_mut,
     },
     initialize::{InitializeResult, ListChanged, propose_version},
     list_changed::list_changed_event,

@@ -1,38 +1,51 @@
-//! The layer's own requests to the server (rules E4 to E6).
+//! The layer's own requests to the server (rules E4 to E6, E11).
 
-use std::{marker::PhantomData, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    marker::PhantomData,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use bytes::Bytes;
 use http::{
-    Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, Version,
-    header::{ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, TRANSFER_ENCODING},
+    Extensions, HeaderMap, HeaderValue, Method, Request, Response, Uri, Version,
+    header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, SET_COOKIE},
     request::Parts,
 };
-use http_body::{Body, Frame};
-use http_body_util::BodyExt;
-use serde_json::{Value, json, value::RawValue};
-use tokio::{runtime::Handle, time::timeout};
+use http_body::Body;
+use serde_json::json;
+use tokio::sync::Semaphore;
 
+use super::{
+    drain::{drain, in_background},
+    headers::{authorization, callers_headers},
+};
 use crate::{
     Failure,
     body::{BufferedBody, RequestBody},
     config::Shared,
     http_service::HttpService,
-    mcp::{Id, LAST_EVENT_ID, MCP_METHOD, Message, MessageReader, PROTOCOL_VERSION, SESSION_ID},
-    session::Epoch,
+    mcp::{Id, PROTOCOL_VERSION, SESSION_ID},
+    session::{Affinity, Endpoint, Epoch, Handshake, Session},
 };
 
-/// How long the rest of a body is read, once what was wanted of it has been found, so that its
-/// connection can be used again.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+/// How many pings are answered in a handshake, one at a time: a server could ask for any number.
+const MAX_PINGS: usize = 16;
 
-/// Sends the layer's own messages as if they came from a caller.
+/// Sends the layer's own messages with the credentials of the request that triggered them.
 pub(super) struct Client<S, B> {
     shared: Arc<Shared<S>>,
+    endpoint: Arc<Endpoint>,
     uri: Uri,
     version: Version,
     headers: HeaderMap,
     extensions: Extensions,
+    /// What the answers set.
+    affinity: Mutex<Affinity>,
+    pings_left: AtomicUsize,
+    turns: Arc<Semaphore>,
     body: PhantomData<fn(B)>,
 }
 
@@ -52,48 +65,88 @@ impl UpstreamSession {
     }
 }
 
-/// What a server answered to a JSON-RPC request.
-pub(super) enum Reply {
-    Result(Box<RawValue>),
-    Error(i64),
-}
-
 impl<S, B> Client<S, B>
 where
     S: HttpService<B>,
     B: Body<Error: Send> + Send + 'static,
 {
-    /// `recorded` are the headers of the caller's `initialize`; those of the `trigger` that
-    /// describe the caller win over them, so that fresh credentials do.
-    pub(super) fn new(shared: Arc<Shared<S>>, recorded: &HeaderMap, trigger: &Parts) -> Self {
-        let mut headers = overlay(recorded, &trigger.headers);
-        for name in [TRANSFER_ENCODING, EXPECT, CONTENT_LENGTH] {
-            headers.remove(name);
+    /// A client that goes by the head of a caller's request. Nobody else's headers are lent to it:
+    /// but for `accept` and `content-type`, all are the trigger's (rule E5).
+    pub(super) fn of_trigger(shared: &Arc<Shared<S>>, session: &Session, trigger: &Parts) -> Self {
+        let initialize = session.initialize();
+        let mut headers = callers_headers(&trigger.headers);
+        for (name, recorded, usual) in [
+            (
+                ACCEPT,
+                &initialize.accept,
+                "application/json, text/event-stream",
+            ),
+            (CONTENT_TYPE, &initialize.content_type, "application/json"),
+        ] {
+            let value = recorded.clone();
+            headers.insert(name, value.unwrap_or(HeaderValue::from_static(usual)));
         }
-        headers.remove(SESSION_ID);
-        headers.remove(PROTOCOL_VERSION);
-        // It names the method of the recorded message alone.
-        headers.remove(MCP_METHOD);
-        // The layer reads the answers itself.
-        if let Some(encoding) = headers.get_mut(ACCEPT_ENCODING) {
-            *encoding = HeaderValue::from_static("identity");
-        }
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.entry(ACCEPT).or_insert(HeaderValue::from_static(
-            "application/json, text/event-stream",
-        ));
         Self {
-            shared,
+            shared: shared.clone(),
+            endpoint: session.endpoint().clone(),
             uri: trigger.uri.clone(),
             version: trigger.version,
             headers,
             extensions: trigger.extensions.clone(),
+            affinity: Mutex::default(),
+            pings_left: AtomicUsize::new(MAX_PINGS),
+            turns: Arc::new(Semaphore::new(1)),
             body: PhantomData,
         }
     }
 
-    pub(super) fn headers(&self) -> &HeaderMap {
-        &self.headers
+    /// A client for a session that a recovery has made, as that recovery had it.
+    pub(super) fn of_handshake(
+        shared: &Arc<Shared<S>>,
+        session: &Session,
+        handshake: &Handshake,
+    ) -> Self {
+        let (mut trigger, ()) = Request::new(()).into_parts();
+        trigger.uri = handshake.uri.clone();
+        trigger.version = handshake.version;
+        trigger.headers = handshake.headers.clone();
+        trigger.extensions = handshake.extensions.clone();
+        Self::of_trigger(shared, session, &trigger)
+    }
+
+    /// The same caller, who knows what an epoch's affinity is.
+    pub(super) fn in_epoch(mut self, epoch: &Epoch) -> Self {
+        if let Some(handshake) = epoch.handshake() {
+            handshake.affinity.translate(&mut self.headers);
+        }
+        self
+    }
+
+    /// Whose credentials its requests go out with.
+    pub(super) fn authorization(&self) -> Option<&HeaderValue> {
+        authorization(&self.headers)
+    }
+
+    /// What the answers so far set, and what callers may still send in its place.
+    pub(super) fn affinity(&self, before: Option<&Affinity>) -> Affinity {
+        let affinity = self.affinity.lock();
+        let mut affinity = affinity.unwrap_or_else(PoisonError::into_inner).clone();
+        affinity.outdate(before, &self.headers);
+        affinity
+    }
+
+    /// What the session that this client has made leaves behind.
+    pub(super) fn handshake(&self, accepted: Response<Bytes>, affinity: Affinity) -> Handshake {
+        let mut headers = callers_headers(&self.headers);
+        affinity.insert(&mut headers);
+        Handshake {
+            uri: self.uri.clone(),
+            version: self.version,
+            headers,
+            extensions: self.extensions.clone(),
+            accepted,
+            affinity,
+        }
     }
 
     fn request(
@@ -103,6 +156,10 @@ where
         body: Bytes,
     ) -> Request<RequestBody<B>> {
         let mut headers = self.headers.clone();
+        let affinity = self.affinity.lock();
+        affinity
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(&mut headers);
         if let Some(id) = &upstream.id {
             headers.insert(SESSION_ID, id.clone());
         }
@@ -131,158 +188,48 @@ where
         message: Bytes,
     ) -> Result<Response<S::ResBody>, Failure> {
         let request = self.request(Method::POST, upstream, message);
-        self.shared
-            .inner
-            .send(request)
-            .await
-            .map_err(|_| Failure::Transport)
+        let response = self.shared.inner.send(request).await;
+        let response = response.map_err(|_| Failure::Transport)?;
+        if response.headers().contains_key(SET_COOKIE) {
+            let affinity = self.affinity.lock();
+            let mut affinity = affinity.unwrap_or_else(PoisonError::into_inner);
+            affinity.learn(response.headers());
+        }
+        Ok(response)
     }
 
-    /// Ends a session that nobody will use. Nobody waits for that, nor for its answer.
-    pub(super) fn delete(&self, upstream: &UpstreamSession, patience: Duration) {
-        if upstream.id.is_some() {
-            let sending =
-                self.shared
-                    .inner
-                    .send(self.request(Method::DELETE, upstream, Bytes::new()));
-            in_background(patience, async move {
-                if let Ok(response) = sending.await {
-                    drain(Box::pin(response.into_body())).await;
-                }
-            });
+    /// Ends a session that nobody will use, unless a recorded one has the same id (rule I3). Nobody
+    /// waits for that, nor for its answer.
+    pub(super) fn delete(&self, upstream: &UpstreamSession) {
+        let Some(id) = &upstream.id else { return };
+        if !self.shared.sessions.names(&self.endpoint, id) {
+            let request = self.request(Method::DELETE, upstream, Bytes::new());
+            self.send_in_background(request);
         }
     }
 
-    /// Reads the answer to the request with this id: to the answer, not to the end of the stream.
-    pub(super) async fn reply(
-        &self,
-        upstream: &UpstreamSession,
-        headers: &HeaderMap,
-        body: S::ResBody,
-        id: &Id,
-        limit: usize,
-    ) -> Result<Reply, Failure> {
-        let mut reader = MessageReader::new(headers, limit).ok_or(Failure::Malformed)?;
-        let mut body = Box::pin(body);
-        let mut found = Found {
-            id,
-            reply: None,
-            pings: Vec::new(),
-        };
-        while let Some(frame) = body.frame().await {
-            let Ok(frame) = frame else {
-                return Err(Failure::Truncated);
-            };
-            if let Ok(mut data) = frame.into_data() {
-                use bytes::Buf;
-                let data = data.copy_to_bytes(data.remaining());
-                reader.read(&data, |message| found.look(message));
-            }
-            for ping in found.pings.drain(..) {
-                self.answer_ping(upstream, &ping);
-            }
-            if let Some(reply) = found.reply.take() {
-                drain_in_background(body);
-                return Ok(reply);
-            }
+    /// Answers a server's `ping` (specification 2025-11-25, Lifecycle, Initialization: it may ping
+    /// before the handshake is over).
+    pub(super) fn answer_ping(&self, upstream: &UpstreamSession, id: &Id) {
+        let take = |left: usize| left.checked_sub(1);
+        if let Ok(_left) = self
+            .pings_left
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
+        {
+            let answer = json!({"jsonrpc": "2.0", "id": id.as_json(), "result": {}}).to_string();
+            let request = self.request(Method::POST, upstream, answer.into());
+            self.send_in_background(request);
         }
-        reader.finish(|message| found.look(message));
-        found.reply.ok_or(Failure::Malformed)
     }
 
-    /// A server may ping before it answers (specification 2025-11-25, Lifecycle, Initialization).
-    fn answer_ping(&self, upstream: &UpstreamSession, id: &Id) {
-        let answer = json!({"jsonrpc": "2.0", "id": id.as_json(), "result": {}}).to_string();
-        let sending = self
-            .shared
-            .inner
-            .send(self.request(Method::POST, upstream, answer.into()));
+    /// One at a time.
+    fn send_in_background(&self, request: Request<RequestBody<B>>) {
+        let (shared, turns) = (self.shared.clone(), self.turns.clone());
         in_background(self.shared.config.recovery_timeout, async move {
-            if let Ok(response) = sending.await {
+            let _turn = turns.acquire().await;
+            if let Ok(response) = shared.inner.send(request).await {
                 drain(Box::pin(response.into_body())).await;
             }
         });
-    }
-}
-
-/// What an answer's messages are searched for.
-struct Found<'a> {
-    id: &'a Id,
-    reply: Option<Reply>,
-    pings: Vec<Id>,
-}
-
-impl Found<'_> {
-    fn look(&mut self, message: &[u8]) {
-        let (mut pings, mut reply) = (Vec::new(), None);
-        let read = Message::each(message, |message| {
-            if message.is_request() && message.method() == Some("ping") {
-                pings.extend(message.parsed_id());
-            } else if reply.is_none() && message.answers(self.id) {
-                reply = Some(match (message.error(), message.result()) {
-                    (None, Some(result)) => Reply::Result(result.to_owned()),
-                    (error, _) => Reply::Error(error.map_or(0, code)),
-                });
-            }
-        });
-        if read.is_some() {
-            self.pings.append(&mut pings);
-            self.reply = self.reply.take().or(reply);
-        }
-    }
-}
-
-fn code(error: &RawValue) -> i64 {
-    serde_json::from_str::<Value>(error.get())
-        .ok()
-        .and_then(|error| error["code"].as_i64())
-        .unwrap_or_default()
-}
-
-/// Headers that describe a message rather than the caller (rule E5).
-fn describes_message(name: &HeaderName) -> bool {
-    let text = name.as_str();
-    text.starts_with("content-")
-        || text.starts_with("mcp-")
-        || [
-            ACCEPT,
-            ACCEPT_ENCODING,
-            EXPECT,
-            TRANSFER_ENCODING,
-            LAST_EVENT_ID,
-        ]
-        .contains(name)
-}
-
-/// `base`, with the headers of `caller` that describe the caller in place of its own.
-pub(crate) fn overlay(base: &HeaderMap, caller: &HeaderMap) -> HeaderMap {
-    let mut headers = base.clone();
-    for name in caller.keys().filter(|name| !describes_message(name)) {
-        headers.remove(name);
-        for value in caller.get_all(name) {
-            headers.append(name, value.clone());
-        }
-    }
-    headers
-}
-
-/// Reads a body to its end while others go on, so that its connection can be used again.
-pub(super) fn drain_in_background<R>(body: Pin<Box<R>>)
-where
-    R: Body<Data: Send, Error: Send> + Send + 'static,
-{
-    in_background(DRAIN_TIMEOUT, drain(body));
-}
-
-async fn drain<R: Body>(mut body: Pin<Box<R>>) {
-    while let Some(Ok(frame)) = body.frame().await {
-        drop::<Frame<_>>(frame);
-    }
-}
-
-fn in_background(patience: Duration, work: impl Future<Output = ()> + Send + 'static) {
-    // While a runtime shuts down there is none, and nothing to be done.
-    if let Ok(runtime) = Handle::try_current() {
-        runtime.spawn(timeout(patience, work));
     }
 }

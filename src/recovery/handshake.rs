@@ -5,8 +5,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
 use http_body::Body;
+use tokio::time::{Instant, timeout};
 
-use super::client::{Client, Reply, UpstreamSession, drain_in_background};
+use super::{
+    client::{Client, UpstreamSession},
+    drain::drain_in_background,
+    reply::Reply,
+};
 use crate::{
     Failure,
     body::ReadAhead,
@@ -31,7 +36,6 @@ pub(super) struct Established<'a, S: HttpService<B>, B: Body<Error: Send> + Send
 pub(super) struct HalfOpen<'a, S: HttpService<B>, B: Body<Error: Send> + Send + 'static> {
     client: &'a Client<S, B>,
     upstream: UpstreamSession,
-    patience: Duration,
 }
 
 impl<S: HttpService<B>, B: Body<Error: Send> + Send + 'static> HalfOpen<'_, S, B> {
@@ -47,7 +51,7 @@ impl<S: HttpService<B>, B: Body<Error: Send> + Send + 'static> HalfOpen<'_, S, B
 
 impl<S: HttpService<B>, B: Body<Error: Send> + Send + 'static> Drop for HalfOpen<'_, S, B> {
     fn drop(&mut self) {
-        self.client.delete(&self.upstream, self.patience);
+        self.client.delete(&self.upstream);
     }
 }
 
@@ -57,6 +61,7 @@ pub(super) async fn shake_hands<'a, S, B>(
     initialize: &Initialize,
     epoch: &Epoch,
     config: &Config,
+    deadline: Instant,
 ) -> Result<Established<'a, S, B>, RecoveryError>
 where
     S: HttpService<B>,
@@ -69,8 +74,8 @@ where
     let id = initialize_id(&body).ok_or(Failure::Malformed)?;
     let response = client.post(&UpstreamSession::default(), body).await?;
     if !response.status().is_success() {
-        let response = whole(response, config, config.recovery_timeout).await;
-        return Err(refused(response, Failure::Refused));
+        let response = whole(response, config, patience(deadline)).await;
+        return Err(client.refused(response, Failure::Refused));
     }
 
     let (head, body) = response.into_parts();
@@ -80,7 +85,6 @@ where
             id: session_id(&head.headers),
             version: None,
         },
-        patience: config.recovery_timeout,
     };
     let limit = config.max_initialize_result_bytes;
     let reply = client
@@ -98,11 +102,11 @@ where
     // A success says all that matters with its status: there is no waiting for its body.
     let patience = match response.status().is_success() {
         true => Duration::ZERO,
-        false => config.recovery_timeout,
+        false => patience(deadline),
     };
     let accepted = whole(response, config, patience).await;
     if !accepted.status().is_success() {
-        return Err(refused(accepted, Failure::NotAccepted));
+        return Err(client.refused(accepted, Failure::NotAccepted));
     }
     Ok(Established {
         session,
@@ -121,18 +125,35 @@ fn session_id(headers: &HeaderMap) -> Option<http::HeaderValue> {
     Some(id)
 }
 
-/// What an answer other than 2xx comes to: something that the caller can act on (rule J1), or
-/// `otherwise`.
-fn refused(mut response: Response<Bytes>, otherwise: fn(StatusCode) -> Failure) -> RecoveryError {
-    let status = response.status();
-    if !matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-        return otherwise(status).into();
-    }
-    // Some clients adopt whatever id they see.
-    response.headers_mut().remove(SESSION_ID);
-    RecoveryError {
-        failure: Failure::Denied(status),
-        challenge: Some(Box::new(response)),
+/// How long a refusal's body is waited for: what has come of it by then is passed on, and that has
+/// to be in time (rule J1).
+fn patience(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now()) / 2
+}
+
+impl<S, B> Client<S, B>
+where
+    S: HttpService<B>,
+    B: Body<Error: Send> + Send + 'static,
+{
+    /// What an answer other than 2xx comes to: something that the caller can act on (rule J1), or
+    /// `otherwise`.
+    fn refused(
+        &self,
+        mut response: Response<Bytes>,
+        otherwise: fn(StatusCode) -> Failure,
+    ) -> RecoveryError {
+        let status = response.status();
+        if !matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+            return otherwise(status).into();
+        }
+        // Some clients adopt whatever id they see.
+        response.headers_mut().remove(SESSION_ID);
+        RecoveryError {
+            failure: Failure::Denied(status),
+            challenge: Some(Box::new(response)),
+            authorization: self.authorization().cloned(),
+        }
     }
 }
 
@@ -145,7 +166,8 @@ where
     let limit = config.max_error_body_bytes;
     let (mut head, body) = response.into_parts();
     let mut read = ReadAhead::new(body);
-    read.fill(limit, patience).await;
+    // What has come when the time is up is passed on.
+    let _ = timeout(patience, read.fill(limit)).await;
     let body = read.bytes(limit);
     if let Some(rest) = read.into_rest() {
         drain_in_background(rest);

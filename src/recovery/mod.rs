@@ -2,58 +2,54 @@
 //! but for the head that triggered it.
 //!
 //! The files follow the order of events: `task` is a recovery from the claim to the new epoch,
-//! `handshake` makes the session, `restore` tells it what the old one held; `client` sends what
-//! they say.
+//! `handshake` makes the session, `restore` tells it what the old one held; `ping` asks whether one
+//! is there. `client` sends what they say, with the `headers` of whoever triggered it.
 
 mod client;
+mod drain;
 mod handshake;
+mod headers;
+mod ping;
+mod reply;
 mod restore;
 mod task;
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http::{Response, request::Parts};
 use http_body::Body;
 
 use self::client::{Client, UpstreamSession};
-pub(crate) use self::{client::overlay, task::start};
+pub(crate) use self::{
+    headers::{authorization, callers_headers},
+    ping::ping,
+    task::start,
+};
 use crate::{
     config::Shared,
     http_service::HttpService,
-    mcp::Id,
     session::{Epoch, Session},
 };
 
-/// Ends a session that the caller does not want any more. Nobody waits for that.
-pub(crate) fn end<S, B>(shared: &Arc<Shared<S>>, session: &Session, trigger: &Parts, epoch: &Epoch)
+/// Forgets sessions if all of them together hold too much (rules I2, K10).
+pub(crate) fn make_room<S, B>(shared: &Arc<Shared<S>>)
 where
     S: HttpService<B>,
     B: Body<Error: Send> + Send + 'static,
 {
-    let recorded = &session.initialize().headers;
-    Client::<S, B>::new(shared.clone(), recorded, trigger)
-        .delete(&UpstreamSession::of(epoch), shared.config.recovery_timeout);
+    for session in shared.sessions.shrink(shared.config.table) {
+        end::<S, B>(shared, &session, &session.chain().current());
+    }
 }
 
-/// Asks the server of an epoch whether it is there (rule D4). Gives the answer, unless that says
-/// that it is, and what was asked.
-pub(crate) async fn ping<S, B>(
-    shared: &Arc<Shared<S>>,
-    session: &Session,
-    epoch: &Epoch,
-    trigger: &Parts,
-) -> Option<(Response<S::ResBody>, Bytes)>
+/// Ends the upstream session of an epoch that a recovery made and that nobody can name any more
+/// (rules I1, I2). The session that the caller made itself is the caller's to end. Nobody waits.
+pub(crate) fn end<S, B>(shared: &Arc<Shared<S>>, session: &Session, epoch: &Epoch)
 where
     S: HttpService<B>,
     B: Body<Error: Send> + Send + 'static,
 {
-    let recorded = &session.initialize().headers;
-    let client = Client::<S, B>::new(shared.clone(), recorded, trigger);
-    let id = Id::from("mcp-session-recovery/ping".to_owned());
-    let ping = serde_json::json!({"jsonrpc": "2.0", "id": id.as_json(), "method": "ping"});
-    let message = Bytes::from(ping.to_string());
-    let upstream = UpstreamSession::of(epoch);
-    let response = client.post(&upstream, message.clone()).await.ok()?;
-    (!response.status().is_success()).then_some((response, message))
+    if let Some(handshake) = epoch.handshake() {
+        Client::<S, B>::of_handshake(shared, session, handshake)
+            .delete(&UpstreamSession::of(epoch));
+    }
 }

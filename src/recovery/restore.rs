@@ -12,7 +12,10 @@ use tokio::{
 
 use tracing::Instrument;
 
-use super::client::{Client, Reply, UpstreamSession};
+use super::{
+    client::{Client, UpstreamSession},
+    reply::Reply,
+};
 use crate::{http_service::HttpService, mcp::Id, session::State};
 
 /// How many of them are under way at once.

@@ -1,6 +1,9 @@
-//! One recovery, from the claim to the new epoch (rules E2, E9, E10, H2, H3, I3, M2, M3).
+//! One recovery, from the claim to the new epoch (rules E2, E9, E10, E12, H2, H3, I3, M2, M3).
 
-use std::sync::Arc;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
 
 use http::request::Parts;
 use http_body::Body;
@@ -8,7 +11,7 @@ use tokio::{
     runtime::Handle,
     time::{Instant, timeout_at},
 };
-use tracing::{Instrument, info, info_span, warn};
+use tracing::{Instrument, Span, info, info_span, warn};
 
 use super::{
     client::Client,
@@ -17,56 +20,55 @@ use super::{
 };
 use crate::{
     Failure, RecoveryEvent,
-    config::Shared,
+    config::{OnRecovery, Shared},
     http_service::HttpService,
     mcp::Changes,
-    session::{Epoch, Handshake, Leader, RecoveryError, Session},
+    session::{Epoch, Leader, RecoveryError, Session},
 };
 
 /// Recovers the session in a task of its own, which no caller can stop.
 pub(crate) fn start<S, B>(
-    shared: Arc<Shared<S>>,
-    session: Arc<Session>,
-    dead: Arc<Epoch>,
+    shared: &Arc<Shared<S>>,
+    session: &Arc<Session>,
+    expired: Arc<Epoch>,
     trigger: &Parts,
     leader: Leader,
 ) where
     S: HttpService<B>,
     B: Body<Error: Send> + Send + 'static,
 {
-    let recovery = RecoveryTask {
-        client: Arc::new(Client::new(
-            shared.clone(),
-            &session.initialize().headers,
-            trigger,
-        )),
+    let host = session.endpoint().host();
+    let span = info_span!("session_recovery", host, epoch = expired.number() + 1);
+    let report = Report {
+        span: span.clone(),
+        host,
+        expired: expired.number(),
         started: Instant::now(),
-        shared,
-        session,
-        dead,
+        on_recovery: shared.config.on_recovery.clone(),
+        leader: Some(leader),
     };
-    let span = info_span!(
-        "session_recovery",
-        host = recovery.session.endpoint().host(),
-        epoch = recovery.dead.number() + 1,
-    );
-    // Without a runtime the leader is dropped, which ends the recovery as cancelled.
+    let recovery = RecoveryTask {
+        client: Arc::new(Client::of_trigger(shared, session, trigger)),
+        shared: shared.clone(),
+        session: session.clone(),
+        expired,
+    };
+    // Without a runtime the report is dropped, which ends the recovery as cancelled.
     if let Ok(runtime) = Handle::try_current() {
-        runtime.spawn(recovery.run(leader).instrument(span));
+        runtime.spawn(recovery.run(report).instrument(span));
     }
 }
 
 struct RecoveryTask<S, B> {
     shared: Arc<Shared<S>>,
     session: Arc<Session>,
-    dead: Arc<Epoch>,
+    expired: Arc<Epoch>,
     client: Arc<Client<S, B>>,
-    started: Instant,
 }
 
 /// What came of a recovery, apart from the epoch.
 #[derive(Default)]
-struct Report {
+struct Recovered {
     changes: Changes,
     not_restored: Vec<&'static str>,
 }
@@ -76,32 +78,50 @@ where
     S: HttpService<B>,
     B: Body<Error: Send> + Send + 'static,
 {
-    async fn run(self, leader: Leader) {
-        let deadline = self.started + self.shared.config.recovery_timeout;
-        let (waited, result) = match self.establish(deadline).await {
-            Err(failed) => {
-                let waited = leader.waiting();
-                let failure = failed.failure;
-                leader.fail(failed);
-                (waited, Err(failure))
-            }
-            Ok((established, report)) => self.publish(leader, established, report),
+    async fn run(self, mut report: Report) {
+        let deadline = self.shared.config.deadline(report.started);
+        let handshakes = self
+            .shared
+            .sessions
+            .handshakes(self.session.endpoint(), self.shared.config.max_handshakes);
+        let permit = timeout_at(deadline, handshakes.acquire()).await;
+        let established = match permit {
+            Ok(_) => self.establish(deadline).await,
+            Err(_) => Err(Failure::TimedOut.into()),
         };
-        self.report(waited, result);
+        let Some(leader) = report.leader.take() else {
+            return;
+        };
+        let waited = leader.waiting();
+        let result = match established {
+            Err(error) => {
+                let failure = error.failure;
+                leader.fail(error);
+                Err(failure)
+            }
+            Ok((established, recovered)) => self.publish(leader, established).map(|()| recovered),
+        };
+        report.send(waited, result);
     }
 
     /// A new session, and in it what the old one held.
     async fn establish(
         &self,
         deadline: Instant,
-    ) -> Result<(Established<'_, S, B>, Report), RecoveryError> {
+    ) -> Result<(Established<'_, S, B>, Recovered), RecoveryError> {
         let config = &self.shared.config;
-        let handshake = shake_hands(&self.client, self.session.initialize(), &self.dead, config);
+        let handshake = shake_hands(
+            &self.client,
+            self.session.initialize(),
+            &self.expired,
+            config,
+            deadline,
+        );
         let established = timeout_at(deadline, handshake)
             .await
             .unwrap_or_else(|_| Err(Failure::TimedOut.into()))?;
-        let mut report = Report {
-            changes: match self.dead.result() {
+        let mut recovered = Recovered {
+            changes: match self.expired.result() {
                 Some(old) => established.result.changes_from(old),
                 None => Changes::default(),
             },
@@ -110,65 +130,89 @@ where
         let state = self.session.state();
         if config.restore_state && !state.is_empty() {
             let upstream = established.session.upstream();
-            report.not_restored = restore(&self.client, upstream, state, deadline).await;
+            // Whoever waits has no more time than this: what is not restored must not cost it.
+            let deadline = deadline - config.recovery_timeout.min(deadline - Instant::now()) / 16;
+            recovered.not_restored = restore(&self.client, upstream, state, deadline).await;
         }
-        Ok((established, report))
+        Ok((established, recovered))
     }
 
     /// Publishes the epoch. If the session was forgotten meanwhile, the new one is ended instead.
-    fn publish(
-        &self,
-        leader: Leader,
-        established: Established<'_, S, B>,
-        report: Report,
-    ) -> (usize, Result<Report, Failure>) {
-        let handshake = Handshake {
-            headers: self.client.headers().clone(),
-            accepted: established.accepted,
-        };
+    fn publish(&self, leader: Leader, established: Established<'_, S, B>) -> Result<(), Failure> {
+        let before = self
+            .expired
+            .handshake()
+            .map(|handshake| &handshake.affinity);
+        let affinity = self.client.affinity(before);
+        let handshake = self.client.handshake(established.accepted, affinity);
         let id = established.session.upstream().id.clone();
-        let epoch = Arc::new(self.dead.next(id, established.result, handshake));
-        let waited = leader.waiting();
+        let epoch = Arc::new(self.expired.next(id, established.result, handshake));
         self.session.announce(epoch.promised());
-        match leader.publish(epoch) {
+        match self.shared.sessions.publish(&self.session, leader, epoch) {
             Ok(()) => {
                 established.session.keep();
-                (waited, Ok(report))
+                Ok(())
             }
             Err(leader) => {
                 leader.fail(Failure::Forgotten.into());
-                (waited, Err(Failure::Forgotten))
+                Err(Failure::Forgotten)
             }
         }
     }
+}
 
-    fn report(&self, waited: usize, result: Result<Report, Failure>) {
+/// Tells of a recovery once, however it ends: a task that panics, or whose runtime shuts down, is
+/// dropped, and its recovery is cancelled (rule M2).
+struct Report {
+    span: Span,
+    host: String,
+    expired: u64,
+    started: Instant,
+    on_recovery: Option<OnRecovery>,
+    /// Until the recovery has ended.
+    leader: Option<Leader>,
+}
+
+impl Report {
+    fn send(&mut self, waited: usize, result: Result<Recovered, Failure>) {
         let elapsed = self.started.elapsed();
-        let epoch = self.dead.number() + u64::from(result.is_ok());
-        let (result, report) = match result {
-            Ok(report) => (Ok(()), report),
-            Err(failure) => (Err(failure), Report::default()),
+        let epoch = self.expired + u64::from(result.is_ok());
+        let (result, recovered) = match result {
+            Ok(recovered) => (Ok(()), recovered),
+            Err(failure) => (Err(failure), Recovered::default()),
         };
-        match result {
+        self.span.in_scope(|| match result {
             Ok(()) => info!(
                 ?elapsed,
                 waited,
-                changed = report.changes.any(),
-                not_restored = report.not_restored.len(),
+                changed = recovered.changes.any(),
+                not_restored = recovered.not_restored.len(),
                 "session recovered"
             ),
             Err(failure) => warn!(?elapsed, waited, reason = %failure, "session not recovered"),
-        }
-        if let Some(on_recovery) = &self.shared.config.on_recovery {
+        });
+        if let Some(on_recovery) = self.on_recovery.take() {
             on_recovery(&RecoveryEvent {
-                host: self.session.endpoint().host().to_owned(),
+                host: std::mem::take(&mut self.host),
                 result,
                 epoch,
                 elapsed,
                 waited,
-                changes: report.changes,
-                not_restored: report.not_restored,
+                changes: recovered.changes,
+                not_restored: recovered.not_restored,
             });
+        }
+    }
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        if let Some(leader) = self.leader.take() {
+            let waited = leader.waiting();
+            drop(leader);
+            // A second panic would end the process.
+            let send = AssertUnwindSafe(|| self.send(waited, Err(Failure::Cancelled)));
+            drop(catch_unwind(send));
         }
     }
 }

@@ -1,33 +1,55 @@
 //! The epochs of a session, and the one recovery at a time that makes the next
-//! (rules D6, E1, E3, E9, J4).
+//! (rules D6, E1, E3, E9, E10, J1, J4).
+//!
+//! The protocol, all of it under one lock:
+//! - A request that finds its epoch expired *claims* its recovery. If one of the current epoch is
+//!   under way, it joins that, whatever epoch it was sent in; if the session has moved on, it goes
+//!   on in the current epoch; else it leads, if the pace allows.
+//! - The leader's task holds the [`Leader`] and ends the flight by `publish` or `fail`, or by being
+//!   dropped. The state changes first, then the flight's result is sent, then the old epoch's
+//!   streams are told: whoever wakes finds the new state.
+//! - A waiter holds a receiver of the result, made under the lock, so that none is missed. It
+//!   claims again when it wakes, since the session may have moved on by then.
+//! - A latecomer, who arrives while a flight is under way, finds it in its snapshot and waits.
+//! - A flight whose task no longer runs is abandoned after twice its time: the next claim leads,
+//!   and what the old leader may still publish is refused.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
+use http::HeaderValue;
 use tokio::{sync::watch, time::Instant};
 
-use super::{BudgetLimits, Epoch, RecoveryError, budget::Budget};
+use super::{Epoch, Pauses, RecoveryError, pace::Pace};
 use crate::Failure;
 
 /// The epochs of one session.
 pub(crate) struct Chain {
     first: Arc<Epoch>,
-    /// No recovery has ever been claimed, so that there is no need to look at the state. It is
+    /// Nothing but epoch 0 has ever been, so that there is no need to look at the state. It is
     /// what most requests find.
-    unclaimed: AtomicBool,
+    is_first: AtomicBool,
     state: Mutex<State>,
-    limits: BudgetLimits,
+    pauses: Pauses,
 }
 
 struct State {
     epoch: Arc<Epoch>,
+    /// The epoch is known to have expired, although no request has met that yet (rule A5).
+    expired: bool,
     flight: Option<Flight>,
+    flights: u64,
+    /// When the last recovery ended.
+    ended: Instant,
     /// How many recoveries of this epoch failed, and how the last one did.
     failures: u64,
-    failed: Option<Arc<RecoveryError>>,
-    budget: Budget,
+    error: Option<Arc<RecoveryError>>,
+    pace: Pace,
     forgotten: bool,
 }
 
@@ -42,39 +64,54 @@ pub(crate) struct Snapshot {
 /// A recovery under way.
 #[derive(Clone)]
 pub(crate) struct Flight {
+    number: u64,
     ended: watch::Receiver<Option<FlightResult>>,
     waiting: Arc<AtomicUsize>,
+    abandoned: Option<Instant>,
 }
 
 /// How a recovery ended.
-pub(crate) type FlightResult = Result<Arc<Epoch>, Arc<RecoveryError>>;
+pub(crate) type FlightResult = Result<(), Arc<RecoveryError>>;
 
-/// What a request that found its epoch dead has to do.
+/// What a request that found its epoch expired has to do.
 pub(crate) enum Claim {
-    /// The session has moved on already.
-    Moved(Arc<Epoch>),
+    /// The session has moved on: go on in this epoch.
+    Moved(Snapshot),
     /// A recovery is under way.
     Join(Flight),
-    /// It is this request that starts the recovery.
-    Lead(Flight, Leader),
+    /// It is this request that starts the recovery of the current epoch.
+    Lead(Arc<Epoch>, Flight, Leader),
     /// There is no recovery to wait for.
     Failed(Arc<RecoveryError>),
 }
 
+/// What is known of an epoch that may have expired (rules D4, K6).
+pub(crate) enum Standing {
+    /// Nothing: ask.
+    Open,
+    /// It is being recovered, or has been.
+    Expired,
+    /// It must not be recovered for now.
+    Paused,
+}
+
 impl Chain {
-    pub(crate) fn new(first: Arc<Epoch>, limits: BudgetLimits) -> Self {
+    pub(crate) fn new(first: Arc<Epoch>, pauses: Pauses) -> Self {
         Self {
             first: first.clone(),
-            unclaimed: AtomicBool::new(true),
+            is_first: AtomicBool::new(true),
             state: Mutex::new(State {
                 epoch: first,
+                expired: false,
                 flight: None,
+                flights: 0,
+                ended: Instant::now(),
                 failures: 0,
-                failed: None,
-                budget: Budget::full(limits, Instant::now()),
+                error: None,
+                pace: Pace::default(),
                 forgotten: false,
             }),
-            limits,
+            pauses,
         }
     }
 
@@ -83,21 +120,29 @@ impl Chain {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The current epoch, and the recovery to wait for if there is one.
-    pub(crate) fn snapshot(&self) -> (Snapshot, Option<Flight>) {
-        if self.unclaimed.load(Ordering::Acquire) {
+    /// Whether this epoch is the current one, and there to be used.
+    pub(crate) fn is_current(&self, epoch: &Epoch) -> bool {
+        let (snapshot, is_there) = self.snapshot();
+        is_there && self.epoch(&snapshot).number() == epoch.number()
+    }
+
+    /// The current epoch, and whether it is there to be used: it is not while it is recovered, nor
+    /// once it is known to have expired.
+    pub(crate) fn snapshot(&self) -> (Snapshot, bool) {
+        if self.is_first.load(Ordering::Acquire) {
             let snapshot = Snapshot {
                 epoch: None,
                 failures: 0,
             };
-            return (snapshot, None);
+            return (snapshot, true);
         }
         let state = self.lock();
-        let snapshot = Snapshot {
-            epoch: Some(state.epoch.clone()),
-            failures: state.failures,
-        };
-        (snapshot, state.flight.clone())
+        (state.snapshot(), state.flight.is_none() && !state.expired)
+    }
+
+    /// The caller's own handshake.
+    pub(crate) fn first(&self) -> &Arc<Epoch> {
+        &self.first
     }
 
     /// The epoch of a snapshot.
@@ -106,59 +151,122 @@ impl Chain {
     }
 
     pub(crate) fn current(&self) -> Arc<Epoch> {
+        if self.is_first.load(Ordering::Acquire) {
+            return self.first.clone();
+        }
         self.lock().epoch.clone()
     }
 
-    /// Claims the recovery of the epoch in `seen`, which is dead.
-    pub(crate) fn claim(self: &Arc<Self>, seen: &Snapshot) -> Claim {
-        let mut state = self.lock();
-        if state.epoch.number() != self.epoch(seen).number() {
-            return Claim::Moved(state.epoch.clone());
+    /// Whether it is of use to ask the server about `epoch`.
+    pub(crate) fn standing(&self, epoch: &Epoch, authorization: Option<&HeaderValue>) -> Standing {
+        let state = self.lock();
+        if state.epoch.number() != epoch.number() || state.flight.is_some() || state.expired {
+            Standing::Expired
+        } else if !state.pace.allows(Instant::now(), authorization) {
+            Standing::Paused
+        } else {
+            Standing::Open
         }
+    }
+
+    /// Claims the recovery of the epoch in `seen`, which has expired, for a caller with these
+    /// credentials. `patience` is how long the recovery may take.
+    pub(crate) fn claim(
+        self: &Arc<Self>,
+        seen: &Snapshot,
+        authorization: Option<&HeaderValue>,
+        patience: Duration,
+    ) -> Claim {
+        let now = Instant::now();
+        let mut state = self.lock();
+        state.drop_abandoned(now);
         if let Some(flight) = &state.flight {
             return Claim::Join(flight.clone());
         }
-        if let Some(failed) = state
-            .failed
-            .as_ref()
-            .filter(|_| state.failures != seen.failures)
-        {
-            // This request was sent before that recovery ended, and shares its fate.
-            return Claim::Failed(failed.clone());
+        if state.epoch.number() != self.epoch(seen).number() && !state.expired {
+            return Claim::Moved(state.snapshot());
         }
         if state.forgotten {
             return Claim::Failed(Arc::new(Failure::Forgotten.into()));
         }
-        if !state.budget.take(self.limits, Instant::now()) {
-            return Claim::Failed(Arc::new(Failure::OutOfBudget.into()));
+        if state.epoch.settle() {
+            // What made it was of no use.
+            let ended = state.ended;
+            state.pace.useless(self.pauses, ended);
         }
-        self.unclaimed.store(false, Ordering::Release);
+        if !state.pace.allows(now, authorization) {
+            // A request that was sent before that recovery ended shares its fate.
+            let shared = state
+                .error
+                .as_ref()
+                .filter(|error| state.failures != seen.failures && error.concerns(authorization));
+            let paused = || Arc::new(Failure::Paused.into());
+            return Claim::Failed(shared.cloned().unwrap_or_else(paused));
+        }
+        self.is_first.store(false, Ordering::Release);
         let (sender, ended) = watch::channel(None);
+        state.flights += 1;
         let flight = Flight {
+            number: state.flights,
             ended,
             waiting: Arc::default(),
+            abandoned: now.checked_add(patience.saturating_mul(2)),
         };
         state.flight = Some(flight.clone());
         let leader = Leader {
             chain: self.clone(),
+            number: flight.number,
             ended: sender,
             waiting: flight.waiting.clone(),
             has_ended: false,
         };
-        Claim::Lead(flight, leader)
+        Claim::Lead(state.epoch.clone(), flight, leader)
     }
 
-    /// An answer showed that the session of `epoch` lives: the recovery that made it was of use,
-    /// and gets its attempt back (rule J4).
+    /// An answer proved that the session of `epoch` lives (rule J4).
     pub(crate) fn lives(&self, epoch: &Epoch) {
-        if epoch.prove() {
-            self.lock().budget.refund(self.limits);
+        if epoch.settle() {
+            let mut state = self.lock();
+            if state.epoch.number() == epoch.number() {
+                state.pace.reset();
+            }
         }
+    }
+
+    /// A request that was sent again found its new epoch expired, too (rule J4).
+    pub(crate) fn useless(&self, epoch: &Epoch) {
+        if epoch.settle() {
+            let mut state = self.lock();
+            let ended = state.ended;
+            state.pace.useless(self.pauses, ended);
+        }
+    }
+
+    /// The current epoch is known to have expired: a server handed out its id again (rule A5).
+    pub(super) fn expire(&self) {
+        self.lock().expired = true;
+        self.is_first.store(false, Ordering::Release);
     }
 
     /// No recovery shall be published any more (rule I3).
     pub(super) fn forget(&self) {
         self.lock().forgotten = true;
+    }
+}
+
+impl State {
+    fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            epoch: Some(self.epoch.clone()),
+            failures: self.failures,
+        }
+    }
+
+    fn drop_abandoned(&mut self, now: Instant) {
+        let abandoned = |flight: &Flight| flight.abandoned.is_some_and(|at| at <= now);
+        if self.flight.as_ref().is_some_and(abandoned) {
+            self.flight = None;
+        }
     }
 }
 
@@ -176,6 +284,7 @@ impl Flight {
 /// waits for a recovery that nobody runs.
 pub(crate) struct Leader {
     chain: Arc<Chain>,
+    number: u64,
     ended: watch::Sender<Option<FlightResult>>,
     waiting: Arc<AtomicUsize>,
     has_ended: bool,
@@ -188,40 +297,69 @@ impl Leader {
     }
 
     /// Makes `epoch` the current one and lets everyone go on in it. If the session was forgotten
-    /// meanwhile, nothing is published and the leader is given back.
-    pub(crate) fn publish(mut self, epoch: Arc<Epoch>) -> Result<(), Self> {
+    /// meanwhile, or the flight was given up, nothing is published and the leader is given back.
+    ///
+    /// `collided` says that the epoch shares its upstream session with another caller's, so that
+    /// no answer can prove that it was of use (rule A5).
+    pub(super) fn publish(mut self, epoch: Arc<Epoch>, collided: bool) -> Result<(), Self> {
         let replaced = {
             let mut state = self.chain.lock();
-            if state.forgotten {
+            if state.forgotten || !state.is_under_way(self.number) {
                 drop(state);
                 return Err(self);
             }
+            let now = Instant::now();
             state.flight = None;
+            state.ended = now;
             state.failures = 0;
-            state.failed = None;
-            std::mem::replace(&mut state.epoch, epoch.clone())
+            state.error = None;
+            state.expired = false;
+            if collided && epoch.settle() {
+                state.pace.useless(self.chain.pauses, now);
+            }
+            std::mem::replace(&mut state.epoch, epoch)
         };
         self.has_ended = true;
-        self.ended.send_replace(Some(Ok(epoch)));
+        self.ended.send_replace(Some(Ok(())));
         replaced.replace();
         Ok(())
     }
 
     /// Ends the recovery without a new epoch.
-    pub(crate) fn fail(mut self, failed: RecoveryError) {
-        self.end(failed);
+    pub(crate) fn fail(mut self, error: RecoveryError) {
+        self.end(error);
     }
 
-    fn end(&mut self, failed: RecoveryError) {
+    fn end(&mut self, error: RecoveryError) {
         self.has_ended = true;
-        let failed = Arc::new(failed);
+        let error = Arc::new(error);
         {
             let mut state = self.chain.lock();
-            state.flight = None;
-            state.failures += 1;
-            state.failed = Some(failed.clone());
+            if state.is_under_way(self.number) {
+                let now = Instant::now();
+                let pauses = self.chain.pauses;
+                state.flight = None;
+                state.ended = now;
+                state.failures += 1;
+                state.error = Some(error.clone());
+                match error.failure {
+                    Failure::Denied(_) => {
+                        let authorization = error.authorization.as_ref();
+                        state.pace.denied(pauses, now, authorization);
+                    }
+                    _ => state.pace.useless(pauses, now),
+                }
+            }
         }
-        self.ended.send_replace(Some(Err(failed)));
+        self.ended.send_replace(Some(Err(error)));
+    }
+}
+
+impl State {
+    fn is_under_way(&self, number: u64) -> bool {
+        self.flight
+            .as_ref()
+            .is_some_and(|flight| flight.number == number)
     }
 }
 

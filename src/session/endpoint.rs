@@ -1,9 +1,16 @@
 //! Where a session was recorded (rule A3).
 
-use http::{HeaderMap, HeaderValue, Uri, header::HOST, uri::Authority};
+use std::hash::{Hash, Hasher};
 
-/// Scheme, authority and path. The `Host` header stands in for the authority of a request that
-/// has none in its URI (RFC 9112, 3.2.1).
+use http::{
+    HeaderMap, HeaderValue, Uri,
+    header::HOST,
+    uri::{Authority, Scheme},
+};
+
+/// Scheme, authority and path; and the `Host` header where it names another host than the URI
+/// (RFC 9112, 3.2: that is what an HTTP/1.1 server goes by), or the URI names none.
+#[derive(Debug)]
 pub(crate) struct Endpoint {
     uri: Uri,
     host: Option<HeaderValue>,
@@ -13,30 +20,61 @@ impl Endpoint {
     pub(crate) fn new(uri: &Uri, headers: &HeaderMap) -> Self {
         Self {
             uri: uri.clone(),
-            host: host_of(uri, headers).cloned(),
+            host: other_host(uri, headers).cloned(),
         }
     }
 
     /// Whether a request with this URI and these headers goes to this endpoint.
     pub(crate) fn matches(&self, uri: &Uri, headers: &HeaderMap) -> bool {
-        self.is(uri, host_of(uri, headers))
-    }
-
-    pub(super) fn same_as(&self, other: &Self) -> bool {
-        self.is(&other.uri, other.host.as_ref())
+        self.is(uri, other_host(uri, headers))
     }
 
     fn is(&self, uri: &Uri, host: Option<&HeaderValue>) -> bool {
         self.uri.path() == uri.path()
             && same_authority(&self.uri, uri)
             && self.uri.scheme() == uri.scheme()
-            && self.host.as_ref() == host
+            && match (&self.host, host) {
+                (None, None) => true,
+                (Some(one), Some(other)) => one.as_bytes().eq_ignore_ascii_case(other.as_bytes()),
+                _ => false,
+            }
     }
 
-    /// The host alone, for logs: no user information, no path, no query.
-    pub(crate) fn host(&self) -> &str {
-        let header = || self.host.as_ref().and_then(|host| host.to_str().ok());
-        self.uri.host().or_else(header).unwrap_or_default()
+    /// The host alone, for logs: no user information, no path, no query (rule L1). A `Host` header
+    /// that is no authority is not told.
+    pub(crate) fn host(&self) -> String {
+        let header = || {
+            let host = self.host.as_ref()?.to_str().ok()?;
+            Some(host.parse::<Authority>().ok()?.host().to_owned())
+        };
+        header()
+            .or_else(|| self.uri.host().map(str::to_owned))
+            .unwrap_or_default()
+    }
+}
+
+impl PartialEq for Endpoint {
+    fn eq(&self, other: &Self) -> bool {
+        self.is(&other.uri, other.host.as_ref())
+    }
+}
+
+impl Eq for Endpoint {}
+
+impl Hash for Endpoint {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let mut lower = |text: &[u8]| {
+            text.iter()
+                .for_each(|byte| state.write_u8(byte.to_ascii_lowercase()));
+            state.write_u8(0xff);
+        };
+        lower(
+            self.uri
+                .authority()
+                .map_or(b"", |it| it.as_str().as_bytes()),
+        );
+        lower(self.host.as_ref().map_or(b"", HeaderValue::as_bytes));
+        self.uri.path().hash(state);
     }
 }
 
@@ -47,16 +85,41 @@ fn same_authority(one: &Uri, other: &Uri) -> bool {
     one.map(Authority::as_str) == other.map(Authority::as_str) || one == other
 }
 
-fn host_of<'a>(uri: &Uri, headers: &'a HeaderMap) -> Option<&'a HeaderValue> {
-    match uri.authority() {
-        Some(_) => None,
-        None => headers.get(HOST),
-    }
+/// The `Host` header, unless it names the URI's own host.
+fn other_host<'a>(uri: &Uri, headers: &'a HeaderMap) -> Option<&'a HeaderValue> {
+    let host = headers.get(HOST)?;
+    let Some(authority) = uri.authority() else {
+        return Some(host);
+    };
+    let mut values = headers.get_all(HOST).iter();
+    let own = values.all(|host| {
+        host.as_bytes() == authority.as_str().as_bytes()
+            || host
+                .to_str()
+                .ok()
+                .and_then(|host| host.parse::<Authority>().ok())
+                .is_some_and(|host| is_same_host(uri.scheme(), authority, &host))
+    });
+    (!own).then_some(host)
+}
+
+fn is_same_host(scheme: Option<&Scheme>, one: &Authority, other: &Authority) -> bool {
+    let default = match scheme.map(Scheme::as_str) {
+        Some("http") => Some(80),
+        Some("https") => Some(443),
+        _ => None,
+    };
+    let port = |authority: &Authority| authority.port_u16().or(default);
+    one.host().eq_ignore_ascii_case(other.host()) && port(one) == port(other)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn host(host: &'static str) -> HeaderMap {
+        HeaderMap::from_iter([(HOST, HeaderValue::from_static(host))])
+    }
 
     fn matches(one: &str, other: &str) -> bool {
         let headers = HeaderMap::new();
@@ -74,7 +137,6 @@ mod tests {
 
     #[test]
     fn a3_without_an_authority_the_host_header_names_it() {
-        let host = |host| HeaderMap::from_iter([(HOST, HeaderValue::from_static(host))]);
         let uri = Uri::from_static("/mcp");
         let endpoint = Endpoint::new(&uri, &host("a.test"));
         assert!(endpoint.matches(&uri, &host("a.test")));
@@ -83,8 +145,31 @@ mod tests {
     }
 
     #[test]
+    fn a3_a_host_header_that_names_another_host_makes_another_endpoint() {
+        let uri = Uri::from_static("http://a.test/mcp");
+        let endpoint = Endpoint::new(&uri, &HeaderMap::new());
+        for own in ["a.test", "A.test", "a.test:80"] {
+            assert!(endpoint.matches(&uri, &host(own)), "{own}");
+        }
+        for other in ["b.test", "a.test:8080", "a.test, b.test", ""] {
+            assert!(!endpoint.matches(&uri, &host(other)), "{other}");
+        }
+        let virtual_host = Endpoint::new(&uri, &host("b.test"));
+        assert!(virtual_host.matches(&uri, &host("B.test")));
+        assert!(!virtual_host.matches(&uri, &HeaderMap::new()));
+    }
+
+    #[test]
     fn l1_the_host_in_logs_holds_no_user_information() {
         let uri = Uri::from_static("http://user:secret@a.test:80/path?token=secret");
         assert_eq!(Endpoint::new(&uri, &HeaderMap::new()).host(), "a.test");
+        let uri = Uri::from_static("/path");
+        for (header, shown) in [
+            ("user:secret@a.test:80", "a.test"),
+            ("user:secret@a.test:80/x", ""),
+            ("se cret", ""),
+        ] {
+            assert_eq!(Endpoint::new(&uri, &host(header)).host(), shown, "{header}");
+        }
     }
 }

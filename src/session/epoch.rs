@@ -6,46 +6,54 @@ use std::sync::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response};
+use http::{Extensions, HeaderMap, HeaderValue, Response, Uri, Version};
 use tokio::sync::Notify;
 
+use super::Affinity;
 use crate::mcp::{InitializeResult, ListChanged, SESSION_ID, session_headers_mut};
 
 /// One upstream session. Epoch 0 is the caller's own handshake, each recovery makes the next.
 pub(crate) struct Epoch {
     number: u64,
     id: Option<HeaderValue>,
+    /// Whether a caller's requests differ from this epoch's (rule C3).
+    translates: bool,
     /// Known late in epoch 0: it is tapped from the answer as that streams to the caller.
     result: OnceLock<InitializeResult>,
-    /// What epoch 0 promised the caller (rule H3).
+    /// What epoch 0 told the caller, if that is no longer so: its version (rule C1).
+    outdated_version: Option<HeaderValue>,
+    /// What it promised (rule H3).
     promised: ListChanged,
-    /// The versions of earlier epochs that are not this one's (rule C1).
-    outdated_versions: Vec<HeaderValue>,
     /// Large, and epoch 0 has none.
     handshake: Option<Box<Handshake>>,
     replaced: AtomicBool,
     replacement: Arc<Notify>,
-    /// Until an answer shows that it lives, a recovery may have been of no use.
+    /// Until an answer shows that it lives, a recovery may have been of no use (rule J4).
     unproven: AtomicBool,
 }
 
 /// What a recovery leaves behind in the epoch it made.
 pub(crate) struct Handshake {
-    /// The headers of the layer's own requests in this epoch, with the trigger's credentials.
+    /// Of the trigger, as the layer's own requests in this epoch go out: its credentials above all.
+    pub(crate) uri: Uri,
+    pub(crate) version: Version,
     pub(crate) headers: HeaderMap,
+    pub(crate) extensions: Extensions,
     /// The answer to `notifications/initialized` (rule F3).
     pub(crate) accepted: Response<Bytes>,
+    pub(crate) affinity: Affinity,
 }
 
 impl Epoch {
-    /// Epoch 0, whose upstream id is the caller's.
-    pub(crate) fn first(id: HeaderValue) -> Self {
+    /// Epoch 0, which the server calls `id` and the caller `callers_id`.
+    pub(crate) fn first(id: HeaderValue, callers_id: &HeaderValue) -> Self {
         Self {
             number: 0,
+            translates: id != callers_id,
             id: Some(id),
             result: OnceLock::new(),
+            outdated_version: None,
             promised: ListChanged::default(),
-            outdated_versions: Vec::new(),
             handshake: None,
             replaced: AtomicBool::new(false),
             replacement: Arc::default(),
@@ -60,28 +68,33 @@ impl Epoch {
         result: InitializeResult,
         handshake: Handshake,
     ) -> Self {
-        let mut outdated_versions = self.outdated_versions.clone();
-        outdated_versions.extend(self.version().cloned());
-        outdated_versions.retain(|version| Some(version) != result.version());
-        let promised = match self.number {
-            0 => self
-                .result
-                .get()
-                .map(InitializeResult::list_changed)
-                .unwrap_or_default(),
-            _ => self.promised,
+        let (told, promised) = match self.number {
+            0 => (
+                self.version(),
+                self.result
+                    .get()
+                    .map(InitializeResult::list_changed)
+                    .unwrap_or_default(),
+            ),
+            _ => (self.told_version(), self.promised),
         };
         Self {
             number: self.number + 1,
             id,
+            translates: true,
+            outdated_version: told.cloned(),
             result: OnceLock::from(result),
             promised,
-            outdated_versions,
             handshake: Some(Box::new(handshake)),
             replaced: AtomicBool::new(false),
             replacement: Arc::default(),
             unproven: AtomicBool::new(true),
         }
+    }
+
+    /// The version that the caller was told in epoch 0.
+    fn told_version(&self) -> Option<&HeaderValue> {
+        self.outdated_version.as_ref()
     }
 
     pub(crate) fn number(&self) -> u64 {
@@ -115,25 +128,28 @@ impl Epoch {
         self.handshake.as_deref()
     }
 
-    /// Makes a caller's headers this epoch's (rule C1). In epoch 0 there is nothing to do (C3).
+    /// Makes a caller's headers this epoch's (rule C1). Where nothing differs, nothing is done (C3).
     pub(crate) fn translate_request(&self, headers: &mut HeaderMap) {
-        if self.number == 0 {
+        if !self.translates {
             return;
         }
         for (is_id, value) in session_headers_mut(headers) {
             let own = if is_id { self.id() } else { self.version() };
-            if let Some(own) = own.filter(|_| is_id || self.outdated_versions.contains(value)) {
+            if let Some(own) = own.filter(|_| is_id || Some(&*value) == self.told_version()) {
                 *value = own.clone();
             }
         }
         if self.id.is_none() {
             headers.remove(SESSION_ID);
         }
+        if let Some(handshake) = &self.handshake {
+            handshake.affinity.translate(headers);
+        }
     }
 
     /// Makes this epoch's answer the caller's (rule C2).
     pub(crate) fn translate_response(&self, headers: &mut HeaderMap, callers_id: &HeaderValue) {
-        if self.number == 0 || self.id.is_none() {
+        if !self.translates || self.id.is_none() {
             return;
         }
         for (is_id, value) in session_headers_mut(headers) {
@@ -157,8 +173,13 @@ impl Epoch {
         self.replacement.clone()
     }
 
-    /// Notes that the server knows the session; true the first time that this is news.
-    pub(super) fn prove(&self) -> bool {
-        self.unproven.load(Ordering::Relaxed) && self.unproven.swap(false, Ordering::Relaxed)
+    /// Whether nothing has shown yet that the recovery which made it was of use.
+    pub(crate) fn is_unproven(&self) -> bool {
+        self.unproven.load(Ordering::Relaxed)
+    }
+
+    /// It is settled whether the recovery was of use; true the first time.
+    pub(super) fn settle(&self) -> bool {
+        self.is_unproven() && self.unproven.swap(false, Ordering::Relaxed)
     }
 }

@@ -67,6 +67,10 @@ impl EventLog {
         }
     }
 
+    pub(crate) fn bytes(&self) -> usize {
+        self.runs.iter().map(|run| run.ids.bytes()).sum()
+    }
+
     pub(crate) fn find_event(&self, last_event_id: &HeaderValue) -> Logged {
         let asked = last_event_id.as_bytes();
         let run = self.runs.iter().rev().find(|run| run.ids.contains(asked));

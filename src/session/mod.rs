@@ -3,28 +3,33 @@
 //! A [`Session`] is what a caller's `initialize` made. It outlives the sessions that the server
 //! forgets: each of those is an [`Epoch`] of it, and the caller's id names it through all of them.
 
-mod budget;
+mod affinity;
 mod chain;
 mod endpoint;
 mod epoch;
 mod event_log;
-
 mod orphan_timer;
+mod pace;
+mod principal;
+mod random_id;
 mod recovery_error;
 #[allow(clippy::module_inception)]
 mod session;
 mod state;
 mod table;
 
-pub use self::table::Sessions;
+use self::random_id::random_id;
 pub(crate) use self::{
-    budget::BudgetLimits,
-    chain::{Chain, Claim, Flight, FlightResult, Leader, Snapshot},
+    affinity::Affinity,
+    chain::{Chain, Claim, Leader, Snapshot, Standing},
     endpoint::Endpoint,
     epoch::{Epoch, Handshake},
     event_log::{EventLog, Logged, StreamOrigin},
     orphan_timer::{OrphanTimer, Replaced},
+    pace::Pauses,
     recovery_error::RecoveryError,
-    session::{Initialize, Session},
+    session::{Initialize, Key, Session},
     state::{State, StateChange},
+    table::{Evicted, TableLimits},
 };
+pub use self::{principal::Principal, table::Sessions};

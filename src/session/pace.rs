@@ -1,104 +1,159 @@
-//! How often a session may try to recover without success (rules J4, K6).
+//! How often a session may be recovered without use (rules J1, J4, K6).
 
-use std::time::Duration;
+use std::{
+    hash::{BuildHasher, RandomState},
+    sync::LazyLock,
+    time::Duration,
+};
 
+use http::HeaderValue;
 use tokio::time::Instant;
 
-/// A bucket of attempts, refilled one by one.
-#[derive(Debug)]
-pub(crate) struct Budget {
-    left: u32,
-    /// When the last attempt came back, or the bucket stopped being full.
-    since: Instant,
-}
-
-/// The size of the bucket and the time after which an attempt comes back.
+/// The pause after an attempt without use: the first one, and the longest of those that follow,
+/// each twice the one before.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct BudgetLimits {
-    pub(crate) attempts: u32,
-    pub(crate) refill: Duration,
+pub(crate) struct Pauses {
+    pub(crate) first: Duration,
+    pub(crate) longest: Duration,
 }
 
-impl Budget {
-    pub(super) fn full(limits: BudgetLimits, now: Instant) -> Self {
-        Self {
-            left: limits.attempts,
-            since: now,
+/// How many callers with credentials of their own may try after one another within a pause.
+const MAX_DENIED: usize = 16;
+
+/// Spaces out attempts. An attempt is without use if it failed, or if the session that it made was
+/// found expired before anything proved that it lived.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    /// Attempts without use, one after the other.
+    useless: u32,
+    until: Until,
+    /// Whose credentials were denied in this pause; a digest of each.
+    denied: Vec<u64>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Until {
+    #[default]
+    Over,
+    At(Instant),
+    /// Longer than the clock can tell.
+    ForEver,
+}
+
+impl Pace {
+    /// Whether attempts are paused.
+    pub(super) fn is_paused(&self, now: Instant) -> bool {
+        match self.until {
+            Until::Over => false,
+            Until::At(until) => now < until,
+            Until::ForEver => true,
         }
     }
 
-    /// Takes an attempt, if one is left.
-    pub(super) fn take(&mut self, limits: BudgetLimits, now: Instant) -> bool {
-        self.refill(limits, now);
-        if self.left == 0 {
-            return false;
-        }
-        self.left -= 1;
-        true
+    /// Whether a caller with this `authorization` may try now. A denial says nothing of somebody
+    /// else's credentials (rule J1).
+    pub(super) fn allows(&self, now: Instant, authorization: Option<&HeaderValue>) -> bool {
+        let others_were_denied = !self.denied.is_empty()
+            && self.denied.len() < MAX_DENIED
+            && !self.denied.contains(&digest(authorization));
+        others_were_denied || !self.is_paused(now)
     }
 
-    /// Gives an attempt back: it was of use.
-    pub(super) fn refund(&mut self, limits: BudgetLimits) {
-        self.left = self.left.saturating_add(1).min(limits.attempts);
-    }
-
-    fn refill(&mut self, limits: BudgetLimits, now: Instant) {
-        let missing = limits.attempts.saturating_sub(self.left);
-        let elapsed = now.saturating_duration_since(self.since);
-        let back = match limits.refill.as_nanos() {
-            0 => u128::from(missing),
-            refill => elapsed.as_nanos() / refill,
+    /// An attempt that ended at `ended` was without use.
+    pub(super) fn useless(&mut self, pauses: Pauses, ended: Instant) {
+        let factor = 1_u32.checked_shl(self.useless).unwrap_or(u32::MAX);
+        let pause = pauses.first.saturating_mul(factor).min(pauses.longest);
+        self.useless = self.useless.saturating_add(1);
+        self.until = match ended.checked_add(pause) {
+            Some(until) => Until::At(until),
+            None => Until::ForEver,
         };
-        if back >= u128::from(missing) {
-            *self = Self::full(limits, now);
-        } else {
-            // Fewer than `missing`, which is a `u32`.
-            let back = back as u32;
-            self.left += back;
-            self.since += limits.refill * back;
-        }
+        self.denied.clear();
     }
+
+    /// An attempt that ended at `ended` was denied for these credentials.
+    pub(super) fn denied(
+        &mut self,
+        pauses: Pauses,
+        ended: Instant,
+        authorization: Option<&HeaderValue>,
+    ) {
+        let mut denied = match self.is_paused(ended) {
+            true => std::mem::take(&mut self.denied),
+            false => Vec::new(),
+        };
+        self.useless(pauses, ended);
+        denied.push(digest(authorization));
+        self.denied = denied;
+    }
+
+    /// Something proved that the session lives.
+    pub(super) fn reset(&mut self) {
+        *self = Self::default();
+    }
+}
+
+/// Tells credentials apart without keeping them.
+fn digest(authorization: Option<&HeaderValue>) -> u64 {
+    static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    KEY.hash_one(authorization.map(HeaderValue::as_bytes))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const LIMITS: BudgetLimits = BudgetLimits {
-        attempts: 3,
-        refill: Duration::from_secs(10),
+    const PAUSES: Pauses = Pauses {
+        first: Duration::from_millis(100),
+        longest: Duration::from_secs(10),
     };
 
     #[test]
-    fn k6_three_attempts_then_one_more_every_ten_seconds() {
+    fn k6_the_pause_doubles_up_to_the_longest() {
         let start = Instant::now();
-        let mut budget = Budget::full(LIMITS, start);
-        let taken =
-            |budget: &mut Budget, after| budget.take(LIMITS, start + Duration::from_secs(after));
-        assert_eq!([0, 1, 2].map(|after| taken(&mut budget, after)), [true; 3]);
-        assert!(!taken(&mut budget, 9));
-        assert!(taken(&mut budget, 10));
-        assert!(!taken(&mut budget, 19));
-        assert!(taken(&mut budget, 20));
-        assert_eq!(
-            [1000, 1000, 1000].map(|after| taken(&mut budget, after)),
-            [true; 3]
-        );
-        assert!(!taken(&mut budget, 1000));
+        let mut pace = Pace::default();
+        assert!(pace.allows(start, None));
+        for millis in [100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000] {
+            pace.useless(PAUSES, start);
+            let pause = Duration::from_millis(millis);
+            assert!(!pace.allows(start + pause - Duration::from_nanos(1), None));
+            assert!(pace.allows(start + pause, None), "{millis}");
+        }
     }
 
     #[test]
-    fn j4_a_success_refunds_its_attempt_and_no_more() {
+    fn j4_a_proof_of_life_resets_the_pause() {
         let start = Instant::now();
-        let mut budget = Budget::full(LIMITS, start);
-        for _ in 0..100 {
-            assert!(budget.take(LIMITS, start));
-            budget.refund(LIMITS);
+        let mut pace = Pace::default();
+        (0..5).for_each(|_| pace.useless(PAUSES, start));
+        pace.reset();
+        assert!(pace.allows(start, None));
+        pace.useless(PAUSES, start);
+        assert!(pace.allows(start + PAUSES.first, None));
+    }
+
+    #[test]
+    fn j1_others_may_try_within_a_pause_but_not_without_end() {
+        let start = Instant::now();
+        let mut pace = Pace::default();
+        let token = |number: usize| HeaderValue::from_str(&format!("Bearer {number}")).unwrap();
+        for number in 0..MAX_DENIED {
+            assert!(pace.allows(start, Some(&token(number))));
+            pace.denied(PAUSES, start, Some(&token(number)));
+            assert!(!pace.allows(start, Some(&token(number))));
         }
-        budget.refund(LIMITS);
-        assert_eq!(
-            [(); 4].map(|()| budget.take(LIMITS, start)),
-            [true, true, true, false]
-        );
+        assert!(!pace.allows(start, Some(&token(MAX_DENIED))));
+    }
+
+    #[test]
+    fn k_no_pause_overflows() {
+        let start = Instant::now();
+        let pauses = Pauses {
+            first: Duration::MAX,
+            longest: Duration::MAX,
+        };
+        let mut pace = Pace::default();
+        (0..70).for_each(|_| pace.useless(pauses, start));
+        assert!(!pace.allows(start + Duration::from_secs(1 << 40), None));
     }
 }

@@ -1,7 +1,7 @@
 //! A recovery that failed, as those who waited for it learn of it.
 
 use bytes::Bytes;
-use http::Response;
+use http::{HeaderValue, Response};
 
 use crate::Failure;
 
@@ -11,6 +11,16 @@ pub(crate) struct RecoveryError {
     pub(crate) failure: Failure,
     /// The 401 or 403 that the caller can act on (rule J1).
     pub(crate) challenge: Option<Box<Response<Bytes>>>,
+    /// Whose credentials it answers.
+    pub(crate) authorization: Option<HeaderValue>,
+}
+
+impl RecoveryError {
+    /// Whether it says anything to a caller with these credentials: a denial speaks of the ones it
+    /// was given alone (rule J1).
+    pub(crate) fn concerns(&self, authorization: Option<&HeaderValue>) -> bool {
+        self.challenge.is_none() || self.authorization.as_ref() == authorization
+    }
 }
 
 impl From<Failure> for RecoveryError {
@@ -18,6 +28,7 @@ impl From<Failure> for RecoveryError {
         Self {
             failure,
             challenge: None,
+            authorization: None,
         }
     }
 }

@@ -2,36 +2,56 @@
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 
 use super::{
-    BudgetLimits, Chain, Endpoint, Epoch, EventLog, Logged, State, StateChange, StreamOrigin,
+    Chain, Endpoint, Epoch, EventLog, Logged, Pauses, Principal, State, StateChange, StreamOrigin,
 };
 use crate::mcp::{EventIds, ListChanged};
 
 /// A caller's session.
 pub(crate) struct Session {
-    endpoint: Endpoint,
-    id: HeaderValue,
+    key: Key,
     initialize: Initialize,
     chain: Arc<Chain>,
-    /// Made when first needed, since most sessions need neither.
-    memory: Mutex<Option<Box<Memory>>>,
+    memory: Mutex<Memory>,
     last_use: AtomicU64,
 }
 
+/// What a session goes by: no two have the same.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Key {
+    /// The caller's id.
+    pub(crate) id: HeaderValue,
+    pub(crate) endpoint: Arc<Endpoint>,
+    pub(crate) principal: Option<Principal>,
+}
+
 /// The caller's `initialize` request (rule B3).
+#[derive(Clone)]
 pub(crate) struct Initialize {
-    pub(crate) headers: HeaderMap,
+    pub(crate) accept: Option<HeaderValue>,
+    pub(crate) content_type: Option<HeaderValue>,
     pub(crate) body: Bytes,
+    /// The headers that say who asked: for rule D8 alone, and never lent to anybody.
+    pub(crate) credentials: HeaderMap,
 }
 
 #[derive(Default)]
 struct Memory {
+    /// Made when first needed, since most sessions need none.
+    content: Option<Box<Content>>,
+    /// How many bytes the session is counted for, and where; nowhere once it is forgotten.
+    counted: usize,
+    total: Option<Arc<AtomicUsize>>,
+}
+
+#[derive(Default)]
+struct Content {
     event_log: EventLog,
     state: State,
     /// The lists that the caller is still to be told about (rule H3).
@@ -39,32 +59,40 @@ struct Memory {
 }
 
 impl Session {
-    /// A session that a server has just answered for with `id`.
+    /// A session that a server has just answered for with the id `upstream`.
     pub(crate) fn new(
-        endpoint: Endpoint,
-        mut id: HeaderValue,
+        mut key: Key,
+        mut upstream: HeaderValue,
         initialize: Initialize,
-        limits: BudgetLimits,
+        pauses: Pauses,
     ) -> Self {
-        id.set_sensitive(true);
-        let first = Arc::new(Epoch::first(id.clone()));
+        key.id.set_sensitive(true);
+        upstream.set_sensitive(true);
+        let first = Arc::new(Epoch::first(upstream, &key.id));
         Self {
-            endpoint,
-            id,
+            key,
             initialize,
-            chain: Arc::new(Chain::new(first, limits)),
+            chain: Arc::new(Chain::new(first, pauses)),
             memory: Mutex::default(),
             last_use: AtomicU64::new(0),
         }
     }
 
-    pub(crate) fn endpoint(&self) -> &Endpoint {
-        &self.endpoint
+    pub(crate) fn key(&self) -> &Key {
+        &self.key
+    }
+
+    pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.key.endpoint
+    }
+
+    pub(crate) fn principal(&self) -> Option<&Principal> {
+        self.key.principal.as_ref()
     }
 
     /// The caller's id.
     pub(crate) fn id(&self) -> &HeaderValue {
-        &self.id
+        &self.key.id
     }
 
     pub(crate) fn initialize(&self) -> &Initialize {
@@ -75,26 +103,34 @@ impl Session {
         &self.chain
     }
 
+    /// The credentials that an epoch was made with (rule D8).
+    pub(crate) fn credentials<'a>(&'a self, epoch: &'a Epoch) -> &'a HeaderMap {
+        match epoch.handshake() {
+            Some(handshake) => &handshake.headers,
+            None => &self.initialize.credentials,
+        }
+    }
+
     /// Remembers that events were let through (rule G3).
     pub(crate) fn remember(&self, ids: &EventIds, origin: &StreamOrigin, limit: usize) {
-        self.memory(|memory| memory.event_log.remember(ids, origin, limit));
+        self.content(|content| content.event_log.remember(ids, origin, limit));
     }
 
     /// What a GET with this `Last-Event-ID` asks to resume.
     pub(crate) fn find_event(&self, last_event_id: &HeaderValue) -> Logged {
-        match &*self.lock_memory() {
-            Some(memory) => memory.event_log.find_event(last_event_id),
+        match &self.lock_memory().content {
+            Some(content) => content.event_log.find_event(last_event_id),
             None => Logged::Unknown,
         }
     }
 
-    /// Notes what a request that was answered 2xx changed (rule H1).
+    /// Notes what a request that was answered with a result changed (rule H1).
     pub(crate) fn apply(&self, changes: Vec<StateChange>, limit: usize) {
         if !changes.is_empty() {
-            self.memory(|memory| {
+            self.content(|content| {
                 changes
                     .into_iter()
-                    .for_each(|change| memory.state.apply(change, limit));
+                    .for_each(|change| content.state.apply(change, limit));
             });
         }
     }
@@ -103,23 +139,36 @@ impl Session {
     pub(crate) fn state(&self) -> State {
         let memory = self.lock_memory();
         memory
+            .content
             .as_ref()
-            .map(|memory| memory.state.clone())
+            .map(|content| content.state.clone())
             .unwrap_or_default()
     }
 
     /// The caller is to be told that these lists may have changed (rule H3).
     pub(crate) fn announce(&self, lists: ListChanged) {
         if lists != ListChanged::default() {
-            self.memory(|memory| memory.notices = lists);
+            self.content(|content| content.notices = lists);
         }
     }
 
     /// The lists that the caller is to be told about now, once.
     pub(crate) fn take_notices(&self) -> Option<ListChanged> {
         let mut memory = self.lock_memory();
-        let notices = std::mem::take(&mut memory.as_mut()?.notices);
+        let notices = std::mem::take(&mut memory.content.as_mut()?.notices);
         Some(notices).filter(|notices| *notices != ListChanged::default())
+    }
+
+    /// How many bytes the session holds, about (rule K10).
+    pub(super) fn bytes(&self) -> usize {
+        self.lock_memory().counted
+    }
+
+    /// The session is counted in `total` from now on.
+    pub(super) fn count_in(&self, total: &Arc<AtomicUsize>) {
+        let mut memory = self.lock_memory();
+        memory.total = Some(total.clone());
+        self.count(&mut memory);
     }
 
     pub(super) fn touch(&self, used: u64) {
@@ -132,13 +181,44 @@ impl Session {
 
     pub(super) fn forget(&self) {
         self.chain.forget();
+        let mut memory = self.lock_memory();
+        if let Some(total) = memory.total.take() {
+            total.fetch_sub(memory.counted, Ordering::Relaxed);
+        }
     }
 
-    fn memory<T>(&self, with: impl FnOnce(&mut Memory) -> T) -> T {
-        with(self.lock_memory().get_or_insert_default())
+    fn content<T>(&self, with: impl FnOnce(&mut Content) -> T) -> T {
+        let mut memory = self.lock_memory();
+        let done = with(memory.content.get_or_insert_default());
+        self.count(&mut memory);
+        done
     }
 
-    fn lock_memory(&self) -> MutexGuard<'_, Option<Box<Memory>>> {
+    fn count(&self, memory: &mut Memory) {
+        let content = memory.content.as_ref().map_or(0, |content| {
+            size_of::<Content>() + content.event_log.bytes() + content.state.bytes()
+        });
+        let counted = size_of::<Self>() + self.initialize.bytes() + OTHER + content;
+        if let Some(total) = &memory.total {
+            total.fetch_add(counted, Ordering::Relaxed);
+            total.fetch_sub(memory.counted, Ordering::Relaxed);
+            memory.counted = counted;
+        }
+    }
+
+    fn lock_memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What else a session takes up: its epoch with what the handshake left behind, its chain, its
+/// places in the table.
+const OTHER: usize = 1024;
+
+impl Initialize {
+    pub(crate) fn bytes(&self) -> usize {
+        let credentials = self.credentials.iter();
+        let credentials = credentials.map(|(name, value)| name.as_str().len() + value.len() + 64);
+        self.body.len() + credentials.sum::<usize>()
     }
 }

@@ -98,6 +98,10 @@ impl State {
         }
     }
 
+    pub(crate) fn bytes(&self) -> usize {
+        self.subscriptions.iter().map(String::len).sum()
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.log_level.is_none() && self.subscriptions.is_empty() && self.not_kept == 0
     }

@@ -1,17 +1,19 @@
-//! The recorded sessions, by the caller's id and the endpoint (rules A1, A3, B4, I1, I2).
+//! The recorded sessions, by what they go by (rules A1, A3 to A5, B4, I1 to I3, K2, K10).
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, HashMap},
     fmt,
     sync::{
-        Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-        atomic::{AtomicU64, Ordering},
+        Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
 use http::{HeaderMap, HeaderValue, Uri};
+use tokio::sync::Semaphore;
 
-use super::{Endpoint, Session};
+use super::{Endpoint, Epoch, Initialize, Key, Leader, Pauses, Principal, Session, random_id};
 
 /// The sessions that a layer has recorded.
 ///
@@ -38,20 +40,40 @@ struct Shared {
     table: RwLock<Table>,
     /// Counts uses, so that sessions can be ordered by their last one.
     clock: AtomicU64,
+    /// What all sessions hold, in bytes.
+    bytes: Arc<AtomicUsize>,
+    /// Those that make handshakes at each endpoint (rule E12).
+    handshakes: Mutex<HashMap<Arc<Endpoint>, Weak<Semaphore>>>,
 }
 
-/// Sessions by id, and by a use that is known not to be later than their last.
+/// How many sessions a table holds, and how many bytes of them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TableLimits {
+    pub(crate) sessions: usize,
+    pub(crate) bytes: usize,
+}
+
+/// Each session stands in the table by the caller's id, by a use that is known not to be later than
+/// its last, and, once it has moved on, by its upstream id.
 #[derive(Default)]
 struct Table {
     by_id: HashMap<HeaderValue, Vec<Entry>>,
-    by_use: BTreeMap<u64, Arc<Session>>,
+    moved: HashMap<HeaderValue, Vec<Arc<Session>>>,
+    groups: HashMap<Option<Principal>, HashMap<Arc<Endpoint>, Group>>,
+    len: usize,
 }
+
+/// The sessions of a principal at an endpoint, by use.
+type Group = BTreeMap<u64, Arc<Session>>;
 
 struct Entry {
     session: Arc<Session>,
-    /// The key in `by_use`.
+    /// The key in its group.
     use_known: u64,
 }
+
+/// Sessions that were forgotten to make room.
+pub(crate) type Evicted = Vec<Arc<Session>>;
 
 impl Sessions {
     /// An empty table.
@@ -61,7 +83,7 @@ impl Sessions {
 
     /// How many sessions are recorded.
     pub fn len(&self) -> usize {
-        self.read().by_use.len()
+        self.read().len
     }
 
     /// Whether no session is recorded.
@@ -73,22 +95,23 @@ impl Sessions {
     /// nothing is sent to any server.
     pub fn forget_all(&self) {
         let table = std::mem::take(&mut *self.write());
-        table.by_use.values().for_each(|session| session.forget());
+        for entry in table.by_id.values().flatten() {
+            entry.session.forget();
+        }
     }
 
-    /// The session that a request with this id, URI and headers belongs to.
+    /// The session that a request of this principal with this id, URI and headers belongs to.
     pub(crate) fn find(
         &self,
         id: &HeaderValue,
+        principal: Option<&Principal>,
         uri: &Uri,
         headers: &HeaderMap,
     ) -> Option<Arc<Session>> {
         let table = self.read();
-        let entry = table
-            .by_id
-            .get(id)?
-            .iter()
-            .find(|entry| entry.session.endpoint().matches(uri, headers))?;
+        let entry = table.by_id.get(id)?.iter().find(|entry| {
+            entry.session.principal() == principal && entry.session.endpoint().matches(uri, headers)
+        })?;
         // The session that was used last is the last one used.
         if entry.session.last_use() + 1 != self.0.clock.load(Ordering::Relaxed) {
             entry.session.touch(self.tick());
@@ -96,30 +119,106 @@ impl Sessions {
         Some(entry.session.clone())
     }
 
-    /// Records a session, in place of one with the same id and endpoint if there is one, and at
-    /// the cost of the least recently used if there are `limit` others.
-    pub(crate) fn insert(&self, session: Arc<Session>, limit: usize) {
+    /// Records a session that a server has just given this id.
+    ///
+    /// Whoever has that id upstream is known to have lost its session: a server does not hand out
+    /// the id of one that it knows (rules A5, B4). And if somebody who has moved on still goes by
+    /// it, the new caller is given another one to go by.
+    pub(crate) fn record(
+        &self,
+        mut key: Key,
+        initialize: Initialize,
+        pauses: Pauses,
+        limits: TableLimits,
+    ) -> (Arc<Session>, Evicted) {
+        let upstream = key.id.clone();
         let used = self.tick();
-        session.touch(used);
         let mut table = self.write();
-        table.remove_at(session.id(), session.endpoint());
-        while table.by_use.len() >= limit.max(1) {
-            table.remove_least_recently_used();
+        for holder in table.holders(&key.endpoint, &upstream) {
+            if *holder.key() == key {
+                table.remove(&holder);
+            } else {
+                holder.chain().expire();
+            }
         }
-        let entry = Entry {
-            session: session.clone(),
-            use_known: used,
+        if table.get(&key).is_some() {
+            key.id = random_id();
+        }
+        key.endpoint = table.endpoint(&key);
+        let session = Arc::new(Session::new(key, upstream, initialize, pauses));
+        session.touch(used);
+        session.count_in(&self.0.bytes);
+        let mut evicted = Vec::new();
+        while table.len >= limits.sessions.max(1) {
+            evicted.extend(table.evict(|group| group.len()));
+        }
+        table.insert(&session, used);
+        evicted.append(&mut self.make_room(&mut table, limits));
+        (session, evicted)
+    }
+
+    /// Makes room, if the sessions hold more than they may (rule K10).
+    pub(crate) fn shrink(&self, limits: TableLimits) -> Evicted {
+        match self.0.bytes.load(Ordering::Relaxed) > limits.bytes {
+            true => self.make_room(&mut self.write(), limits),
+            false => Evicted::new(),
+        }
+    }
+
+    fn make_room(&self, table: &mut Table, limits: TableLimits) -> Evicted {
+        let mut evicted = Evicted::new();
+        while self.0.bytes.load(Ordering::Relaxed) > limits.bytes && table.len > 1 {
+            let bytes = |group: &Group| group.values().map(|session| session.bytes()).sum();
+            evicted.extend(table.evict(bytes));
+        }
+        evicted
+    }
+
+    /// Publishes the epoch that a recovery made. Gives the leader back if that is too late.
+    ///
+    /// Another session whose current epoch has the same id upstream is known to have lost it
+    /// (rule A5).
+    pub(crate) fn publish(
+        &self,
+        session: &Arc<Session>,
+        leader: Leader,
+        epoch: Arc<Epoch>,
+    ) -> Result<(), Leader> {
+        let mut table = self.write();
+        let mut others = match epoch.id() {
+            Some(id) => table.holders(session.endpoint(), id),
+            None => Vec::new(),
         };
-        // Hardly ever is there a second session with the same id.
-        let entries = table.by_id.entry(session.id().clone());
-        entries.or_insert_with(|| Vec::with_capacity(1)).push(entry);
-        table.by_use.insert(used, session);
+        others.retain(|other| !Arc::ptr_eq(other, session));
+        let before = session.chain().current();
+        leader.publish(epoch.clone(), !others.is_empty())?;
+        others.iter().for_each(|other| other.chain().expire());
+        table.unlist_moved(session, &before);
+        table.list_moved(session, &epoch);
+        Ok(())
+    }
+
+    /// Whether a recorded session has this id upstream: then it is not to be ended (rule I3).
+    pub(crate) fn names(&self, endpoint: &Endpoint, id: &HeaderValue) -> bool {
+        !self.read().holders(endpoint, id).is_empty()
     }
 
     /// Forgets a session, unless it has been replaced already.
     pub(crate) fn forget(&self, session: &Arc<Session>) {
-        let mut table = self.write();
-        table.remove(session.id(), |entry| Arc::ptr_eq(&entry.session, session));
+        self.write().remove(session);
+    }
+
+    /// What lets at most `limit` handshakes at an endpoint go on at a time, oldest first.
+    pub(crate) fn handshakes(&self, endpoint: &Arc<Endpoint>, limit: usize) -> Arc<Semaphore> {
+        let handshakes = self.0.handshakes.lock();
+        let mut handshakes = handshakes.unwrap_or_else(PoisonError::into_inner);
+        if let Some(semaphore) = handshakes.get(endpoint).and_then(Weak::upgrade) {
+            return semaphore;
+        }
+        handshakes.retain(|_, semaphore| semaphore.strong_count() > 0);
+        let semaphore = Arc::new(Semaphore::new(limit.clamp(1, Semaphore::MAX_PERMITS)));
+        handshakes.insert(endpoint.clone(), Arc::downgrade(&semaphore));
+        semaphore
     }
 
     fn tick(&self) -> u64 {
@@ -136,44 +235,141 @@ impl Sessions {
 }
 
 impl Table {
-    fn remove_at(&mut self, id: &HeaderValue, endpoint: &Endpoint) {
-        self.remove(id, |entry| entry.session.endpoint().same_as(endpoint));
+    fn get(&self, key: &Key) -> Option<&Arc<Session>> {
+        let mut entries = self.by_id.get(&key.id)?.iter();
+        entries
+            .find(|entry| entry.session.key() == key)
+            .map(|entry| &entry.session)
     }
 
-    fn remove(&mut self, id: &HeaderValue, mut is: impl FnMut(&Entry) -> bool) {
-        let Some(entries) = self.by_id.get_mut(id) else {
+    /// The endpoint of a key, shared with the sessions that are recorded there.
+    fn endpoint(&self, key: &Key) -> Arc<Endpoint> {
+        let endpoints = self.groups.get(&key.principal);
+        let known = endpoints.and_then(|endpoints| endpoints.get_key_value(&key.endpoint));
+        known.map_or(&key.endpoint, |(known, _)| known).clone()
+    }
+
+    /// The sessions, whoever's, whose current epoch has this id upstream.
+    fn holders(&self, endpoint: &Endpoint, id: &HeaderValue) -> Vec<Arc<Session>> {
+        let by_id = self.by_id.get(id).into_iter().flatten();
+        let moved = self.moved.get(id).into_iter().flatten();
+        by_id
+            .map(|entry| &entry.session)
+            .chain(moved)
+            .filter(|session| {
+                **session.endpoint() == *endpoint && session.chain().current().id() == Some(id)
+            })
+            .cloned()
+            .collect()
+    }
+
+    fn insert(&mut self, session: &Arc<Session>, used: u64) {
+        let entry = Entry {
+            session: session.clone(),
+            use_known: used,
+        };
+        // Hardly ever is there a second session with the same id.
+        let entries = self.by_id.entry(session.id().clone());
+        entries.or_insert_with(|| Vec::with_capacity(1)).push(entry);
+        self.list_moved(session, &session.chain().current());
+        self.group(session).insert(used, session.clone());
+        self.len += 1;
+    }
+
+    fn remove(&mut self, session: &Arc<Session>) {
+        let Some(entries) = self.by_id.get_mut(session.id()) else {
             return;
         };
-        if let Some(position) = entries.iter().position(&mut is) {
-            let entry = entries.swap_remove(position);
-            if entries.is_empty() {
-                self.by_id.remove(id);
-            }
-            self.by_use.remove(&entry.use_known);
-            entry.session.forget();
+        let is = |entry: &Entry| Arc::ptr_eq(&entry.session, session);
+        let Some(position) = entries.iter().position(is) else {
+            return;
+        };
+        let entry = entries.swap_remove(position);
+        if entries.is_empty() {
+            self.by_id.remove(session.id());
+        }
+        self.unlist_moved(session, &session.chain().current());
+        self.group(session).remove(&entry.use_known);
+        self.drop_empty_group(session);
+        self.len -= 1;
+        session.forget();
+    }
+
+    fn list_moved(&mut self, session: &Arc<Session>, epoch: &Epoch) {
+        if let Some(id) = epoch.id().filter(|id| *id != session.id()) {
+            self.moved
+                .entry(id.clone())
+                .or_default()
+                .push(session.clone());
         }
     }
 
-    /// A session's key in `by_use` is never later than its last use. So the first one whose key is
-    /// exact is the least recently used; the others before it are moved to where they belong.
-    fn remove_least_recently_used(&mut self) {
-        while let Some((use_known, session)) = self.by_use.pop_first() {
-            let last_use = session.last_use();
-            let entries = self.by_id.get_mut(session.id());
-            let entry = entries.and_then(|entries| {
-                entries
-                    .iter_mut()
-                    .find(|entry| entry.use_known == use_known)
-            });
-            let Some(entry) = entry else { continue };
-            if last_use == use_known {
-                let id = session.id().clone();
-                self.remove(&id, |entry| entry.use_known == use_known);
-                return;
+    fn unlist_moved(&mut self, session: &Arc<Session>, epoch: &Epoch) {
+        let Some(id) = epoch.id() else { return };
+        if let Some(sessions) = self.moved.get_mut(id) {
+            sessions.retain(|it| !Arc::ptr_eq(it, session));
+            if sessions.is_empty() {
+                self.moved.remove(id);
             }
-            entry.use_known = last_use;
-            self.by_use.insert(last_use, session);
         }
+    }
+
+    fn group(&mut self, session: &Session) -> &mut Group {
+        let endpoints = self.groups.entry(session.principal().cloned());
+        let endpoints = endpoints.or_default();
+        endpoints.entry(session.endpoint().clone()).or_default()
+    }
+
+    fn drop_empty_group(&mut self, session: &Session) {
+        let principal = session.key().principal.clone();
+        if let Some(endpoints) = self.groups.get_mut(&principal) {
+            if endpoints
+                .get(session.endpoint())
+                .is_some_and(Group::is_empty)
+            {
+                endpoints.remove(session.endpoint());
+            }
+            if endpoints.is_empty() {
+                self.groups.remove(&principal);
+            }
+        }
+    }
+
+    /// Forgets the least recently used session of the principal that holds most, and there of the
+    /// endpoint that does, so that no server and no caller can push out another's (rule I2).
+    fn evict(&mut self, size: impl Fn(&Group) -> usize) -> Option<Arc<Session>> {
+        // Of those that hold as much, the one that was used least recently.
+        let rank = |group: &Group| {
+            let used = group.keys().next().copied();
+            (size(group), Reverse(used.unwrap_or_default()))
+        };
+        let endpoints = self.groups.values().max_by_key(|endpoints| {
+            let ranks = endpoints.values().map(rank);
+            ranks
+                .reduce(|(one, used), (other, also)| (one + other, used.max(also)))
+                .unwrap_or_default()
+        })?;
+        let group = endpoints.values().max_by_key(|group| rank(group))?;
+        let mut least: Option<Arc<Session>> = group.values().next().cloned();
+        // A session's key in its group is never later than its last use. So the first one whose
+        // key is exact is the least recently used; those before it are moved to where they belong.
+        while let Some(session) = least {
+            let last_use = session.last_use();
+            let entries = self.by_id.get_mut(session.id())?;
+            let entry = entries
+                .iter_mut()
+                .find(|entry| Arc::ptr_eq(&entry.session, &session))?;
+            let use_known = std::mem::replace(&mut entry.use_known, last_use);
+            if use_known == last_use {
+                self.remove(&session);
+                return Some(session);
+            }
+            let group = self.group(&session);
+            group.remove(&use_known);
+            group.insert(last_use, session);
+            least = group.values().next().cloned();
+        }
+        None
     }
 }
 

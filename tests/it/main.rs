@@ -62,7 +62,7 @@ mod ending {
 /// J. Failing.
 mod failing {
     mod answers;
-    mod budget;
+    mod pace;
 }
 
 /// K. Limits.

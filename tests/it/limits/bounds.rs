@@ -342,7 +342,10 @@ async fn limits_of_zero_let_everything_pass() {
         .max_initialize_result_bytes(0)
         .max_error_body_bytes(0)
         .recovery_timeout(Duration::ZERO)
-        .recovery_budget(0, Duration::ZERO)
+        .recovery_pause(Duration::ZERO, Duration::ZERO)
+        .max_initialize_bytes(0)
+        .max_sessions_bytes(0)
+        .max_handshakes(0)
         .max_event_ids(0)
         .max_subscriptions(0)
         .orphan_timeout(Duration::ZERO);

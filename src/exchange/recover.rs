@@ -1,0 +1,71 @@
+//! Waits for the session to be there again, and sees to it that somebody recovers it
+//! (rules D6, E1, E3, E10, J1).
+
+use std::sync::Arc;
+
+use http::Response;
+use http_body::Body;
+
+use super::{Exchange, allowance::Allowance};
+use crate::{
+    Failure, Outcome,
+    body::ResponseBody,
+    http_service::{HttpService, LayerResponse},
+    recovery::{self, authorization},
+    session::{Claim, RecoveryError},
+};
+
+impl<S, B> Exchange<S, B>
+where
+    S: HttpService<B>,
+    B: Body<Error: Send> + Send + 'static,
+{
+    /// Waits for the one recovery of the session, and starts it if nobody has. From then on the
+    /// request is one of the epoch that is current.
+    pub(super) async fn recover(
+        &mut self,
+        allowance: &mut Allowance,
+    ) -> Result<(), Arc<RecoveryError>> {
+        loop {
+            let head = self.head.unpack();
+            let own = authorization(&head.headers);
+            let patience = self.shared.config.recovery_timeout;
+            let flight = match self.session.chain().claim(self.snapshot(), own, patience) {
+                Claim::Moved(snapshot) => {
+                    self.enter(snapshot);
+                    return Ok(());
+                }
+                Claim::Failed(error) => return Err(error),
+                Claim::Join(flight) => flight,
+                Claim::Lead(epoch, flight, leader) => {
+                    self.led = true;
+                    recovery::start::<S, B>(&self.shared, &self.session, epoch, &head, leader);
+                    flight
+                }
+            };
+            let own = own.cloned();
+            drop(head);
+            // Wakes to claim again: by now the session may have moved on once more.
+            match allowance.spend(flight.ended()).await {
+                None => return Err(Arc::new(Failure::TimedOut.into())),
+                Some(Ok(())) => {}
+                // Somebody else's credentials were denied: these may do.
+                Some(Err(error)) if !error.concerns(own.as_ref()) => {}
+                Some(Err(error)) => return Err(error),
+            }
+        }
+    }
+
+    /// The 401 or 403 that the handshake met with this caller's credentials (rule J1).
+    pub(super) fn challenge(&self, error: &RecoveryError) -> Option<LayerResponse<S, B>> {
+        let challenge = Response::clone(error.challenge.as_ref()?);
+        let outcome = Outcome::Failed(error.failure);
+        Some(self.mark(challenge, outcome).map(ResponseBody::whole))
+    }
+
+    /// What the layer may still add to this request.
+    pub(super) fn take_allowance(&mut self) -> Allowance {
+        let all = || Allowance::new(self.shared.config.recovery_timeout);
+        self.allowance.take().unwrap_or_else(all)
+    }
+}

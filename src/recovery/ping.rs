@@ -1,0 +1,38 @@
+//! Asks a server whether it knows a session (rules D4, D8, D9).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Response, request::Parts};
+use http_body::Body;
+use serde_json::json;
+
+use super::client::{Client, UpstreamSession};
+use crate::{
+    Failure,
+    config::Shared,
+    http_service::HttpService,
+    mcp::Id,
+    session::{Epoch, Session},
+};
+
+/// Sends a `ping` in an epoch, with the credentials in the head of the `trigger`. Gives the answer,
+/// and what was asked.
+pub(crate) async fn ping<S, B>(
+    shared: &Arc<Shared<S>>,
+    session: &Session,
+    epoch: &Epoch,
+    trigger: &Parts,
+) -> Result<(Response<S::ResBody>, Bytes), Failure>
+where
+    S: HttpService<B>,
+    B: Body<Error: Send> + Send + 'static,
+{
+    let client = Client::<S, B>::of_trigger(shared, session, trigger).in_epoch(epoch);
+    let id = Id::from("mcp-session-recovery/ping".to_owned());
+    let ping = json!({"jsonrpc": "2.0", "id": id.as_json(), "method": "ping"});
+    let message = Bytes::from(ping.to_string());
+    let upstream = UpstreamSession::of(epoch);
+    let response = client.post(&upstream, message.clone()).await?;
+    Ok((response, message))
+}

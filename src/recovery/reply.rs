@@ -1,0 +1,102 @@
+//! The response to a request of the layer's own (rule E6).
+
+use bytes::Buf;
+use http::HeaderMap;
+use http_body::Body;
+use http_body_util::BodyExt;
+use serde_json::{Value, value::RawValue};
+use tokio::task::consume_budget;
+
+use super::{
+    client::{Client, UpstreamSession},
+    drain::drain_in_background,
+};
+use crate::{
+    Failure,
+    http_service::HttpService,
+    mcp::{Id, Message, MessageReader},
+};
+
+/// What a server answered to a JSON-RPC request.
+pub(super) enum Reply {
+    Result(Box<RawValue>),
+    Error(i64),
+}
+
+impl<S, B> Client<S, B>
+where
+    S: HttpService<B>,
+    B: Body<Error: Send> + Send + 'static,
+{
+    /// Reads the answer to the request with this id: to the answer, not to the end of the stream.
+    pub(super) async fn reply(
+        &self,
+        upstream: &UpstreamSession,
+        headers: &HeaderMap,
+        body: S::ResBody,
+        id: &Id,
+        limit: usize,
+    ) -> Result<Reply, Failure> {
+        let mut reader = MessageReader::new(headers, limit).ok_or(Failure::Malformed)?;
+        let mut body = Box::pin(body);
+        let mut found = Found {
+            id,
+            reply: None,
+            pings: Vec::new(),
+        };
+        while let Some(frame) = body.frame().await {
+            // A body that is always ready does not keep the thread.
+            consume_budget().await;
+            let Ok(frame) = frame else {
+                return Err(Failure::Truncated);
+            };
+            if let Ok(mut data) = frame.into_data() {
+                let data = data.copy_to_bytes(data.remaining());
+                reader.read(&data, |message| found.look(message));
+            }
+            for ping in found.pings.drain(..) {
+                self.answer_ping(upstream, &ping);
+            }
+            if let Some(reply) = found.reply.take() {
+                drain_in_background(body);
+                return Ok(reply);
+            }
+        }
+        reader.finish(|message| found.look(message));
+        found.reply.ok_or(Failure::Malformed)
+    }
+}
+
+/// What an answer's messages are searched for.
+struct Found<'a> {
+    id: &'a Id,
+    reply: Option<Reply>,
+    pings: Vec<Id>,
+}
+
+impl Found<'_> {
+    fn look(&mut self, message: &[u8]) {
+        let (mut pings, mut reply) = (Vec::new(), None);
+        let read = Message::each(message, |message| {
+            if message.is_request() && message.method() == Some("ping") {
+                pings.extend(message.parsed_id());
+            } else if reply.is_none() && message.answers(self.id) {
+                reply = Some(match (message.error(), message.result()) {
+                    (None, Some(result)) => Reply::Result(result.to_owned()),
+                    (error, _) => Reply::Error(error.map_or(0, code)),
+                });
+            }
+        });
+        if read.is_some() {
+            self.pings.append(&mut pings);
+            self.reply = self.reply.take().or(reply);
+        }
+    }
+}
+
+fn code(error: &RawValue) -> i64 {
+    serde_json::from_str::<Value>(error.get())
+        .ok()
+        .and_then(|error| error["code"].as_i64())
+        .unwrap_or_default()
+}

@@ -1,0 +1,263 @@
+//! The cookies that tie a session to a replica (rule E11; RFC 6265, 4).
+
+use http::{
+    HeaderMap, HeaderValue,
+    header::{COOKIE, SET_COOKIE},
+};
+
+/// How many cookies a handshake may set, how long each may be, and how many of their earlier values
+/// are known.
+const MAX_COOKIES: usize = 8;
+const MAX_LEN: usize = 4096;
+const MAX_OUTDATED: usize = 4;
+
+/// The cookies that the answers of a handshake set.
+#[derive(Clone, Default)]
+pub(crate) struct Affinity {
+    cookies: Vec<Cookie>,
+    /// As they came.
+    set_cookie: Vec<HeaderValue>,
+}
+
+#[derive(Clone)]
+struct Cookie {
+    name: Vec<u8>,
+    value: Vec<u8>,
+    /// What callers may still send in its place.
+    outdated: Vec<Vec<u8>>,
+}
+
+impl Affinity {
+    /// Learns what an answer sets.
+    pub(crate) fn learn(&mut self, answer: &HeaderMap) {
+        for set_cookie in answer.get_all(SET_COOKIE) {
+            let Some((name, value)) = pair(set_cookie.as_bytes()) else {
+                continue;
+            };
+            if set_cookie.len() > MAX_LEN || self.set_cookie.len() >= MAX_COOKIES {
+                continue;
+            }
+            self.set_cookie.push(set_cookie.clone());
+            self.cookies.retain(|cookie| cookie.name != name);
+            if !is_removal(set_cookie.as_bytes()) {
+                self.cookies.push(Cookie {
+                    name: name.to_vec(),
+                    value: value.to_vec(),
+                    outdated: Vec::new(),
+                });
+            }
+        }
+    }
+
+    /// Notes what callers may still send: what the `trigger` had, and what was known `before`.
+    pub(crate) fn outdate(&mut self, before: Option<&Self>, trigger: &HeaderMap) {
+        for cookie in &mut self.cookies {
+            let earlier = before.into_iter().flat_map(|before| &before.cookies);
+            let earlier = earlier
+                .filter(|it| it.name == cookie.name)
+                .flat_map(|it| it.outdated.iter().rev().chain([&it.value]));
+            let sent = sent_cookies(trigger).filter(|(name, _)| *name == cookie.name);
+            let values = sent
+                .map(|(_, value)| value.to_vec())
+                .chain(earlier.cloned());
+            for value in values {
+                if value != cookie.value
+                    && !cookie.outdated.contains(&value)
+                    && cookie.outdated.len() < MAX_OUTDATED
+                {
+                    cookie.outdated.push(value);
+                }
+            }
+        }
+    }
+
+    /// A caller's request that carries an outdated value gets the new one.
+    pub(crate) fn translate(&self, headers: &mut HeaderMap) {
+        self.rewrite(headers, |cookie, value| {
+            cookie.outdated.iter().any(|outdated| outdated == value)
+        });
+    }
+
+    /// A caller's request that is sent again gets all of them, if it sends cookies at all.
+    pub(crate) fn replay(&self, headers: &mut HeaderMap) {
+        if headers.contains_key(COOKIE) {
+            self.insert(headers);
+        }
+    }
+
+    /// A request of the layer's own gets all of them.
+    pub(crate) fn insert(&self, headers: &mut HeaderMap) {
+        self.rewrite(headers, |_, _| true);
+        let missing: Vec<_> = self
+            .cookies
+            .iter()
+            .filter(|cookie| !sent_cookies(headers).any(|(name, _)| name == cookie.name))
+            .map(|cookie| [&cookie.name[..], b"=", &cookie.value].concat())
+            .collect();
+        if missing.is_empty() {
+            return;
+        }
+        // One header field, as HTTP/1.1 clients send it.
+        let sent = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
+        let all: Vec<_> = sent.chain(missing.iter().map(Vec::as_slice)).collect();
+        if let Some(value) = sensitive(&all.join(&b"; "[..])) {
+            headers.insert(COOKIE, value);
+        }
+    }
+
+    /// Tells a caller of what was set while it waited; what its own answer sets comes after.
+    pub(crate) fn tell(&self, answer: &mut HeaderMap) {
+        if self.set_cookie.is_empty() {
+            return;
+        }
+        let own: Vec<_> = answer.get_all(SET_COOKIE).iter().cloned().collect();
+        answer.remove(SET_COOKIE);
+        for set_cookie in self.set_cookie.iter().chain(&own) {
+            answer.append(SET_COOKIE, set_cookie.clone());
+        }
+    }
+
+    /// Gives those of the cookies sent whose value is to be changed their new one.
+    fn rewrite(&self, headers: &mut HeaderMap, is_to_change: impl Fn(&Cookie, &[u8]) -> bool) {
+        let new_value = |name: &[u8], value: &[u8]| {
+            let cookie = self.cookies.iter().find(|cookie| cookie.name == name)?;
+            (cookie.value != value && is_to_change(cookie, value)).then_some(&cookie.value)
+        };
+        if !sent_cookies(headers).any(|(name, value)| new_value(name, value).is_some()) {
+            return;
+        }
+        let http::header::Entry::Occupied(mut sent) = headers.entry(COOKIE) else {
+            return;
+        };
+        for field in sent.iter_mut() {
+            let pairs: Vec<_> = field
+                .as_bytes()
+                .split(|byte| *byte == b';')
+                .map(|text| {
+                    let text = text.trim_ascii();
+                    let new = pair(text).and_then(|(name, value)| {
+                        Some([name, b"=", new_value(name, value)?].concat())
+                    });
+                    new.unwrap_or_else(|| text.to_vec())
+                })
+                .collect();
+            if let Some(value) = sensitive(&pairs.join(&b"; "[..])) {
+                *field = value;
+            }
+        }
+    }
+}
+
+/// Name and value of a cookie, up to the attributes.
+fn pair(cookie: &[u8]) -> Option<(&[u8], &[u8])> {
+    let cookie = cookie.split(|byte| *byte == b';').next()?;
+    let equals = memchr::memchr(b'=', cookie)?;
+    let name = cookie[..equals].trim_ascii();
+    (!name.is_empty()).then(|| (name, cookie[equals + 1..].trim_ascii()))
+}
+
+/// Whether a `Set-Cookie` takes a cookie back.
+fn is_removal(set_cookie: &[u8]) -> bool {
+    set_cookie
+        .split(|byte| *byte == b';')
+        .skip(1)
+        .filter_map(pair)
+        .any(|(name, value)| {
+            name.eq_ignore_ascii_case(b"max-age") && (value == b"0" || value.starts_with(b"-"))
+        })
+}
+
+fn sent_cookies(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
+    headers
+        .get_all(COOKIE)
+        .iter()
+        .flat_map(|field| field.as_bytes().split(|byte| *byte == b';'))
+        .filter_map(pair)
+}
+
+fn sensitive(value: &[u8]) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_bytes(value).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(name: http::HeaderName, values: &[&'static str]) -> HeaderMap {
+        let values = values.iter().map(|it| HeaderValue::from_static(it));
+        values.map(|value| (name.clone(), value)).collect()
+    }
+
+    fn affinity(set: &[&'static str], trigger: &[&'static str]) -> Affinity {
+        let mut affinity = Affinity::default();
+        affinity.learn(&headers(SET_COOKIE, set));
+        affinity.outdate(None, &headers(COOKIE, trigger));
+        affinity
+    }
+
+    #[test]
+    fn e11_what_still_carries_the_triggers_value_gets_the_new_one_and_nothing_else() {
+        let affinity = affinity(&["route=b; Path=/"], &["user=1; route=a"]);
+        for (sent, out) in [
+            ("user=1; route=a", "user=1; route=b"),
+            ("route=c", "route=c"),
+            ("route=b", "route=b"),
+            ("user=1", "user=1"),
+        ] {
+            let mut request = headers(COOKIE, &[sent]);
+            affinity.translate(&mut request);
+            assert_eq!(request[COOKIE], out, "{sent}");
+        }
+        let mut none = HeaderMap::new();
+        affinity.translate(&mut none);
+        affinity.replay(&mut none);
+        assert!(
+            none.is_empty(),
+            "a caller that sends no cookies is given none"
+        );
+    }
+
+    #[test]
+    fn e11_a_replay_gets_what_its_caller_does_not_have_yet() {
+        let affinity = affinity(&["route=b", "zone=1; HttpOnly"], &["route=a"]);
+        let mut request = headers(COOKIE, &["route=a; user=1"]);
+        affinity.replay(&mut request);
+        assert_eq!(request[COOKIE], "route=b; user=1; zone=1");
+        assert!(request[COOKIE].is_sensitive());
+    }
+
+    #[test]
+    fn e11_the_layers_own_requests_carry_what_was_set_and_not_what_was_taken_back() {
+        let mut own = HeaderMap::new();
+        affinity(&["route=b", "gone=1; Max-Age=0"], &[]).insert(&mut own);
+        assert_eq!(own[COOKIE], "route=b");
+    }
+
+    #[test]
+    fn e11_earlier_values_are_outdated_in_every_later_epoch() {
+        let first = affinity(&["route=b"], &["route=a"]);
+        let mut second = Affinity::default();
+        second.learn(&headers(SET_COOKIE, &["route=c"]));
+        second.outdate(Some(&first), &headers(COOKIE, &["route=b"]));
+        for sent in ["route=a", "route=b"] {
+            let mut request = headers(COOKIE, &[sent]);
+            second.translate(&mut request);
+            assert_eq!(request[COOKIE], "route=c", "{sent}");
+        }
+    }
+
+    #[test]
+    fn e11_a_server_cannot_have_the_layer_hold_more_than_a_few_cookies() {
+        let mut affinity = Affinity::default();
+        let many: HeaderMap = (0..1000)
+            .map(|n| {
+                let cookie = format!("c{n}=1");
+                (SET_COOKIE, HeaderValue::from_str(&cookie).unwrap())
+            })
+            .collect();
+        affinity.learn(&many);
+        assert_eq!(affinity.cookies.len(), MAX_COOKIES);
+    }
+}
