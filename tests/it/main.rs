@@ -86,4 +86,5 @@ mod contract;
 mod hyper;
 mod plain;
 mod rmcp_server;
+mod rules;
 mod stacks;
