@@ -43,11 +43,14 @@ impl<R: Body> ReadAhead<R> {
         poll_fn(|cx| self.poll_fill(cx, limit)).await;
     }
 
-    /// Lets go of what is still to come: the body ends with what was read.
-    pub(crate) fn drop_rest(&mut self) {
-        if matches!(self.rest, Rest::More(_)) {
-            self.rest = Rest::Ended;
-        }
+    /// Lets go of what is still to come, if anything is: the body ends with what was read.
+    pub(crate) fn drop_rest(&mut self) -> bool {
+        let Rest::More(body) = &self.rest else {
+            return false;
+        };
+        let had_more = !body.is_end_stream();
+        self.rest = Rest::Ended;
+        had_more
     }
 
     fn poll_fill(&mut self, cx: &mut Context<'_>, limit: usize) -> Poll<()> {

@@ -18,13 +18,15 @@ use crate::{
     http_service::HttpService,
     mcp::{Id, InitializeResult, Message, MessageReader, Messages, SESSION_ID},
     recovery::{callers_headers, end},
-    session::{Endpoint, Epoch, Evicted, Initialize, Key},
+    session::{Endpoint, Epoch, Evicted, Initialize, Key, Session},
 };
 
 /// A POST that may be an `initialize`.
 pub(crate) struct Candidate {
     endpoint: Endpoint,
     principal: Option<Principal>,
+    /// The session whose id the request carries, if any (rule B5).
+    renews: Option<Arc<Session>>,
     headers: HeaderMap,
     body: BufferedBody,
 }
@@ -50,9 +52,16 @@ impl Candidate {
         Some(Self {
             endpoint: Endpoint::new(&parts.uri, &parts.headers),
             principal,
+            renews: None,
             headers: parts.headers.clone(),
             body: body.clone(),
         })
+    }
+
+    /// An `initialize` in a session that there is.
+    pub(super) fn renewing(mut self, session: &Arc<Session>) -> Self {
+        self.renews = Some(session.clone());
+        self
     }
 
     /// Records the session, if the answer makes one, and passes the answer on.
@@ -115,10 +124,13 @@ impl Candidate {
             principal: self.principal,
         };
         let upstream = key.id.clone();
-        let (session, evicted) =
-            shared
-                .sessions
-                .record(key, initialize_request, config.pauses, config.table);
+        let (session, evicted) = shared.sessions.record(
+            key,
+            self.renews.as_ref(),
+            initialize_request,
+            config.pauses,
+            config.table,
+        );
         if *session.id() != upstream {
             head.headers.insert(SESSION_ID, session.id().clone());
         }

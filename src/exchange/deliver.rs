@@ -81,7 +81,9 @@ where
         if *self.head.method() != Method::POST || !self.may_be_initialize(body) {
             return None;
         }
-        Candidate::of(&self.head.unpack(), self.session.principal().cloned(), body)
+        let principal = self.session.principal().cloned();
+        let candidate = Candidate::of(&self.head.unpack(), principal, body)?;
+        Some(candidate.renewing(&self.session))
     }
 
     fn may_be_initialize(&self, body: &BufferedBody) -> bool {

@@ -1,6 +1,9 @@
 //! Reads a verdict out of an answer, and acts on it (rules D1 to D9, J1, J2, J4, J5).
 
-use http::{Method, Response, StatusCode, header::AUTHORIZATION};
+use http::{
+    Method, Response, StatusCode,
+    header::{AUTHORIZATION, CONTENT_LENGTH},
+};
 use http_body::Body;
 use tracing::debug;
 
@@ -46,6 +49,13 @@ impl<R: Body> Examined<R> {
         config
             .classify
             .classify(&HttpAnswer::new(method, message, &self.head, &body))
+    }
+
+    /// Lets go of what has not been read. The answer is as long as what has been.
+    fn drop_rest(&mut self) {
+        if self.body.drop_rest() {
+            self.head.headers.remove(CONTENT_LENGTH);
+        }
     }
 
     /// Whether an answer that was found alive proves that the session is: these say only that the
@@ -116,8 +126,10 @@ where
         if !config.reinitialize {
             return Ok(exchange.give_back(answer, Outcome::Detected));
         }
-        // What is left of it would hold its connection, which the recovery may need (rule D5).
-        answer.body.drop_rest();
+        if !exchange.is_paused() {
+            // What is left of it would hold its connection, which the recovery may need (rule D5).
+            answer.drop_rest();
+        }
         match exchange.recover(&mut allowance).await {
             Ok(()) => Box::pin(replay(exchange, answer, allowance)).await,
             Err(error) => Ok(exchange.fail(answer, &error)),
@@ -151,6 +163,13 @@ where
     fn has_epochs_credentials(&self) -> bool {
         self.head.header(&AUTHORIZATION).as_ref()
             == authorization(self.session.credentials(self.epoch()))
+    }
+
+    /// Whether the session must not be recovered for now (rule K6).
+    fn is_paused(&self) -> bool {
+        let own = self.head.header(&AUTHORIZATION);
+        let standing = self.session.chain().standing(self.epoch(), own.as_ref());
+        matches!(standing, Standing::Paused)
     }
 
     /// An answer that was examined says by what it says that the session lives (rule J4).

@@ -12,6 +12,9 @@ use tokio::sync::Notify;
 use super::Affinity;
 use crate::mcp::{InitializeResult, ListChanged, SESSION_ID, session_headers_mut};
 
+/// How many versions of earlier epochs are known: a server could name another each time.
+const MAX_VERSIONS: usize = 8;
+
 /// One upstream session. Epoch 0 is the caller's own handshake, each recovery makes the next.
 pub(crate) struct Epoch {
     number: u64,
@@ -20,9 +23,9 @@ pub(crate) struct Epoch {
     translates: bool,
     /// Known late in epoch 0: it is tapped from the answer as that streams to the caller.
     result: OnceLock<InitializeResult>,
-    /// What epoch 0 told the caller, if that is no longer so: its version (rule C1).
-    outdated_version: Option<HeaderValue>,
-    /// What it promised (rule H3).
+    /// The versions of earlier epochs that are not this one's (rule C1).
+    outdated_versions: Vec<HeaderValue>,
+    /// What epoch 0 promised the caller (rule H3).
     promised: ListChanged,
     /// Large, and epoch 0 has none.
     handshake: Option<Box<Handshake>>,
@@ -52,7 +55,7 @@ impl Epoch {
             translates: id != callers_id,
             id: Some(id),
             result: OnceLock::new(),
-            outdated_version: None,
+            outdated_versions: Vec::new(),
             promised: ListChanged::default(),
             handshake: None,
             replaced: AtomicBool::new(false),
@@ -68,21 +71,26 @@ impl Epoch {
         result: InitializeResult,
         handshake: Handshake,
     ) -> Self {
-        let (told, promised) = match self.number {
-            0 => (
-                self.version(),
-                self.result
-                    .get()
-                    .map(InitializeResult::list_changed)
-                    .unwrap_or_default(),
-            ),
-            _ => (self.told_version(), self.promised),
+        let mut outdated_versions = self.outdated_versions.clone();
+        outdated_versions.extend(self.version().cloned());
+        outdated_versions.retain(|version| Some(version) != result.version());
+        if outdated_versions.len() > MAX_VERSIONS {
+            // The first one stays: it is what the caller was told.
+            outdated_versions.remove(1);
+        }
+        let promised = match self.number {
+            0 => self
+                .result
+                .get()
+                .map(InitializeResult::list_changed)
+                .unwrap_or_default(),
+            _ => self.promised,
         };
         Self {
             number: self.number + 1,
             id,
             translates: true,
-            outdated_version: told.cloned(),
+            outdated_versions,
             result: OnceLock::from(result),
             promised,
             handshake: Some(Box::new(handshake)),
@@ -90,11 +98,6 @@ impl Epoch {
             replacement: Arc::default(),
             unproven: AtomicBool::new(true),
         }
-    }
-
-    /// The version that the caller was told in epoch 0.
-    fn told_version(&self) -> Option<&HeaderValue> {
-        self.outdated_version.as_ref()
     }
 
     pub(crate) fn number(&self) -> u64 {
@@ -135,7 +138,7 @@ impl Epoch {
         }
         for (is_id, value) in session_headers_mut(headers) {
             let own = if is_id { self.id() } else { self.version() };
-            if let Some(own) = own.filter(|_| is_id || Some(&*value) == self.told_version()) {
+            if let Some(own) = own.filter(|_| is_id || self.outdated_versions.contains(value)) {
                 *value = own.clone();
             }
         }

@@ -121,12 +121,14 @@ impl Sessions {
 
     /// Records a session that a server has just given this id.
     ///
-    /// Whoever has that id upstream is known to have lost its session: a server does not hand out
+    /// A caller that `renews` its session by initializing in it goes on by the id that it has.
+    /// Whoever else has that id upstream is known to have lost its session: a server does not hand out
     /// the id of one that it knows (rules A5, B4). And if somebody who has moved on still goes by
     /// it, the new caller is given another one to go by.
     pub(crate) fn record(
         &self,
         mut key: Key,
+        renews: Option<&Arc<Session>>,
         initialize: Initialize,
         pauses: Pauses,
         limits: TableLimits,
@@ -135,6 +137,9 @@ impl Sessions {
         let used = self.tick();
         let mut table = self.write();
         for holder in table.holders(&key.endpoint, &upstream) {
+            if renews.is_some_and(|session| Arc::ptr_eq(session, &holder)) {
+                key.id = holder.id().clone();
+            }
             if *holder.key() == key {
                 table.remove(&holder);
             } else {

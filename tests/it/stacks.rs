@@ -341,6 +341,7 @@ async fn e4_a_timeout_below_ends_a_handshake_that_hangs() {
     );
     assert_eq!(started.elapsed(), Duration::from_secs(2));
     gate.open();
+    tokio::time::advance(Duration::from_millis(100)).await;
     assert_eq!(echoed(&scene.call(2).await), 2);
 }
 

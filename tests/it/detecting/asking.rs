@@ -175,8 +175,7 @@ async fn a_ping_without_an_answer_passes_the_404_on_in_time() {
         }
         let start = Instant::now();
         assert_passed_on(&scene.send(get(&scene.session, None)).await, "");
-        let elapsed = start.elapsed();
-        assert!(elapsed >= Duration::from_secs(3) && elapsed < Duration::from_secs(4));
+        assert!(start.elapsed() <= Duration::from_secs(3));
         assert_eq!(scene.server.count("initialize"), 1);
     }
 }
@@ -240,7 +239,8 @@ async fn the_server_is_asked_only_where_the_answer_proves_nothing() {
 async fn the_classifier_judges_the_ping_as_well() {
     for (verdict_on_ping, handshakes) in [
         (Verdict::Expired, 1),
-        (Verdict::Unsure, 0),
+        // Answered the same way (rule D9).
+        (Verdict::Unsure, 1),
         (Verdict::Alive, 0),
     ] {
         let classify = move |answer: &Classified<'_>| {

@@ -119,9 +119,9 @@ async fn d4_a_ping_finds_a_session_dead_by_every_known_word_for_it() {
     }
 }
 
-/// D4: a layer that is only to watch asks as well, or it could not tell.
+/// D4: a layer that is only to watch sends nothing of its own, and tells no more than it knows.
 #[tokio::test]
-async fn d4_detection_alone_asks_and_does_no_more() {
+async fn d4_detection_alone_asks_nothing() {
     for dead in [false, true] {
         let server = Server::new(Profile::Rmcp);
         let client = client(&server, SessionRecoveryLayer::new().reinitialize(false));
@@ -134,8 +134,8 @@ async fn d4_detection_alone_asks_and_does_no_more() {
         let seen = send(&client, get(&session, None)).await;
 
         assert_eq!((seen.status, seen.text()), (404, "none"));
-        assert_eq!(seen.outcome(), dead.then_some(Outcome::Detected));
-        assert_eq!(log(&server), ["GET", "ping"]);
+        assert_eq!(seen.outcome(), None);
+        assert_eq!(log(&server), ["GET"]);
     }
 }
 
@@ -199,7 +199,11 @@ async fn d5_an_answer_that_was_read_is_passed_on_whole() {
             let case = format!("{what} {way:?}");
             assert_eq!(response.status().as_u16(), status, "{case}");
             assert_eq!(response.headers()["x-server"], "it", "{case}");
-            assert_eq!(response.headers()["content-length"], "7", "{case}");
+            // What is over the limit is let go of before a recovery, which may need its connection.
+            let is_cut = way == Way::NotRecovered && what.contains("over the limit");
+            let is_cut = is_cut && !(what.contains("in one"));
+            let length = response.headers().get("content-length");
+            assert_eq!(length.is_none(), is_cut, "{case}");
             let wanted = match way {
                 Way::Alive | Way::StillAlive => None,
                 Way::Detected => Some(Outcome::Detected),
@@ -209,6 +213,11 @@ async fn d5_an_answer_that_was_read_is_passed_on_whole() {
             };
             assert_eq!(outcome(&response), wanted, "{case}");
             let body = response.into_body();
+            if is_cut {
+                let data: usize = frames(body).iter().map(String::len).sum();
+                assert!(data > LIMIT, "{case}");
+                continue;
+            }
             match script().size_hint().exact() {
                 Some(_) => assert_eq!(transcript(body), transcript(script()), "{case}"),
                 None => assert_eq!(frames(body), frames(script()), "{case}"),
@@ -297,7 +306,8 @@ async fn d5_a_verdict_is_given_on_the_bytes_within_the_limit() {
     assert_eq!((seen.status, seen.text()), (404, "123456789"));
 }
 
-/// D5: nor is a body that comes to a halt waited for longer than a recovery may take.
+/// D5, J5: nor is a body that comes to a halt waited for longer than a quarter of what a recovery
+/// may take, which leaves time to do something about it.
 #[tokio::test(start_paused = true)]
 async fn d5_a_body_that_stalls_is_judged_by_what_came() {
     for (status, begin, patience) in [
@@ -319,7 +329,10 @@ async fn d5_a_body_that_stalls_is_judged_by_what_came() {
         // when the time for it is up,
         let started = Instant::now();
         let response = call(&client, post(Some(&session), &tool_call(1))).await;
-        assert_eq!(started.elapsed().as_secs(), patience.unwrap_or(10));
+        assert_eq!(
+            started.elapsed(),
+            Duration::from_secs(patience.unwrap_or(10)) / 4
+        );
 
         // then it means what it means so far,
         if status == 404 {

@@ -91,7 +91,9 @@ async fn k1_an_initialize_over_the_limit_is_not_recorded() {
         let (server, sessions) = (Server::new(Profile::TypeScript), Sessions::new());
         let client = client(
             &server,
-            SessionRecoveryLayer::new().sessions(sessions.clone()),
+            SessionRecoveryLayer::new()
+                .max_initialize_bytes(2 * MIB)
+                .sessions(sessions.clone()),
         );
         let body = sized(initialize(), "/params/clientInfo/name", size);
         let answer = send(&client, request(Method::POST, None, body.clone())).await;

@@ -88,7 +88,9 @@ async fn k5_the_time_for_a_recovery_includes_restoring() {
     let answer = send(&client, post(Some(&session), &tool_call(1))).await;
 
     assert_eq!(answer.outcome(), Some(Outcome::Replayed));
-    assert_eq!(started.elapsed(), Duration::from_secs(10));
+    // A moment before those who wait give up.
+    let limit = Duration::from_secs(10);
+    assert!(started.elapsed() <= limit && started.elapsed() > limit * 9 / 10);
     assert_eq!(events.all()[0].not_restored(), ["resources/subscribe"]);
 }
 
@@ -113,7 +115,7 @@ async fn k5_everything_else_the_layer_waits_for_is_bounded_as_well() {
     let started = Instant::now();
     let call = post(Some(&session), &tool_call(1));
     let response = http.clone().oneshot(call).await.unwrap();
-    assert_eq!(started.elapsed(), limit);
+    assert_eq!(started.elapsed(), limit / 4);
     feeder.data(" and on");
     drop(feeder);
     let whole = read(response).await;

@@ -373,9 +373,9 @@ async fn b4_another_initialize_makes_another_session() {
     }
 }
 
-/// B4: servers that count their sessions hand out the same ids again after a restart.
+/// A5: servers that count their sessions hand out the same ids again after a restart.
 #[tokio::test]
-async fn b4_a_new_session_with_a_known_id_replaces_the_old_one() {
+async fn a5_a_new_session_is_not_called_by_an_id_that_another_caller_goes_by() {
     // Given a session in its second epoch,
     let server = Server::new(Profile::TypeScript);
     let (client, sessions) = sessions(SessionRecoveryLayer::new(), &server);
@@ -392,20 +392,26 @@ async fn b4_a_new_session_with_a_known_id_replaces_the_old_one() {
     server.on(move |_| reply.take());
     let mut message = initialize();
     message["params"]["clientInfo"]["name"] = json!("new");
-    send(&client, post(None, &message)).await;
+    let made = send(&client, post(None, &message)).await;
+    let other = made.session().unwrap().to_owned();
 
-    // then the id is that of the new session, in its first epoch,
-    assert_eq!(sessions.len(), 1);
-    let answer = send(&client, post(Some(&session), &tool_call(2))).await;
+    // then the new session goes by one of the layer's making, translated from its first epoch on,
+    assert_ne!(other, session);
+    assert_eq!(sessions.len(), 2);
+    let answer = send(&client, post(Some(&other), &tool_call(2))).await;
     assert_eq!(
         server.all("tools/call")[2].session(),
         Some(session.as_str())
     );
-
-    // and what is repeated is the new one's handshake.
+    // what is repeated when it expires is its own handshake,
     assert_eq!(answer.recovery.map(|recovery| recovery.epoch()), Some(1));
     let sent = server.last("initialize").message();
     assert_eq!(sent["params"]["clientInfo"]["name"], "new");
+    assert_eq!(answer.session(), Some(other.as_str()));
+
+    // and the old one is where it was.
+    let answer = send(&client, post(Some(&session), &tool_call(3))).await;
+    assert_eq!((answer.status, answer.recovery), (200, None));
 }
 
 /// B5: the session that the old id named lives or is dead, and in its first epoch or a later one.
@@ -457,9 +463,9 @@ async fn b5_an_initialize_with_a_known_id_that_is_answered_with_another_makes_a_
     }
 }
 
-/// B5: some servers initialize a live session again and keep its id.
+/// B4, B5: some servers initialize a live session again and keep its id.
 #[tokio::test]
-async fn b5_an_initialize_that_is_answered_with_the_same_id_leaves_the_session_as_it_is() {
+async fn b5_an_initialize_that_is_answered_with_the_same_id_is_the_one_to_repeat() {
     for recoveries in [0, 1] {
         let server = Server::new(Profile::Python1);
         let (client, sessions) = sessions(SessionRecoveryLayer::new(), &server);
@@ -470,7 +476,9 @@ async fn b5_an_initialize_that_is_answered_with_the_same_id_leaves_the_session_a
         }
 
         // The profile answers any request to a live session, under its id.
-        let answer = send(&client, post(Some(&session), &initialize())).await;
+        let mut message = initialize();
+        message["params"]["clientInfo"]["name"] = json!("again");
+        let answer = send(&client, post(Some(&session), &message)).await;
 
         assert_eq!(
             (answer.status, answer.session()),
@@ -482,8 +490,10 @@ async fn b5_an_initialize_that_is_answered_with_the_same_id_leaves_the_session_a
         let answer = send(&client, post(Some(&session), &tool_call(2))).await;
         assert_eq!(answer.outcome(), Some(Outcome::Replayed));
         let epoch = answer.recovery.map(|recovery| recovery.epoch());
-        assert_eq!(epoch, Some(recoveries + 1));
+        assert_eq!(epoch, Some(1));
         assert_eq!(server.count("initialize"), before + 1);
+        let sent = server.last("initialize").message();
+        assert_eq!(sent["params"]["clientInfo"]["name"], "again");
     }
 }
 

@@ -300,6 +300,7 @@ fn e2_a_runtime_that_shuts_down_in_the_middle_fails_the_recovery_and_nobody_hang
             }
             // The session recovers in the runtime that there is.
             gate.open();
+            tokio::time::advance(Duration::from_millis(100)).await;
             let answer = scene.call(4).await;
             assert_eq!(
                 (echoed(&answer), answer.outcome()),

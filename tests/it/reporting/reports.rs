@@ -166,7 +166,6 @@ async fn m1_without_reinitializing_a_loss_is_only_told() {
     for request in [
         post(Some(&session), &tool_call(1)),
         post(Some(&session), &initialized()),
-        get(&session, None),
     ] {
         let own = send(&client, request).await;
         assert_eq!(reported(&own), Some((Outcome::Detected, 0)));

@@ -409,8 +409,8 @@ async fn a_slow_server_holds_the_recovery_up_no_longer_than_it_may_take() {
         scene.recover().await;
 
         let limit = Duration::from_secs(10);
-        assert!(start.elapsed().abs_diff(limit) <= Duration::from_millis(2));
-        assert!(events.last().elapsed().abs_diff(limit) <= Duration::from_millis(2));
+        assert!(start.elapsed() <= limit && start.elapsed() > limit * 9 / 10);
+        assert!(events.last().elapsed() <= limit);
         assert_eq!(events.last().result(), Ok(()));
         assert_eq!(events.not_restored().len(), 100 - in_time);
         assert_eq!(most.load(Ordering::Relaxed), 16, "at a time");

@@ -183,8 +183,10 @@ async fn c1_in_a_session_without_an_id_the_header_is_removed() {
 
         // The next session has one again.
         server.restart();
-        let mut gone = Some(reply(404, None, ""));
+        let unknown = r#"{"jsonrpc":"2.0","error":{"code":-32000,"message":"Bad Request: No valid session ID provided"}}"#;
+        let mut gone = Some(reply(400, Some("application/json"), unknown));
         server.on(move |seen| match seen.session() {
+            // A 404 would say nothing, where there is no session to be found (rule D7).
             None if seen.what() == "tools/call" => gone.take(),
             _ => None,
         });
