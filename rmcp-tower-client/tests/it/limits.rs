@@ -162,6 +162,8 @@ async fn each_event_has_its_own_limit() {
         ("data: 12\r\rdata: 34\r\r", 9, "events [12, 34]"),
         ("data: 1\ndata: 2\n\n", 16, "events [1\n2]"),
         ("data: 1\ndata: 2\n\n", 15, "events [too large]"),
+        ("data: 1\r\ndata: 2\r\n\r\n", 16, "events [1\n2]"),
+        ("data: 1\r\ndata: 2\r\n\r\n", 15, "events [too large]"),
         (": 234567\n: 234567\ndata: 1\n\n", 8, "events [1]"),
         (": 2345678\ndata: 1\n\n", 8, "events [too large]"),
         ("id: 1\nevent: message\nretry: 1\n\n", 31, "events [#1 ]"),

@@ -235,3 +235,19 @@ async fn a_listening_stream_with_an_event_that_is_too_large_is_given_up() {
     scene.ping().await.unwrap();
     assert_eq!(scene.settled(1).await, [None]);
 }
+
+#[tokio::test]
+async fn an_answer_that_is_too_large_leaves_the_listening_stream_alone() {
+    let server = Scripted::start(|seen: &Seen| match handshake(seen, Some("one")) {
+        Some(answer) => answer,
+        // It ends, and is opened again and again.
+        None if seen.method == "GET" => sse(""),
+        None => sse(huge()),
+    })
+    .await;
+    let config = at(&server.uri).max_sse_event_size(1000);
+    let client = connect(http(), config).await.unwrap();
+    let scene = Scene { server, client };
+    scene.ping().await.unwrap_err();
+    scene.settled(scene.gets().len() + 3).await;
+}
