@@ -159,10 +159,10 @@ impl<B: Body> RequestBody<B> {
         Self::with_rest(begun, Rest::Error { error: Some(error) })
     }
 
-    /// Whether what was read of a body that could not be kept has these bytes in it.
-    pub(crate) fn has_read(&self, bytes: &[u8]) -> bool {
+    /// Whether what was read of a body that could not be kept has something in it.
+    pub(crate) fn has_read(&self, something: impl FnOnce(&[u8]) -> bool) -> bool {
         match &self.kind {
-            Kind::Begun { begun } => memchr::memmem::find(&begun.read.data(), bytes).is_some(),
+            Kind::Begun { begun } => something(&begun.read.data()),
             Kind::Untouched { .. } | Kind::Buffered { .. } => false,
         }
     }

@@ -9,7 +9,7 @@ use http_body::Body;
 use crate::{
     body::{BufferedBody, ResponseBody, Tap},
     config::Shared,
-    mcp::{Id, InitializeResult, Message, MessageReader, Messages, SESSION_ID},
+    mcp::{Id, InitializeResult, Message, MessageReader, SESSION_ID},
     session::{Endpoint, Epoch, Initialize, Session},
 };
 
@@ -57,7 +57,7 @@ impl<S: 'static> Candidate<S> {
             .get(SESSION_ID)
             .filter(|_| head.status.is_success())?;
         let body = self.body.data();
-        let initialize = Messages::parse(&body)?.initialize()?.parsed_id()?;
+        let initialize = Message::single(&body)?.initialize_id()?;
         self.headers.remove(SESSION_ID);
         self.headers.remove(CONTENT_LENGTH);
         let config = &self.shared.config;

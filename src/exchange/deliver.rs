@@ -6,12 +6,15 @@ use http_body::Body;
 use super::{Candidate, Exchange};
 use crate::{
     Outcome,
-    body::ResponseBody,
+    body::{ResponseBody, Tap},
     http_service::{HttpService, LayerResponse},
-    mcp::{LostResponse, is_event_stream, session_id},
+    mcp::{LostResponse, MessageReader, is_event_stream, session_id},
     recovery,
-    session::StateChange,
+    session::PendingChanges,
 };
+
+/// Notes the changes of state that the server accepts, as the messages of an answer pass.
+pub(super) type Accepting = (MessageReader, Box<dyn FnMut(&[u8]) -> bool + Send>);
 
 impl<S, B> Exchange<S, B>
 where
@@ -54,13 +57,15 @@ where
                             return candidate.settle(response);
                         }
                     }
-                    let changes = StateChange::in_body(body);
-                    self.session
-                        .apply(changes, self.shared.config.max_subscriptions);
                 }
+                let accepting = self.accepting(response.headers());
                 if is_event_stream(response.headers()) {
                     let requests = self.summary().requests.clone();
-                    return self.answer_stream(response, requests, false);
+                    return self.answer_stream(response, requests, false, accepting);
+                }
+                if let Some((reader, look)) = accepting {
+                    return response
+                        .map(|body| ResponseBody::wrapped(Tap::new(body, reader, look)));
                 }
             }
             Method::GET if status.is_success() && is_event_stream(response.headers()) => {
@@ -69,6 +74,24 @@ where
             _ => {}
         }
         response.map(ResponseBody::untouched)
+    }
+
+    /// What is to look at the answers, if the request asks for changes of state (rule H1).
+    fn accepting(&self, headers: &HeaderMap) -> Option<Accepting> {
+        let body = self.body.as_ref()?;
+        if body.len() > PendingChanges::MAX_BODY {
+            return None;
+        }
+        let mut pending = PendingChanges::in_body(&body.data());
+        if pending.is_empty() {
+            return None;
+        }
+        let config = &self.shared.config;
+        let reader = MessageReader::new(headers, config.max_initialize_result_bytes)?;
+        let (session, limit) = (self.session.clone(), config.max_subscriptions);
+        let look =
+            move |messages: &[u8]| pending.look(messages, |change| session.apply(change, limit));
+        Some((reader, Box::new(look)))
     }
 
     /// Whether the answer assigns another id than the session's (rule B5).

@@ -7,6 +7,7 @@ use crate::{
     Outcome, Recovery,
     body::{RequestBody, ResponseBody},
     http_service::{HttpService, LayerResult},
+    mcp::names_method,
     session::Flight,
 };
 
@@ -61,7 +62,7 @@ where
     /// is taken for a response if no method is in sight.
     fn belongs_to_the_old_session(&self, unbuffered: Option<&RequestBody<B>>) -> bool {
         match unbuffered {
-            Some(unbuffered) => !unbuffered.has_read(b"\"method\""),
+            Some(unbuffered) => !unbuffered.has_read(names_method),
             None => self.summary().is_initialize || self.summary().has_response,
         }
     }

@@ -5,7 +5,7 @@ use std::fmt;
 use http::{HeaderMap, Method, StatusCode};
 use serde_json::Value;
 
-use super::Messages;
+use super::Message;
 
 /// What an answer says about the session that its request was sent in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,11 +93,8 @@ impl<'a> HttpAnswer<'a> {
     }
 
     /// The JSON-RPC message that the request carried, if it was a single one and was kept.
-    pub fn message(&self) -> Option<crate::Message<'a>> {
-        match Messages::parse(self.message?)? {
-            Messages::One(message) => Some(message),
-            Messages::Batch(_) => None,
-        }
+    pub fn message(&self) -> Option<Message<'a>> {
+        Message::single(self.message?)
     }
 
     /// The status of the answer.
@@ -133,7 +130,7 @@ impl<'a> HttpAnswer<'a> {
         let Some(asked) = self.message().and_then(|message| message.parsed_id()) else {
             return false;
         };
-        let Some(Messages::One(answer)) = Messages::parse(self.body) else {
+        let Some(answer) = Message::single(self.body) else {
             return false;
         };
         answer.parsed_id() == Some(asked)

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::HeaderValue;
 use serde_json::{Value, value::RawValue};
 
-use super::Messages;
+use super::Message;
 
 /// What of a session's `InitializeResult` the layer goes by. Everything that is only compared is
 /// kept as a digest, so that a recorded session stays small.
@@ -129,9 +129,8 @@ pub(crate) fn propose_version(body: &Bytes, version: &HeaderValue) -> Bytes {
 
 /// Where in the body the JSON string of `params.protocolVersion` stands.
 fn version_span(body: &[u8]) -> Option<(usize, usize)> {
-    let messages = Messages::parse(body)?;
     let params: BTreeMap<String, &RawValue> =
-        serde_json::from_str(messages.single()?.params()?.get()).ok()?;
+        serde_json::from_str(Message::single(body)?.params()?.get()).ok()?;
     let version = params.get("protocolVersion")?.get();
     let start = version.as_ptr() as usize - body.as_ptr() as usize;
     Some((start, start + version.len()))

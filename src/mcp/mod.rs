@@ -9,11 +9,12 @@ mod event_bytes;
 mod event_ids;
 mod event_stream;
 mod header;
+mod id;
 mod initialize;
 mod list_changed;
-
 mod message;
 mod reader;
+mod summary;
 
 pub use self::{
     classify::{Classify, Compatible, HttpAnswer, Strict, Verdict},
@@ -28,10 +29,12 @@ pub(crate) use self::{
         LAST_EVENT_ID, MCP_METHOD, PROTOCOL_VERSION, SESSION_ID, is_event_stream, is_json,
         is_sessionless_version, session_headers, session_headers_mut, session_id,
     },
+    id::Id,
     initialize::{InitializeResult, ListChanged, propose_version},
     list_changed::list_changed_event,
-    message::{Id, Messages, Summary, leading_method},
+    message::names_method,
     reader::MessageReader,
+    summary::Summary,
 };
 
 /// A JSON-RPC message as an event, as servers write it.

@@ -10,7 +10,7 @@ use http::{
 };
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
-use serde_json::{Value, json, value::RawValue};
+use serde_json::{Value, value::RawValue};
 use tokio::{runtime::Handle, time::timeout};
 
 use crate::{
@@ -192,7 +192,7 @@ where
 
     /// A server may ping before it answers (specification 2025-11-25, Lifecycle, Initialization).
     fn answer_ping(&self, upstream: &UpstreamSession, id: &Id) {
-        let answer = json!({"jsonrpc": "2.0", "id": id.as_json(), "result": {}}).to_string();
+        let answer = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{}}}}"#);
         let sending = self
             .shared
             .inner

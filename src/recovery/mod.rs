@@ -51,8 +51,7 @@ where
     let recorded = &session.initialize().headers;
     let client = Client::<S, B>::new(shared.clone(), recorded, trigger);
     let id = Id::from("mcp-session-recovery/ping".to_owned());
-    let ping = serde_json::json!({"jsonrpc": "2.0", "id": id.as_json(), "method": "ping"});
-    let message = Bytes::from(ping.to_string());
+    let message = Bytes::from(format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"ping"}}"#));
     let upstream = UpstreamSession::of(epoch);
     let response = client.post(&upstream, message.clone()).await.ok()?;
     (!response.status().is_success()).then_some((response, message))

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http_body::Body;
-use serde_json::{Value, json};
 use tokio::{
     task::JoinSet,
     time::{Instant, timeout_at},
@@ -13,7 +12,11 @@ use tokio::{
 use tracing::Instrument;
 
 use super::client::{Client, Reply, UpstreamSession};
-use crate::{http_service::HttpService, mcp::Id, session::State};
+use crate::{
+    http_service::HttpService,
+    mcp::Id,
+    session::{State, StateChange},
+};
 
 /// How many of them are under way at once.
 const CONCURRENCY: usize = 16;
@@ -32,17 +35,10 @@ where
     S: HttpService<B>,
     B: Body<Error: Send> + Send + 'static,
 {
-    let mut not_restored = vec!["resources/subscribe"; state.not_kept];
-    let level = state
-        .log_level
-        .map(|level| ("logging/setLevel", json!({ "level": level })));
-    let subscriptions = state
-        .subscriptions
-        .into_iter()
-        .map(|uri| ("resources/subscribe", json!({ "uri": uri })));
-
+    let mut not_restored = vec!["resources/subscribe"; state.not_kept()];
     let mut under_way = JoinSet::new();
-    for (number, (method, params)) in level.into_iter().chain(subscriptions).enumerate() {
+    for (number, change) in state.into_changes().enumerate() {
+        let method = change.method();
         if under_way.len() >= CONCURRENCY {
             not_restored.extend(under_way.join_next().await.and_then(Result::ok).flatten());
         }
@@ -52,7 +48,7 @@ where
         }
         let (client, upstream) = (client.clone(), upstream.clone());
         let restoring = async move {
-            let asked = ask(&client, &upstream, number, method, params);
+            let asked = ask(&client, &upstream, number, &change);
             let restored = timeout_at(deadline, asked).await.unwrap_or(false);
             (!restored).then_some(method)
         };
@@ -69,8 +65,7 @@ async fn ask<S, B>(
     client: &Client<S, B>,
     upstream: &UpstreamSession,
     number: usize,
-    method: &str,
-    params: Value,
+    change: &StateChange,
 ) -> bool
 where
     S: HttpService<B>,
@@ -78,11 +73,9 @@ where
 {
     // No client uses such an id.
     let id = Id::from(format!("mcp-session-recovery/restore/{number}"));
-    let request = json!({"jsonrpc": "2.0", "id": id.as_json(), "method": method, "params": params});
-    let Ok(response) = client
-        .post(upstream, Bytes::from(request.to_string()))
-        .await
-    else {
+    let (method, params) = (change.method(), change.params());
+    let request = format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{params}}}"#);
+    let Ok(response) = client.post(upstream, Bytes::from(request)).await else {
         return false;
     };
     if !response.status().is_success() {

@@ -26,5 +26,5 @@ pub(crate) use self::{
     orphan_timer::{OrphanTimer, Replaced},
     recovery_error::RecoveryError,
     session::{Initialize, Session},
-    state::{State, StateChange},
+    state::{PendingChanges, State, StateChange},
 };

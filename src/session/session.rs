@@ -88,15 +88,9 @@ impl Session {
         }
     }
 
-    /// Notes what a request that was answered 2xx changed (rule H1).
-    pub(crate) fn apply(&self, changes: Vec<StateChange>, limit: usize) {
-        if !changes.is_empty() {
-            self.memory(|memory| {
-                changes
-                    .into_iter()
-                    .for_each(|change| memory.state.apply(change, limit));
-            });
-        }
+    /// Notes a change that the server accepted (rule H1).
+    pub(crate) fn apply(&self, change: StateChange, limit: usize) {
+        self.memory(|memory| memory.state.apply(change, limit));
     }
 
     /// What a new session has to be told.
