@@ -42,9 +42,10 @@ impl<R: Body> Examined<R> {
             return Verdict::Alive;
         }
         let body = self.body.bytes(config.max_error_body_bytes);
+        let head = (self.head.status, &self.head.headers);
         config
             .classify
-            .classify(&HttpAnswer::new(method, message, &self.head, &body))
+            .classify(&HttpAnswer::of(method, message, head, &body))
     }
 }
 

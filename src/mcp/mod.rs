@@ -4,20 +4,25 @@
 //! Nothing here knows of services, sessions or recoveries.
 
 mod classify;
+mod compatible;
 mod error_response;
 mod event_bytes;
 mod event_ids;
 mod event_stream;
 mod header;
+mod http_answer;
 mod id;
 mod initialize;
 mod list_changed;
 mod message;
 mod reader;
+mod session_words;
 mod summary;
 
 pub use self::{
-    classify::{Classify, Compatible, HttpAnswer, Strict, Verdict},
+    classify::{Classify, Verdict, classify_fn},
+    compatible::{Compatible, Strict},
+    http_answer::HttpAnswer,
     initialize::Changes,
     message::Message,
 };
