@@ -1,6 +1,6 @@
 //! Reads a verdict out of an answer, and acts on it (rules D1 to D7, J1, J2).
 
-use http::{Method, Response};
+use http::{Method, Response, header::CONTENT_LENGTH};
 use http_body::Body;
 use tracing::debug;
 
@@ -29,6 +29,14 @@ impl<R: Body> Examined<R> {
         let limit = config.max_error_body_bytes;
         body.fill(limit, config.recovery_timeout).await;
         Self { head, body }
+    }
+
+    /// Gives up what was not read of the body, since its connection may be the only one that a
+    /// recovery can use (rule D5).
+    fn drop_rest(&mut self) {
+        if self.body.drop_rest() {
+            self.head.headers.remove(CONTENT_LENGTH);
+        }
     }
 
     pub(super) fn verdict(
@@ -68,7 +76,7 @@ where
 {
     async move {
         let config = &exchange.shared.config;
-        let answer = Examined::read(response, config).await;
+        let mut answer = Examined::read(response, config).await;
         let message = exchange.body.as_ref().map(BufferedBody::data);
         let verdict = answer.verdict(config, exchange.head.method(), message.as_deref());
         drop(message);
@@ -98,6 +106,7 @@ where
         if !config.reinitialize {
             return Ok(exchange.give_back(answer, Outcome::Detected));
         }
+        answer.drop_rest();
         match exchange.recover().await {
             Ok(_) => {
                 let snapshot = exchange.session.chain().snapshot().0;
