@@ -66,6 +66,10 @@ impl Changes {
     }
 }
 
+/// The longest version that is kept, in bytes. Revisions are dates; a longer one would be held for
+/// every epoch, and sent with every request.
+const MAX_VERSION: usize = 64;
+
 impl InitializeResult {
     /// `None` where the result is no object.
     pub(crate) fn parse(result: &RawValue) -> Option<Self> {
@@ -77,6 +81,7 @@ impl InitializeResult {
             version: members
                 .get("protocolVersion")
                 .and_then(Value::as_str)
+                .filter(|version| version.len() <= MAX_VERSION)
                 .and_then(|version| HeaderValue::from_str(version).ok()),
             server_info: digest(members.get("serverInfo")),
             capabilities: digest(members.get("capabilities")),
@@ -175,6 +180,27 @@ mod tests {
         let changes = new.changes_from(&old);
         assert!(changes.server_info() && changes.protocol_version() && changes.instructions());
         assert!(!changes.capabilities());
+    }
+
+    #[test]
+    fn k_a_version_of_more_than_64_bytes_is_none() {
+        for (length, kept) in [(64, true), (65, false), (65_000, false)] {
+            let version = "x".repeat(length);
+            let result = result(&format!(r#"{{"protocolVersion":"{version}"}}"#));
+            assert_eq!(result.version().is_some(), kept, "{length}");
+        }
+    }
+
+    #[test]
+    fn c4_of_two_versions_the_last_counts_and_is_replaced() {
+        let body = Bytes::from_static(
+            br#"{"params":{"protocolVersion":"a"},"params":{"protocolVersion":"b","protocolVer\u0073ion":"c"}}"#,
+        );
+        let proposed = propose_version(&body, &HeaderValue::from_static("2025-11-25"));
+        assert_eq!(
+            proposed,
+            &br#"{"params":{"protocolVersion":"a"},"params":{"protocolVersion":"b","protocolVer\u0073ion":"2025-11-25"}}"#[..],
+        );
     }
 
     #[test]
