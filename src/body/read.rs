@@ -4,18 +4,15 @@ use std::{
     future::poll_fn,
     pin::Pin,
     task::{Context, Poll, ready},
-    time::Duration,
 };
-
-use bytes::Bytes;
-use http::HeaderMap;
-use http_body::{Body, Frame, SizeHint};
-use tokio::time::timeout;
 
 use super::{
     frames::{AT_ONCE, Frames},
     request::into_bytes,
 };
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
 
 /// What was read of a body, and what is still to come. As a [`Body`] it is whole again: the same
 /// data, then the rest.
@@ -42,14 +39,10 @@ impl<R: Body> ReadAhead<R> {
         }
     }
 
-    /// Reads to the end, but not beyond `limit` bytes nor longer than `patience`.
-    pub(crate) async fn fill(&mut self, limit: usize, patience: Duration) {
-        // Nearly always all of it is there, and it takes no timer to read it.
-        if poll_fn(|cx| Poll::Ready(self.poll_fill(cx, limit).is_pending())).await {
-            let fill = poll_fn(|cx| self.poll_fill(cx, limit));
-            // What has been read when the time is up stays read.
-            let _ = Box::pin(timeout(patience, fill)).await;
-        }
+    /// Reads to the end, but not beyond `limit` bytes. What has been read stays read if this is
+    /// dropped.
+    pub(crate) async fn fill(&mut self, limit: usize) {
+        poll_fn(|cx| self.poll_fill(cx, limit)).await;
     }
 
     fn poll_fill(&mut self, cx: &mut Context<'_>, limit: usize) -> Poll<()> {
@@ -161,7 +154,7 @@ impl<R: Body> Unpin for ReadAhead<R> {}
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::VecDeque, convert::Infallible};
+    use std::{collections::VecDeque, convert::Infallible, time::Duration};
 
     use http::HeaderValue;
     use http_body_util::BodyExt;
@@ -203,11 +196,9 @@ mod tests {
         }
     }
 
-    const PATIENCE: Duration = Duration::from_secs(10);
-
     async fn read(body: Script, limit: usize) -> ReadAhead<Script> {
         let mut read = ReadAhead::new(body);
-        read.fill(limit, PATIENCE).await;
+        read.fill(limit).await;
         read
     }
 
@@ -267,7 +258,7 @@ mod tests {
         });
         tokio::select! {
             biased;
-            () = read.fill(usize::MAX, PATIENCE) => panic!("the body has no end"),
+            () = read.fill(usize::MAX) => panic!("the body has no end"),
             () = timer => {}
         }
         advancing.await.unwrap();

@@ -2,6 +2,7 @@
 
 use http::{Method, Response, header::CONTENT_LENGTH};
 use http_body::Body;
+use tokio::time::timeout;
 use tracing::debug;
 
 use super::{Exchange, replay::replay};
@@ -27,7 +28,8 @@ impl<R: Body> Examined<R> {
         let (head, body) = response.into_parts();
         let mut body = ReadAhead::new(body);
         let limit = config.max_error_body_bytes;
-        body.fill(limit, config.recovery_timeout).await;
+        // What has been read when the time is up stays read.
+        let _ = timeout(config.recovery_timeout, body.fill(limit)).await;
         Self { head, body }
     }
 
@@ -50,10 +52,9 @@ impl<R: Body> Examined<R> {
             return Verdict::Alive;
         }
         let body = self.body.bytes(config.max_error_body_bytes);
-        let head = (self.head.status, &self.head.headers);
         config
             .classify
-            .classify(&HttpAnswer::of(method, message, head, &body))
+            .classify(&HttpAnswer::of(method, message, &self.head, &body))
     }
 }
 

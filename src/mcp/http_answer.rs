@@ -38,26 +38,27 @@ impl<'a> HttpAnswer<'a> {
         message: Option<&'a [u8]>,
         response: &'a Response<impl AsRef<[u8]>>,
     ) -> Self {
-        let body = response.body().as_ref();
-        Self::of(
+        Self {
             method,
             message,
-            (response.status(), response.headers()),
-            body,
-        )
+            status: response.status(),
+            headers: response.headers(),
+            body: response.body().as_ref(),
+            same_authorization: false,
+        }
     }
 
     pub(crate) fn of(
         method: &'a Method,
         message: Option<&'a [u8]>,
-        (status, headers): (StatusCode, &'a HeaderMap),
+        head: &'a http::response::Parts,
         body: &'a [u8],
     ) -> Self {
         Self {
             method,
             message,
-            status,
-            headers,
+            status: head.status,
+            headers: &head.headers,
             body,
             same_authorization: false,
         }

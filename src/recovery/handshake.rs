@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
 use http_body::Body;
+use tokio::time::timeout;
 
 use super::client::{Client, Reply, UpstreamSession, drain_in_background};
 use crate::{
@@ -145,7 +146,7 @@ where
     let limit = config.max_error_body_bytes;
     let (mut head, body) = response.into_parts();
     let mut read = ReadAhead::new(body);
-    read.fill(limit, patience).await;
+    let _ = timeout(patience, read.fill(limit)).await;
     let body = read.bytes(limit);
     if let Some(rest) = read.into_rest() {
         drain_in_background(rest);

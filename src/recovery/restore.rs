@@ -1,6 +1,9 @@
 //! Tells a new session what the old one held (rule H1).
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use bytes::Bytes;
 use http_body::Body;
@@ -23,8 +26,8 @@ const CONCURRENCY: usize = 16;
 /// The largest answer that is read; there is hardly anything in it.
 const MAX_ANSWER: usize = 64 * 1024;
 
-/// Sends the state to the session. Gives the method of each request that had no success, be it
-/// refused or not answered by the `deadline`.
+/// Sends the state to a session that holds none. Gives the method of each request that had no
+/// success, be it refused or not answered by the `deadline`.
 pub(super) async fn restore<S, B>(
     client: &Arc<Client<S, B>>,
     upstream: &UpstreamSession,
@@ -35,9 +38,25 @@ where
     S: HttpService<B>,
     B: Body<Error: Send> + Send + 'static,
 {
-    let mut not_restored = vec!["resources/subscribe"; state.not_kept()];
+    let not_kept = vec!["resources/subscribe"; state.not_kept()];
+    let changes = state.changes_from(&State::default());
+    [not_kept, change(client, upstream, changes, deadline).await].concat()
+}
+
+/// Sends changes of state to the session. Gives the method of each that had no success.
+async fn change<S, B>(
+    client: &Arc<Client<S, B>>,
+    upstream: &UpstreamSession,
+    changes: Vec<StateChange>,
+    deadline: Instant,
+) -> Vec<&'static str>
+where
+    S: HttpService<B>,
+    B: Body<Error: Send> + Send + 'static,
+{
+    let mut not_restored = Vec::new();
     let mut under_way = JoinSet::new();
-    for (number, change) in state.into_changes().enumerate() {
+    for change in changes {
         let method = change.method();
         if under_way.len() >= CONCURRENCY {
             not_restored.extend(under_way.join_next().await.and_then(Result::ok).flatten());
@@ -48,7 +67,7 @@ where
         }
         let (client, upstream) = (client.clone(), upstream.clone());
         let restoring = async move {
-            let asked = ask(&client, &upstream, number, &change);
+            let asked = ask(&client, &upstream, &change);
             let restored = timeout_at(deadline, asked).await.unwrap_or(false);
             (!restored).then_some(method)
         };
@@ -61,17 +80,14 @@ where
 }
 
 /// Whether the server did as it was told.
-async fn ask<S, B>(
-    client: &Client<S, B>,
-    upstream: &UpstreamSession,
-    number: usize,
-    change: &StateChange,
-) -> bool
+async fn ask<S, B>(client: &Client<S, B>, upstream: &UpstreamSession, change: &StateChange) -> bool
 where
     S: HttpService<B>,
     B: Body<Error: Send> + Send + 'static,
 {
-    // No client uses such an id.
+    // No client uses such an id, and the layer each one once.
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let id = Id::from(format!("mcp-session-recovery/restore/{number}"));
     let (method, params) = (change.method(), change.params());
     let request = format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{params}}}"#);

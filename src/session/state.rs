@@ -80,11 +80,18 @@ impl State {
         self.not_kept.len()
     }
 
-    /// What makes a session that holds nothing hold this.
-    pub(crate) fn into_changes(self) -> impl Iterator<Item = StateChange> {
-        let subscriptions = self.subscriptions.into_iter().map(StateChange::Subscribe);
-        let level = self.log_level.map(StateChange::LogLevel);
-        level.into_iter().chain(subscriptions)
+    /// What makes a session that holds the `old` state hold this one.
+    pub(crate) fn changes_from(&self, old: &Self) -> Vec<StateChange> {
+        let level = self.log_level.iter();
+        let added = self.subscriptions.difference(&old.subscriptions).cloned();
+        let removed = old.subscriptions.difference(&self.subscriptions).cloned();
+        level
+            .filter(|level| Some(*level) != old.log_level.as_ref())
+            .cloned()
+            .map(StateChange::LogLevel)
+            .chain(added.map(StateChange::Subscribe))
+            .chain(removed.map(StateChange::Unsubscribe))
+            .collect()
     }
 }
 
@@ -345,7 +352,8 @@ mod tests {
             9,
         );
         let requests: Vec<_> = state
-            .into_changes()
+            .changes_from(&State::default())
+            .iter()
             .map(|change| format!("{} {}", change.method(), change.params()))
             .collect();
         assert_eq!(
@@ -355,5 +363,25 @@ mod tests {
                 r#"resources/subscribe {"uri":"a"}"#
             ]
         );
+    }
+
+    #[test]
+    fn h1_what_was_accepted_meanwhile_is_the_difference() {
+        let set_level = |level| {
+            format!(r#"{{"id":1,"method":"logging/setLevel","params":{{"level":"{level}"}}}}"#)
+        };
+        let [a, b, c] = ["a", "b", "c"].map(subscribe);
+        let restored = state(&[&a, &b, &set_level("info")], 9);
+        let now = state(&[&b, &c, &set_level("error")], 9);
+        let [a, c] = ["a", "c"].map(str::to_owned);
+        assert_eq!(
+            now.changes_from(&restored),
+            [
+                StateChange::LogLevel("error".to_owned()),
+                StateChange::Subscribe(c),
+                StateChange::Unsubscribe(a),
+            ]
+        );
+        assert_eq!(now.changes_from(&now), []);
     }
 }
