@@ -133,7 +133,7 @@ pub use self::{
     future::ResponseFuture,
     http_service::HttpService,
     layer::SessionRecoveryLayer,
-    mcp::{Changes, Classify, Compatible, HttpAnswer, Message, Strict, Verdict},
+    mcp::{Changes, Classify, Compatible, HttpAnswer, Message, Strict, Verdict, classify_fn},
     outcome::{Failure, Outcome, Recovery, RecoveryEvent, Refusal},
     service::SessionRecovery,
     session::{Principal, Sessions},

@@ -6,6 +6,7 @@
 
 mod answer_stream;
 mod collect;
+mod frames;
 mod listening_stream;
 mod read;
 mod request;

@@ -1,23 +1,25 @@
 //! A response body read before the caller gets it (rule D5).
 
 use std::{
-    collections::VecDeque,
     future::poll_fn,
     pin::Pin,
     task::{Context, Poll, ready},
 };
 
-use bytes::{Bytes, BytesMut};
+use super::{
+    frames::{AT_ONCE, Frames},
+    request::into_bytes,
+};
+use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
-use super::request::into_bytes;
-
 /// What was read of a body, and what is still to come. As a [`Body`] it is whole again: the same
-/// frames, then the rest.
+/// data, then the rest.
 pub(crate) struct ReadAhead<R: Body> {
-    frames: VecDeque<Frame<Bytes>>,
-    /// How many bytes were read.
-    len: usize,
+    frames: Frames,
+    /// The last that was read, if there are any: nothing follows them.
+    trailers: Option<HeaderMap>,
     rest: Rest<R>,
 }
 
@@ -31,8 +33,8 @@ impl<R: Body> ReadAhead<R> {
     /// Nothing has been read yet.
     pub(crate) fn new(body: R) -> Self {
         Self {
-            frames: VecDeque::new(),
-            len: 0,
+            frames: Frames::default(),
+            trailers: None,
             rest: Rest::More(Box::pin(body)),
         }
     }
@@ -43,32 +45,41 @@ impl<R: Body> ReadAhead<R> {
         poll_fn(|cx| self.poll_fill(cx, limit)).await;
     }
 
-    /// Lets go of what is still to come, if anything is: the body ends with what was read.
-    pub(crate) fn drop_rest(&mut self) -> bool {
-        let Rest::More(body) = &self.rest else {
-            return false;
-        };
-        let had_more = !body.is_end_stream();
-        self.rest = Rest::Ended;
-        had_more
-    }
-
     fn poll_fill(&mut self, cx: &mut Context<'_>, limit: usize) -> Poll<()> {
-        while let Rest::More(body) = &mut self.rest {
-            if self.len > limit {
-                break;
+        for _ in 0..AT_ONCE {
+            let Rest::More(body) = &mut self.rest else {
+                return Poll::Ready(());
+            };
+            if self.frames.counted() > limit {
+                return Poll::Ready(());
             }
             match ready!(body.as_mut().poll_frame(cx)) {
                 None => self.rest = Rest::Ended,
                 Some(Err(error)) => self.rest = Rest::Broken(Some(error)),
-                Some(Ok(frame)) => {
-                    let frame = into_bytes(frame);
-                    self.len += frame.data_ref().map_or(0, Bytes::len);
-                    self.frames.push_back(frame);
-                }
+                Some(Ok(frame)) => match into_bytes(frame).into_data() {
+                    Ok(data) => self.frames.push(data),
+                    Err(frame) => {
+                        self.trailers = frame.into_trailers().ok();
+                        self.rest = Rest::Ended;
+                    }
+                },
             }
         }
-        Poll::Ready(())
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Gives up what has not been read, and whatever that holds of the connection: the body ends
+    /// after what has. Whether there was any, and so a `Content-Length` does not hold any more.
+    pub(crate) fn drop_rest(&mut self) -> bool {
+        match &self.rest {
+            Rest::More(body) => {
+                let more = !body.is_end_stream();
+                self.rest = Rest::Ended;
+                more
+            }
+            Rest::Ended | Rest::Broken(_) => false,
+        }
     }
 
     /// Whether the body broke while it was read.
@@ -86,21 +97,7 @@ impl<R: Body> ReadAhead<R> {
 
     /// The data read so far, in one piece and not more than `limit`.
     pub(crate) fn bytes(&self, limit: usize) -> Bytes {
-        let mut frames = self.frames.iter().filter_map(Frame::data_ref);
-        let mut bytes = match (frames.next(), frames.next()) {
-            (None, _) => Bytes::new(),
-            (Some(only), None) => only.clone(),
-            (Some(first), Some(second)) => {
-                let mut whole = BytesMut::new();
-                [first, second]
-                    .into_iter()
-                    .chain(frames)
-                    .for_each(|frame| whole.extend_from_slice(frame));
-                whole.freeze()
-            }
-        };
-        bytes.truncate(limit);
-        bytes
+        self.frames.bytes(limit)
     }
 }
 
@@ -113,8 +110,11 @@ impl<R: Body> Body for ReadAhead<R> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, R::Error>>> {
         let this = self.get_mut();
-        if let Some(frame) = this.frames.pop_front() {
-            return Poll::Ready(Some(Ok(frame)));
+        if let Some(data) = this.frames.pop() {
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+        if let Some(trailers) = this.trailers.take() {
+            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
         }
         match &mut this.rest {
             Rest::Ended => Poll::Ready(None),
@@ -125,6 +125,7 @@ impl<R: Body> Body for ReadAhead<R> {
 
     fn is_end_stream(&self) -> bool {
         self.frames.is_empty()
+            && self.trailers.is_none()
             && match &self.rest {
                 Rest::Ended => true,
                 Rest::Broken(error) => error.is_none(),
@@ -133,12 +134,7 @@ impl<R: Body> Body for ReadAhead<R> {
     }
 
     fn size_hint(&self) -> SizeHint {
-        let read = self
-            .frames
-            .iter()
-            .filter_map(Frame::data_ref)
-            .map(|data| data.len() as u64)
-            .sum();
+        let read = self.frames.iter().map(|data| data.len() as u64).sum();
         let mut hint = match &self.rest {
             Rest::Ended => return SizeHint::with_exact(read),
             Rest::Broken(_) => SizeHint::new(),
@@ -155,3 +151,116 @@ impl<R: Body> Body for ReadAhead<R> {
 
 // The error is only moved, never pinned.
 impl<R: Body> Unpin for ReadAhead<R> {}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::VecDeque, convert::Infallible, time::Duration};
+
+    use http::HeaderValue;
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    /// These frames, then more of the last one, whenever asked, for ever; or the end.
+    struct Script {
+        frames: VecDeque<Frame<Bytes>>,
+        again: Option<Bytes>,
+    }
+
+    impl Script {
+        fn of<const N: usize>(frames: [&'static str; N]) -> Self {
+            Self {
+                frames: frames.map(|data| Frame::data(data.into())).into(),
+                again: None,
+            }
+        }
+
+        fn for_ever(data: &'static str) -> Self {
+            Self {
+                frames: VecDeque::new(),
+                again: Some(data.into()),
+            }
+        }
+    }
+
+    impl Body for Script {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            let frame = self.frames.pop_front();
+            Poll::Ready(frame.or(self.again.clone().map(Frame::data)).map(Ok))
+        }
+    }
+
+    async fn read(body: Script, limit: usize) -> ReadAhead<Script> {
+        let mut read = ReadAhead::new(body);
+        read.fill(limit).await;
+        read
+    }
+
+    #[tokio::test]
+    async fn d5_what_was_read_and_the_rest_are_the_body_again() {
+        let trailers = http::HeaderMap::from_iter([(
+            http::HeaderName::from_static("x-end"),
+            HeaderValue::from_static("1"),
+        )]);
+        for limit in [0, 3, 100] {
+            let body = Script {
+                frames: Script::of(["ab", "", "cd", "ef"])
+                    .frames
+                    .into_iter()
+                    .chain([Frame::trailers(trailers.clone())])
+                    .collect(),
+                again: None,
+            };
+            let read = read(body, limit).await.collect().await.unwrap();
+            assert_eq!(read.trailers(), Some(&trailers));
+            assert_eq!(read.to_bytes(), "abcdef");
+        }
+    }
+
+    #[tokio::test]
+    async fn d5_a_body_whose_rest_is_dropped_ends_after_what_was_read() {
+        let mut over = read(Script::of(["abc", "def", "ghi"]), 4).await;
+        assert!(over.drop_rest());
+        assert_eq!(over.size_hint().exact(), Some(6));
+        assert_eq!(over.collect().await.unwrap().to_bytes(), "abcdef");
+
+        let mut whole = read(Script::of(["abc"]), 4).await;
+        assert!(!whole.drop_rest());
+        assert_eq!(whole.collect().await.unwrap().to_bytes(), "abc");
+    }
+
+    #[tokio::test]
+    async fn k4_frames_without_data_come_to_the_limit_as_well() {
+        let read = read(Script::for_ever(""), 64 * 1024).await;
+        assert!(read.frames.is_empty() && matches!(read.rest, Rest::More(_)));
+    }
+
+    #[tokio::test]
+    async fn k4_tiny_frames_are_held_in_little_memory() {
+        let read = read(Script::for_ever("x"), 64 * 1024).await;
+        assert_eq!(read.bytes(usize::MAX).len(), 64 * 1024 + 1);
+        assert!(read.frames.iter().count() < 128);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn k_a_body_that_is_always_ready_lets_the_time_out_fire() {
+        // Without end and, where nothing counts, without a limit.
+        let mut read = ReadAhead::new(Script::for_ever("x"));
+        let timer = tokio::time::sleep(Duration::from_millis(100));
+        let advancing = tokio::spawn(async {
+            tokio::time::advance(Duration::from_secs(1)).await;
+        });
+        tokio::select! {
+            biased;
+            () = read.fill(usize::MAX) => panic!("the body has no end"),
+            () = timer => {}
+        }
+        advancing.await.unwrap();
+    }
+}

@@ -13,6 +13,8 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
+use super::frames::Frames;
+
 /// A whole request body, kept in the frames it came in. Cloning it copies no data.
 #[derive(Clone, Default)]
 pub(crate) struct BufferedBody {
@@ -35,18 +37,10 @@ impl Default for Data {
 }
 
 impl BufferedBody {
-    pub(crate) fn new(
-        mut frames: Vec<Bytes>,
-        first: Option<Bytes>,
-        trailers: Option<HeaderMap>,
-    ) -> Self {
-        let data = match first {
-            None => Data::default(),
-            Some(first) if frames.is_empty() => Data::One(first),
-            Some(first) => {
-                frames.insert(0, first);
-                Data::Many(frames.into())
-            }
+    pub(super) fn new(frames: Frames, trailers: Option<HeaderMap>) -> Self {
+        let data = match frames.into_one_or_many() {
+            Ok(one) => Data::One(one),
+            Err(many) => Data::Many(many.into()),
         };
         let trailers = trailers.map(Box::new);
         Self { data, trailers }
@@ -87,7 +81,11 @@ pin_project! {
     /// service that it wraps: the caller's own, or what the layer kept of it.
     ///
     /// Its data are [`Bytes`], its error is the caller's body's. It frames the data as the
-    /// caller's body did, forwards trailers and errors, and knows its exact size if that did.
+    /// caller's body did (only that where there are a great many small frames, they are joined),
+    /// forwards trailers and errors, and knows its exact size if that did.
+    ///
+    /// A body that the layer has buffered, which nearly every one is that it has looked at, is
+    /// cheap to clone: see [`try_clone`](Self::try_clone). The default is an empty body.
     pub struct RequestBody<B>
     where
         B: Body,
@@ -137,6 +135,22 @@ pin_project! {
 }
 
 impl<B: Body> RequestBody<B> {
+    /// The same body again, as far as it has not been sent, if it is held in memory: for a layer
+    /// below that sends a request again, whatever the caller's body is. Copies no data.
+    ///
+    /// `None` for a body that the layer did not look at, or that was too large to be buffered.
+    pub fn try_clone(&self) -> Option<Self> {
+        match &self.kind {
+            Kind::Buffered { buffered, sent } => Some(Self {
+                kind: Kind::Buffered {
+                    buffered: buffered.clone(),
+                    sent: *sent,
+                },
+            }),
+            Kind::Untouched { .. } | Kind::Begun { .. } => None,
+        }
+    }
+
     pub(crate) fn untouched(body: B) -> Self {
         Self {
             kind: Kind::Untouched { body },
@@ -159,10 +173,10 @@ impl<B: Body> RequestBody<B> {
         Self::with_rest(begun, Rest::Error { error: Some(error) })
     }
 
-    /// Whether what was read of a body that could not be kept has these bytes in it.
-    pub(crate) fn has_read(&self, bytes: &[u8]) -> bool {
+    /// Whether what was read of a body that could not be kept has something in it.
+    pub(crate) fn has_read(&self, something: impl FnOnce(&[u8]) -> bool) -> bool {
         match &self.kind {
-            Kind::Begun { begun } => memchr::memmem::find(&begun.read.data(), bytes).is_some(),
+            Kind::Begun { begun } => something(&begun.read.data()),
             Kind::Untouched { .. } | Kind::Buffered { .. } => false,
         }
     }
@@ -229,6 +243,40 @@ impl<B: Body> Body for RequestBody<B> {
                 hint
             }
         }
+    }
+}
+
+impl<B: Body> Default for RequestBody<B> {
+    fn default() -> Self {
+        Self::buffered(BufferedBody::default())
+    }
+}
+
+impl<B> Clone for RequestBody<B>
+where
+    B: Body<Error: Clone> + Clone,
+{
+    fn clone(&self) -> Self {
+        let kind = match &self.kind {
+            Kind::Untouched { body } => Kind::Untouched { body: body.clone() },
+            Kind::Buffered { buffered, sent } => Kind::Buffered {
+                buffered: buffered.clone(),
+                sent: *sent,
+            },
+            Kind::Begun { begun } => Kind::Begun {
+                begun: Box::pin(Begun {
+                    read: begun.read.clone(),
+                    sent: begun.sent,
+                    rest: match &begun.rest {
+                        Rest::Body { body } => Rest::Body { body: body.clone() },
+                        Rest::Error { error } => Rest::Error {
+                            error: error.clone(),
+                        },
+                    },
+                }),
+            },
+        };
+        Self { kind }
     }
 }
 

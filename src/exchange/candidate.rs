@@ -16,7 +16,7 @@ use crate::{
     body::{BufferedBody, ResponseBody, Tap},
     config::Shared,
     http_service::HttpService,
-    mcp::{Id, InitializeResult, Message, MessageReader, Messages, SESSION_ID},
+    mcp::{Id, InitializeResult, Message, MessageReader, SESSION_ID},
     recovery::{callers_headers, end},
     session::{Endpoint, Epoch, Evicted, Initialize, Key, Session},
 };
@@ -142,9 +142,7 @@ impl Candidate {
 
     /// The id of the request, if it is an `initialize`.
     fn initialize_id(&self) -> Option<Id> {
-        Messages::parse(&self.body.data())?
-            .initialize()?
-            .parsed_id()
+        Message::single(&self.body.data())?.initialize_id()
     }
 }
 

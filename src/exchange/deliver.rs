@@ -1,17 +1,20 @@
 //! Passes on an answer that needs no recovery, and learns from it (rules C2, I1, B5, H1).
 
-use http::{Method, Response, StatusCode};
+use http::{HeaderMap, Method, Response, StatusCode};
 use http_body::Body;
 
 use super::{Candidate, Exchange};
 use crate::{
     Outcome,
-    body::{BufferedBody, ResponseBody},
+    body::{BufferedBody, ResponseBody, Tap},
     http_service::{HttpService, LayerResponse},
-    mcp::{LostResponse, is_event_stream, leading_method},
+    mcp::{LostResponse, MessageReader, is_event_stream},
     recovery,
-    session::StateChange,
+    session::{PendingChanges, StateChange},
 };
+
+/// Notes the changes of state that the server accepts, as the messages of an answer pass.
+pub(super) type Accepting = (MessageReader, Box<dyn FnMut(&[u8]) -> bool + Send>);
 
 impl<S, B> Exchange<S, B>
 where
@@ -49,14 +52,14 @@ where
             .translate_response(response.headers_mut(), self.session.id());
         match *self.head.method() {
             Method::POST if is_success => {
-                if let Some(body) = &self.body {
-                    let changes = StateChange::in_body(body);
-                    self.session
-                        .apply(changes, self.shared.config.max_subscriptions);
-                }
+                let accepting = self.accepting(response.headers());
                 if is_event_stream(response.headers()) {
                     let requests = self.summary().requests.clone();
-                    return self.answer_stream(response, requests, false);
+                    return self.answer_stream(response, requests, false, accepting);
+                }
+                if let Some((reader, look)) = accepting {
+                    return response
+                        .map(|body| ResponseBody::wrapped(Tap::new(body, reader, look)));
                 }
             }
             Method::GET if is_success && is_event_stream(response.headers()) => {
@@ -75,6 +78,32 @@ where
         }
     }
 
+    /// What is to look at the answers, if the request asks for changes of state (rule H1).
+    fn accepting(&self, headers: &HeaderMap) -> Option<Accepting> {
+        let body = self.body.as_ref()?;
+        if body.len() > PendingChanges::MAX_BODY {
+            return None;
+        }
+        let mut pending = PendingChanges::in_body(&body.data());
+        if pending.is_empty() {
+            return None;
+        }
+        let config = &self.shared.config;
+        let reader = MessageReader::new(headers, config.max_initialize_result_bytes)?;
+        let (shared, session) = (self.shared.clone(), self.session.clone());
+        let accepted_in = self.epoch().number();
+        let accept = move |change: StateChange| {
+            session.apply(change.clone(), shared.config.max_subscriptions);
+            recovery::make_room::<S, B>(&shared);
+            // Accepted by a session that has been replaced: the new one is told, too.
+            if shared.config.restore_state && session.chain().current().number() != accepted_in {
+                recovery::tell::<S, B>(&shared, &session, vec![change]);
+            }
+        };
+        let look = move |messages: &[u8]| pending.look(messages, &accept);
+        Some((reader, Box::new(look)))
+    }
+
     /// An `initialize` that carried the session's id makes a session of its own (rule B5).
     fn candidate(&self) -> Option<Candidate> {
         let body = self.body.as_ref()?;
@@ -88,10 +117,7 @@ where
 
     fn may_be_initialize(&self, body: &BufferedBody) -> bool {
         // Most bodies show that they are none without being parsed.
-        match leading_method(&body.data()) {
-            Some(method) => method == b"initialize",
-            None => self.summary().is_initialize,
-        }
+        memchr::memmem::find(&body.data(), b"initialize").is_some() && self.summary().is_initialize
     }
 
     /// What the answer to a DELETE says of the session (rule I1).

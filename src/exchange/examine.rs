@@ -40,15 +40,24 @@ impl<R: Body> Examined<R> {
         Self { head, body }
     }
 
-    fn verdict(&self, config: &Config, method: &Method, message: Option<&[u8]>) -> Verdict {
+    /// What the answer says about the session. `same` tells that it was given to the very
+    /// `authorization` that the epoch was made with.
+    fn verdict(
+        &self,
+        config: &Config,
+        method: &Method,
+        message: Option<&[u8]>,
+        same: bool,
+    ) -> Verdict {
         // After a truncated answer nothing is done over (rule F6).
         if self.body.is_broken() || !config.classify.examines(self.head.status) {
             return Verdict::Alive;
         }
         let body = self.body.bytes(config.max_error_body_bytes);
+        let answer = HttpAnswer::of(method, message, &self.head, &body);
         config
             .classify
-            .classify(&HttpAnswer::new(method, message, &self.head, &body))
+            .classify(&answer.with_same_authorization(same))
     }
 
     /// Lets go of what has not been read. The answer is as long as what has been.
@@ -145,7 +154,8 @@ where
     fn verdict(&self, answer: &Examined<S::ResBody>) -> Verdict {
         let message = self.body.as_ref().map(BufferedBody::data);
         let config = &self.shared.config;
-        let verdict = answer.verdict(config, self.head.method(), message.as_deref());
+        let same = self.head.header(&AUTHORIZATION).is_some() && self.has_epochs_credentials();
+        let verdict = answer.verdict(config, self.head.method(), message.as_deref(), same);
         let is_not_found = answer.head.status == StatusCode::NOT_FOUND;
         match verdict {
             Verdict::Alive => Verdict::Alive,
@@ -213,7 +223,8 @@ where
             return true;
         }
         let pong = Examined::read(response, config, allowance).await;
-        match pong.verdict(config, &Method::POST, Some(&message)) {
+        let same = is_strangers || self.has_epochs_credentials();
+        match pong.verdict(config, &Method::POST, Some(&message), same) {
             Verdict::Expired => true,
             Verdict::Unsure => status == answered,
             Verdict::Alive => false,

@@ -15,7 +15,7 @@ use crate::{
     body::{BufferedBody, RequestBody},
     config::Shared,
     http_service::HttpService,
-    mcp::{LAST_EVENT_ID, LostResponse, Messages, Summary},
+    mcp::{LAST_EVENT_ID, LostResponse, Summary},
     session::{Epoch, Session, Snapshot},
 };
 
@@ -166,11 +166,9 @@ where
     /// What the body holds. A body that was not buffered, or is no JSON-RPC, holds nothing.
     pub(super) fn summary(&self) -> &Summary {
         self.summary.get_or_init(|| {
-            let summary = self.body.as_ref().and_then(|body| {
-                let messages = Messages::parse(&body.data())?.summary();
-                Some(Box::new(messages))
-            });
-            summary.unwrap_or_default()
+            let body = self.body.as_ref();
+            let summary = body.and_then(|body| Summary::of(&body.data()));
+            Box::new(summary.unwrap_or_default())
         })
     }
 

@@ -19,6 +19,10 @@ pub(crate) struct PackedHead {
     /// The URI's text, then the headers.
     packed: Vec<u8>,
     uri_len: usize,
+    /// The URI itself, where its text would not come to the same.
+    odd_uri: Option<Box<Uri>>,
+    /// How many names the headers have.
+    names: usize,
     extensions: Extensions,
 }
 
@@ -31,7 +35,10 @@ const USUAL: usize = 64;
 impl PackedHead {
     pub(crate) fn new(parts: &Parts) -> Self {
         let mut packed = Vec::with_capacity(USUAL * (parts.headers.len() + 1));
-        pack_uri(&parts.uri, &mut packed);
+        let odd_uri = is_odd(&parts.uri).then(|| Box::new(parts.uri.clone()));
+        if odd_uri.is_none() {
+            pack_uri(&parts.uri, &mut packed);
+        }
         let uri_len = packed.len();
         for (name, value) in &parts.headers {
             let name = name.as_str().as_bytes();
@@ -49,6 +56,8 @@ impl PackedHead {
             version: parts.version,
             packed,
             uri_len,
+            odd_uri,
+            names: parts.headers.keys_len(),
             extensions: parts.extensions.clone(),
         }
     }
@@ -71,8 +80,12 @@ impl PackedHead {
         parts.version = self.version;
         let packed = Bytes::copy_from_slice(&self.packed);
         // All of it was valid when it was packed.
-        parts.uri = Uri::from_maybe_shared(packed.slice(..self.uri_len)).unwrap_or_default();
-        parts.headers = HeaderMap::with_capacity(spans(&packed, self.uri_len).count());
+        parts.uri = match &self.odd_uri {
+            Some(uri) => Uri::clone(uri),
+            None => Uri::from_maybe_shared(packed.slice(..self.uri_len)).unwrap_or_default(),
+        };
+        // Not for each value: a map may have more of them than it has room for names.
+        parts.headers = HeaderMap::with_capacity(self.names);
         for header in spans(&packed, self.uri_len) {
             let name = HeaderName::from_bytes(&packed[header.name]);
             let value = HeaderValue::from_maybe_shared(packed.slice(header.value));
@@ -84,6 +97,19 @@ impl PackedHead {
         parts.extensions = self.extensions.clone();
         parts
     }
+}
+
+/// The longest text that is surely taken for a URI, in bytes.
+const MAX_URI: usize = 32 * 1024;
+
+/// Whether a URI may not come out of its text as it was: it is too long in all, though none of its
+/// parts is, or its path does not begin with a slash, so that it would run into the authority.
+fn is_odd(uri: &Uri) -> bool {
+    let path_and_query = uri.path_and_query().map_or("", |path| path.as_str());
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
+    let runs_into = !authority.is_empty() && !path_and_query.starts_with('/');
+    let is_path = !path_and_query.is_empty();
+    path_and_query.len() + authority.len() > MAX_URI || (is_path && runs_into)
 }
 
 /// Writes a URI as its `Display` does, and cheaper.
@@ -159,6 +185,44 @@ mod tests {
         assert_eq!(out.headers, parts.headers);
         assert!(out.headers["accept"].is_sensitive() && !out.headers["x-empty"].is_sensitive());
         assert_eq!(out.extensions.get::<u8>(), Some(&7));
+    }
+
+    #[test]
+    fn f7_a_head_with_many_values_comes_out_as_it_went_in() {
+        let (mut parts, ()) = Request::new(()).into_parts();
+        for nth in 0..25_000_u32 {
+            parts.headers.append("x-one", nth.into());
+        }
+        assert_eq!(PackedHead::new(&parts).unpack().headers, parts.headers);
+
+        parts.headers.clear();
+        while let Ok(_) = HeaderName::try_from(format!("x-{}", parts.headers.len()))
+            .map_err(drop)
+            .and_then(|name| parts.headers.try_append(name, 1.into()).map_err(drop))
+        {}
+        assert!(parts.headers.keys_len() > 20_000);
+        assert_eq!(PackedHead::new(&parts).unpack().headers, parts.headers);
+    }
+
+    #[test]
+    fn f7_a_uri_that_its_text_does_not_make_comes_out_as_it_went_in() {
+        let of = |path_and_query: &str| {
+            let builder = Uri::builder().scheme("http").authority("a.test");
+            builder.path_and_query(path_and_query).build().unwrap()
+        };
+        for length in [100, MAX_URI - 6, MAX_URI - 5, 65_520, 65_534] {
+            let path = format!("/{}", "x".repeat(length - 1));
+            let (mut parts, ()) = Request::new(()).into_parts();
+            parts.uri = of(&path);
+            assert_eq!(PackedHead::new(&parts).unpack().uri, parts.uri, "{length}");
+        }
+        for path in ["?q=1", "*"] {
+            let (mut parts, ()) = Request::new(()).into_parts();
+            parts.uri = of(path);
+            let out = PackedHead::new(&parts).unpack().uri;
+            assert_eq!(out, parts.uri, "{path}");
+            assert_eq!(out.path_and_query(), parts.uri.path_and_query(), "{path}");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::{
     Outcome, Refusal,
     body::ResponseBody,
     http_service::{HttpService, LayerResponse, LayerResult},
-    mcp::Messages,
+    mcp::Message,
 };
 
 /// Sends the request again in the epoch that is current when it is sent, if that is allowed.
@@ -88,9 +88,11 @@ where
             return Some(Refusal::Response);
         }
         let replay_when = self.shared.config.replay_when.as_ref()?;
-        let replayable = Messages::parse(&body.data())
-            .is_none_or(|messages| messages.as_slice().iter().all(|it| replay_when(it)));
-        (!replayable).then_some(Refusal::ReplayWhen)
+        let mut replayable = true;
+        let read = Message::each(&body.data(), |message| {
+            replayable = replayable && replay_when(&message);
+        });
+        (read.is_some() && !replayable).then_some(Refusal::ReplayWhen)
     }
 
     /// The response to the request that triggered a recovery tells of the cookies that were set in

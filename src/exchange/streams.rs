@@ -6,9 +6,9 @@ use bytes::Bytes;
 use http::{Response, header::CONTENT_LENGTH};
 use http_body::Body;
 
-use super::{Exchange, reconnect::Reconnector};
+use super::{Exchange, deliver::Accepting, reconnect::Reconnector};
 use crate::{
-    body::{AnswerStream, ListeningStream, ResponseBody},
+    body::{AnswerStream, ListeningStream, ResponseBody, Tap},
     http_service::{HttpService, LayerResponse},
     mcp::{EventIds, Id, LAST_EVENT_ID},
     recovery,
@@ -25,7 +25,7 @@ where
         let last_event_id = self.head.header(&LAST_EVENT_ID);
         match last_event_id.map(|id| self.session.find_event(&id)) {
             Some(Logged::Answer { epoch, requests }) if epoch == self.epoch().number() => {
-                self.answer_stream(response, requests, true)
+                self.answer_stream(response, requests, true, None)
             }
             // Whatever it resumes, the layer could not open it anew.
             Some(Logged::Unknown) => response.map(ResponseBody::untouched),
@@ -45,6 +45,7 @@ where
         response: Response<S::ResBody>,
         requests: Arc<[Id]>,
         resumed: bool,
+        accepting: Option<Accepting>,
     ) -> LayerResponse<S, B> {
         if requests.is_empty() {
             return response.map(ResponseBody::untouched);
@@ -65,9 +66,15 @@ where
             session.remember(ids, &origin, limit);
             recovery::make_room::<S, B>(&shared);
         };
-        extended(response, |body| {
-            AnswerStream::new(body, waiting, resumed, remember, orphan_timer)
-        })
+        match accepting {
+            None => extended(response, |body| {
+                AnswerStream::new(body, waiting, resumed, remember, orphan_timer)
+            }),
+            Some((reader, look)) => extended(response, |body| {
+                let body = Tap::new(body, reader, look);
+                AnswerStream::new(body, waiting, resumed, remember, orphan_timer)
+            }),
+        }
     }
 }
 

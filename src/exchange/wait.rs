@@ -12,6 +12,7 @@ use crate::{
     Outcome, Recovery, Refusal,
     body::{RequestBody, ResponseBody},
     http_service::{HttpService, LayerResponse, LayerResult},
+    mcp::names_method,
 };
 
 /// Sends a request for the first time, once its session is there to be used and the inner service
@@ -110,7 +111,7 @@ where
     /// buffered is taken for one if no method is in sight.
     fn is_response(&self, unbuffered: Option<&RequestBody<B>>) -> bool {
         match unbuffered {
-            Some(unbuffered) => !unbuffered.has_read(b"\"method\""),
+            Some(unbuffered) => !unbuffered.has_read(names_method),
             None => self.summary().has_response,
         }
     }

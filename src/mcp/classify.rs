@@ -1,14 +1,13 @@
-//! What an answer says about the session that its request was sent in (rules D1 to D3).
+//! What an answer says about the session that its request was sent in (rule D1).
 
-use std::fmt;
+use std::sync::Arc;
 
-use http::{HeaderMap, Method, StatusCode};
-use serde_json::Value;
+use http::StatusCode;
 
-use super::Messages;
+use super::HttpAnswer;
 
 /// What an answer says about the session that its request was sent in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Verdict {
     /// The session lives; the answer is the caller's.
@@ -20,25 +19,27 @@ pub enum Verdict {
     Unsure,
 }
 
-/// Decides from an answer whether the session is dead.
+/// Decides from an answer whether the session has expired.
 ///
 /// Asked about answers with a status for which [`examines`](Self::examines) is true, once their
 /// body has been read; all others mean [`Verdict::Alive`] and are never delayed. Implemented for
-/// closures, too:
+/// closures, too, which [`classify_fn`] saves from naming the type of their parameter:
 ///
 /// ```
-/// use mcp_session_recovery::{HttpAnswer, Classify, Compatible, SessionRecoveryLayer, Verdict};
+/// use mcp_session_recovery::{Classify, Compatible, SessionRecoveryLayer, Verdict, classify_fn};
 ///
 /// // A gateway in front of the server says 410 where it should say 404.
-/// let layer = SessionRecoveryLayer::new().classify(|answer: &HttpAnswer<'_>| {
+/// let layer = SessionRecoveryLayer::new().classify(classify_fn(|answer| {
 ///     if answer.status() == http::StatusCode::GONE {
 ///         Verdict::Expired
 ///     } else {
 ///         Compatible.classify(answer)
 ///     }
-/// });
+/// }));
 /// # let _ = layer;
 /// ```
+///
+/// [`HttpAnswer::new`] makes what to test it with.
 pub trait Classify: Send + Sync + 'static {
     /// What this answer says about the session.
     fn classify(&self, answer: &HttpAnswer<'_>) -> Verdict;
@@ -51,6 +52,26 @@ pub trait Classify: Send + Sync + 'static {
     }
 }
 
+/// The closure as it is, for which [`Classify`] is implemented: here its parameter needs no type.
+///
+/// ```
+/// use mcp_session_recovery::{SessionRecoveryLayer, Verdict, classify_fn};
+///
+/// let layer = SessionRecoveryLayer::new().classify(classify_fn(|answer| {
+///     match answer.status().as_u16() {
+///         404 | 410 => Verdict::Expired,
+///         _ => Verdict::Alive,
+///     }
+/// }));
+/// # let _ = layer;
+/// ```
+pub fn classify_fn<F>(classify: F) -> F
+where
+    F: Fn(&HttpAnswer<'_>) -> Verdict + Send + Sync + 'static,
+{
+    classify
+}
+
 impl<F> Classify for F
 where
     F: Fn(&HttpAnswer<'_>) -> Verdict + Send + Sync + 'static,
@@ -60,156 +81,50 @@ where
     }
 }
 
-/// An answer to a request of a recorded session, for [`Classify`].
-///
-/// Its `Debug` shows the method and the status alone.
-pub struct HttpAnswer<'a> {
-    method: &'a Method,
-    message: Option<&'a [u8]>,
-    status: StatusCode,
-    headers: &'a HeaderMap,
-    body: &'a [u8],
-}
-
-impl<'a> HttpAnswer<'a> {
-    pub(crate) fn new(
-        method: &'a Method,
-        message: Option<&'a [u8]>,
-        head: &'a http::response::Parts,
-        body: &'a [u8],
-    ) -> Self {
-        Self {
-            method,
-            message,
-            status: head.status,
-            headers: &head.headers,
-            body,
-        }
-    }
-
-    /// The method of the HTTP request.
-    pub fn method(&self) -> &'a Method {
-        self.method
-    }
-
-    /// The JSON-RPC message that the request carried, if it was a single one and was kept.
-    pub fn message(&self) -> Option<crate::Message<'a>> {
-        match Messages::parse(self.message?)? {
-            Messages::One(message) => Some(message),
-            Messages::Batch(_) => None,
-        }
-    }
-
-    /// The status of the answer.
-    pub fn status(&self) -> StatusCode {
-        self.status
-    }
-
-    /// The headers of the answer.
-    pub fn headers(&self) -> &'a HeaderMap {
-        self.headers
-    }
-
-    /// The body of the answer, as far as the limit let it be read.
-    pub fn body(&self) -> &'a [u8] {
-        self.body
-    }
-
-    /// The message text of the JSON-RPC error in the body, if there is one.
-    fn error_message_contains(&self, needles: &[&str]) -> bool {
-        serde_json::from_slice::<Value>(self.body).is_ok_and(|body| {
-            body["error"]["message"]
-                .as_str()
-                .is_some_and(|text| needles.iter().any(|needle| text.contains(needle)))
-        })
-    }
-
-    /// Whether this is JSON-RPC's "method not found" to this very request. Such a 404 comes from a
-    /// server that knows the session (or has none) and lacks the method.
-    fn is_method_not_found(&self) -> bool {
-        if memchr::memmem::find(self.body, b"-32601").is_none() {
-            return false;
-        }
-        let Some(asked) = self.message().and_then(|message| message.parsed_id()) else {
-            return false;
-        };
-        let Some(Messages::One(answer)) = Messages::parse(self.body) else {
-            return false;
-        };
-        answer.parsed_id() == Some(asked)
-            && answer.error().is_some_and(|error| {
-                serde_json::from_str::<Value>(error.get())
-                    .is_ok_and(|error| error["code"] == -32601)
-            })
-    }
-}
-
-impl fmt::Debug for HttpAnswer<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HttpAnswer")
-            .field("method", self.method)
-            .field("status", &self.status)
-            .finish_non_exhaustive()
-    }
-}
-
-/// The default: 404 as the specification has it, and the servers known to answer otherwise.
-///
-/// - 404 is [`Expired`](Verdict::Expired), whatever its body (specification 2025-11-25,
-///   Transports, Session Management), with two exceptions: a JSON-RPC error −32601 with the
-///   request's own id means that the method is unknown, and the session
-///   [`Alive`](Verdict::Alive); to a GET it is [`Unsure`](Verdict::Unsure), since servers without
-///   a listening stream answer 404 where they should answer 405.
-/// - 400 is expired if the message of its JSON-RPC error contains `No valid session ID provided`
-///   (the TypeScript SDK's example server and those made from it) or `Server not initialized`
-///   (TypeScript servers with one transport per process).
-/// - 500 is expired if its text contains `Session service terminated` (rmcp, while a handler of
-///   the expired session still runs).
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Compatible;
-
-impl Classify for Compatible {
+impl Classify for Arc<dyn Classify> {
     fn classify(&self, answer: &HttpAnswer<'_>) -> Verdict {
-        let expired = match answer.status {
-            StatusCode::NOT_FOUND if answer.method == Method::GET => return Verdict::Unsure,
-            StatusCode::NOT_FOUND => !answer.is_method_not_found(),
-            StatusCode::BAD_REQUEST => answer.error_message_contains(&[
-                "No valid session ID provided",
-                "Server not initialized",
-            ]),
-            StatusCode::INTERNAL_SERVER_ERROR => {
-                memchr::memmem::find(answer.body, b"Session service terminated").is_some()
-            }
-            _ => false,
-        };
-        if expired {
-            Verdict::Expired
-        } else {
-            Verdict::Alive
-        }
+        (**self).classify(answer)
     }
 
     fn examines(&self, status: StatusCode) -> bool {
-        matches!(
-            status,
-            StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST | StatusCode::INTERNAL_SERVER_ERROR
-        )
+        (**self).examines(status)
     }
 }
 
-/// The letter of the specification: 404 is [`Expired`](Verdict::Expired), nothing else is.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Strict;
-
-impl Classify for Strict {
+impl Classify for Box<dyn Classify> {
     fn classify(&self, answer: &HttpAnswer<'_>) -> Verdict {
-        match answer.status {
-            StatusCode::NOT_FOUND => Verdict::Expired,
+        (**self).classify(answer)
+    }
+
+    fn examines(&self, status: StatusCode) -> bool {
+        (**self).examines(status)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{Method, Response};
+
+    use super::*;
+    use crate::Strict;
+
+    #[test]
+    fn d1_a_classify_may_be_boxed_or_shared() {
+        let [gone, missing] = [StatusCode::GONE, StatusCode::NOT_FOUND]
+            .map(|status| Response::builder().status(status).body("").unwrap());
+        let boxed: Box<dyn Classify> = Box::new(Strict);
+        let shared: Arc<dyn Classify> = Arc::new(Strict);
+        for classify in [&boxed as &dyn Classify, &shared] {
+            assert!(classify.examines(missing.status()) && !classify.examines(gone.status()));
+            let answer = HttpAnswer::new(&Method::POST, None, &missing);
+            assert_eq!(classify.classify(&answer), Verdict::Expired);
+        }
+        let closure = classify_fn(|answer| match answer.status() {
+            StatusCode::GONE => Verdict::Expired,
             _ => Verdict::Alive,
-        }
-    }
-
-    fn examines(&self, status: StatusCode) -> bool {
-        status == StatusCode::NOT_FOUND
+        });
+        assert!(closure.examines(gone.status()) && closure.examines(missing.status()));
+        let answer = HttpAnswer::new(&Method::POST, None, &gone);
+        assert_eq!(closure.classify(&answer), Verdict::Expired);
     }
 }

@@ -22,16 +22,12 @@ impl LostResponse {
             Self::SessionExpired => "session_expired",
             Self::StreamEnded => "stream_ended",
         };
-        json!({
-            "jsonrpc": "2.0",
-            "id": id.as_json(),
-            "error": {
-                "code": -32000,
-                "message": "The response was lost; the request may have been executed",
-                "data": { "reason": reason },
-            },
-        })
-        .to_string()
+        let error = json!({
+            "code": -32000,
+            "message": "The response was lost; the request may have been executed",
+            "data": { "reason": reason },
+        });
+        format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{error}}}"#)
     }
 
     /// The error as an event for each of the requests.

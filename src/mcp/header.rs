@@ -79,10 +79,15 @@ fn essence(headers: &HeaderMap) -> Option<&[u8]> {
     Some(value[..end].trim_ascii())
 }
 
+/// Whether any coding was applied to the content: `identity` is none, however often it is named
+/// (RFC 9110, 8.4 and 12.5.3).
 fn is_encoded(headers: &HeaderMap) -> bool {
-    headers
-        .get(CONTENT_ENCODING)
-        .is_some_and(|encoding| encoding != "identity")
+    let mut codings = headers
+        .get_all(CONTENT_ENCODING)
+        .iter()
+        .flat_map(|codings| codings.as_bytes().split(|byte| *byte == b','))
+        .map(<[u8]>::trim_ascii);
+    codings.any(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity"))
 }
 
 #[cfg(test)]
@@ -125,9 +130,15 @@ mod tests {
     #[test]
     fn g9_what_is_compressed_is_not_read() {
         let mut headers = content_type("text/event-stream");
-        headers.insert(CONTENT_ENCODING, HeaderValue::from_static("identity"));
-        assert!(is_event_stream(&headers));
-        headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        for plain in ["identity", "Identity", "", "identity, identity"] {
+            headers.insert(CONTENT_ENCODING, HeaderValue::from_static(plain));
+            assert!(is_event_stream(&headers), "{plain}");
+        }
+        headers.append(CONTENT_ENCODING, HeaderValue::from_static("br"));
         assert!(!is_event_stream(&headers));
+        for encoded in ["gzip", "identity, gzip"] {
+            headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoded));
+            assert!(!is_event_stream(&headers), "{encoded}");
+        }
     }
 }

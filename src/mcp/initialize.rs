@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::HeaderValue;
 use serde_json::{Value, value::RawValue};
 
-use super::Messages;
+use super::Message;
 
 /// What of a session's `InitializeResult` the layer goes by. Everything that is only compared is
 /// kept as a digest, so that a recorded session stays small.
@@ -66,6 +66,10 @@ impl Changes {
     }
 }
 
+/// The longest version that is kept, in bytes. Revisions are dates; a longer one would be held for
+/// every epoch, and sent with every request.
+const MAX_VERSION: usize = 64;
+
 impl InitializeResult {
     /// `None` where the result is no object.
     pub(crate) fn parse(result: &RawValue) -> Option<Self> {
@@ -77,6 +81,7 @@ impl InitializeResult {
             version: members
                 .get("protocolVersion")
                 .and_then(Value::as_str)
+                .filter(|version| version.len() <= MAX_VERSION)
                 .and_then(|version| HeaderValue::from_str(version).ok()),
             server_info: digest(members.get("serverInfo")),
             capabilities: digest(members.get("capabilities")),
@@ -129,9 +134,8 @@ pub(crate) fn propose_version(body: &Bytes, version: &HeaderValue) -> Bytes {
 
 /// Where in the body the JSON string of `params.protocolVersion` stands.
 fn version_span(body: &[u8]) -> Option<(usize, usize)> {
-    let messages = Messages::parse(body)?;
     let params: BTreeMap<String, &RawValue> =
-        serde_json::from_str(messages.single()?.params()?.get()).ok()?;
+        serde_json::from_str(Message::single(body)?.params()?.get()).ok()?;
     let version = params.get("protocolVersion")?.get();
     let start = version.as_ptr() as usize - body.as_ptr() as usize;
     Some((start, start + version.len()))
@@ -176,6 +180,27 @@ mod tests {
         let changes = new.changes_from(&old);
         assert!(changes.server_info() && changes.protocol_version() && changes.instructions());
         assert!(!changes.capabilities());
+    }
+
+    #[test]
+    fn k_a_version_of_more_than_64_bytes_is_none() {
+        for (length, kept) in [(64, true), (65, false), (65_000, false)] {
+            let version = "x".repeat(length);
+            let result = result(&format!(r#"{{"protocolVersion":"{version}"}}"#));
+            assert_eq!(result.version().is_some(), kept, "{length}");
+        }
+    }
+
+    #[test]
+    fn c4_of_two_versions_the_last_counts_and_is_replaced() {
+        let body = Bytes::from_static(
+            br#"{"params":{"protocolVersion":"a"},"params":{"protocolVersion":"b","protocolVer\u0073ion":"c"}}"#,
+        );
+        let proposed = propose_version(&body, &HeaderValue::from_static("2025-11-25"));
+        assert_eq!(
+            proposed,
+            &br#"{"params":{"protocolVersion":"a"},"params":{"protocolVersion":"b","protocolVer\u0073ion":"2025-11-25"}}"#[..],
+        );
     }
 
     #[test]

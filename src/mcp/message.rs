@@ -1,10 +1,14 @@
 //! JSON-RPC messages, looked at without copying them.
 
-use std::{borrow::Cow, fmt, sync::Arc};
+use std::{borrow::Cow, fmt};
 
-use memchr::{memchr_iter, memchr2, memchr3};
 use serde_core::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_json::{Value, value::RawValue};
+use serde_json::value::RawValue;
+
+use super::{
+    Id,
+    id::{is_id, plain_string},
+};
 
 /// A borrowed look at one JSON-RPC message of the caller.
 ///
@@ -20,12 +24,18 @@ pub struct Message<'a> {
 }
 
 impl<'a> Message<'a> {
+    /// The message of a body that holds a single one; `None` where it holds a batch, or no
+    /// JSON-RPC.
+    pub(crate) fn single(body: &'a [u8]) -> Option<Self> {
+        serde_json::from_str(text(body)?).ok()
+    }
+
     /// Looks at the messages of a body one by one, be it a single one or a batch. Gives `None`, and
     /// may have shown some of them, where the body is no JSON-RPC.
     ///
-    /// A batch of tiny messages takes up many times its size as [`Messages`].
+    /// A batch of tiny messages, collected, would take up many times its size.
     pub(crate) fn each(body: &'a [u8], mut each: impl FnMut(Self)) -> Option<()> {
-        let text = std::str::from_utf8(body).ok()?.trim_ascii();
+        let text = text(body)?;
         if !text.starts_with('[') {
             each(serde_json::from_str(text).ok()?);
             return Some(());
@@ -55,12 +65,21 @@ impl<'a> Message<'a> {
     }
 
     pub(crate) fn error(&self) -> Option<&'a RawValue> {
-        self.error
+        // Some servers write both members, and `null` for the one that there is none of.
+        self.error.filter(|error| error.get() != "null")
     }
 
     /// A request expects an answer with its id.
     pub(crate) fn is_request(&self) -> bool {
-        self.method.is_some() && self.id.is_some()
+        self.method.is_some() && self.id.is_some_and(|id| is_id(id.get()))
+    }
+
+    /// The id of a request with the method `initialize` (rule B2).
+    pub(crate) fn initialize_id(&self) -> Option<Id> {
+        match self.method() {
+            Some("initialize") => self.parsed_id(),
+            _ => None,
+        }
     }
 
     /// A response answers a request of the other side.
@@ -84,8 +103,14 @@ impl<'de: 'a, 'a> Deserialize<'de> for Message<'a> {
     }
 }
 
+/// The JSON of a body. A byte order mark is no part of it: clients skip that, too.
+fn text(body: &[u8]) -> Option<&str> {
+    let text = std::str::from_utf8(body).ok()?;
+    Some(text.strip_prefix('\u{feff}').unwrap_or(text).trim_ascii())
+}
+
 /// Takes the members that JSON-RPC has as they stand and skips the rest, so that nothing is
-/// allocated.
+/// allocated. Of members with the same name the last one counts, as in all JSON parsers.
 struct MessageVisitor;
 
 impl<'de> Visitor<'de> for MessageVisitor {
@@ -155,25 +180,26 @@ impl<'de> Deserialize<'de> for Name {
                 f.write_str("a name")
             }
 
-            fn visit_str<E>(self, name: &str) -> Result<Name, E> {
+            fn visit_bytes<E>(self, name: &[u8]) -> Result<Name, E> {
                 Ok(match name {
-                    "method" => Name::Method,
-                    "id" => Name::Id,
-                    "params" => Name::Params,
-                    "result" => Name::Result,
-                    "error" => Name::Error,
+                    b"method" => Name::Method,
+                    b"id" => Name::Id,
+                    b"params" => Name::Params,
+                    b"result" => Name::Result,
+                    b"error" => Name::Error,
                     _ => Name::Other,
                 })
             }
         }
 
-        deserializer.deserialize_identifier(NameVisitor)
+        // As bytes, since JSON has names that are no Unicode.
+        deserializer.deserialize_bytes(NameVisitor)
     }
 }
 
 /// A JSON string, borrowed unless it has escapes.
 fn string(value: &RawValue) -> Option<Cow<'_, str>> {
-    match plain_string(value) {
+    match plain_string(value.get()) {
         Some(string) => Some(string.into()),
         None => serde_json::from_str::<String>(value.get())
             .ok()
@@ -181,10 +207,27 @@ fn string(value: &RawValue) -> Option<Cow<'_, str>> {
     }
 }
 
-/// A JSON string that has no escapes.
-fn plain_string(value: &RawValue) -> Option<&str> {
-    let string = value.get().strip_prefix('"')?.strip_suffix('"')?;
-    (!string.contains('\\')).then_some(string)
+/// Whether the name `method` is in the JSON, however it is escaped (rule C4). For what is no whole
+/// JSON, and cannot be parsed.
+pub(crate) fn names_method(json: &[u8]) -> bool {
+    memchr::memchr_iter(b'"', json).any(|quote| {
+        let rest = b"method\""
+            .iter()
+            .try_fold(&json[quote + 1..], |rest, letter| skip(rest, *letter));
+        rest.is_some()
+    })
+}
+
+/// What follows the letter, if that comes first in the JSON string.
+fn skip(json: &[u8], letter: u8) -> Option<&[u8]> {
+    match json.strip_prefix(b"\\u00") {
+        Some(escaped) => {
+            let (code, rest) = escaped.split_at_checked(2)?;
+            let code = u8::from_str_radix(std::str::from_utf8(code).ok()?, 16).ok()?;
+            (code == letter).then_some(rest)
+        }
+        None => json.strip_prefix(&[letter]),
+    }
 }
 
 impl fmt::Debug for Message<'_> {
@@ -195,136 +238,56 @@ impl fmt::Debug for Message<'_> {
     }
 }
 
-/// The id of a JSON-RPC request, equal by value whatever its spelling.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Id(Value);
-
-impl Id {
-    fn parse(raw: &RawValue) -> Option<Self> {
-        if let Some(string) = plain_string(raw) {
-            return Some(string.to_owned().into());
-        }
-        serde_json::from_str(raw.get()).ok().map(Self)
-    }
-
-    pub(crate) fn as_json(&self) -> &Value {
-        &self.0
-    }
-}
-
-impl From<String> for Id {
-    fn from(id: String) -> Self {
-        Self(Value::String(id))
-    }
-}
-
-/// The messages of one body: a single one, or a batch (which revision 2025-03-26 allows).
-#[derive(Debug)]
-pub(crate) enum Messages<'a> {
-    One(Message<'a>),
-    Batch(Vec<Message<'a>>),
-}
-
-impl<'a> Messages<'a> {
-    /// `None` where the body is no JSON-RPC.
-    pub(crate) fn parse(body: &'a [u8]) -> Option<Self> {
-        let text = std::str::from_utf8(body).ok()?.trim_ascii();
-        if text.starts_with('[') {
-            return serde_json::from_str(text).ok().map(Self::Batch);
-        }
-        serde_json::from_str(text).ok().map(Self::One)
-    }
-
-    pub(crate) fn as_slice(&self) -> &[Message<'a>] {
-        match self {
-            Self::One(message) => std::slice::from_ref(message),
-            Self::Batch(messages) => messages,
-        }
-    }
-
-    /// The message, if it is the only one.
-    pub(crate) fn single(&self) -> Option<&Message<'a>> {
-        match self {
-            Self::One(message) => Some(message),
-            Self::Batch(_) => None,
-        }
-    }
-
-    /// One request with the method `initialize` (rule B2).
-    pub(crate) fn initialize(&self) -> Option<&Message<'a>> {
-        self.single()
-            .filter(|message| message.is_request() && message.method() == Some("initialize"))
-    }
-
-    pub(crate) fn summary(&self) -> Summary {
-        let messages = self.as_slice();
-        Summary {
-            is_initialize: self.initialize().is_some(),
-            is_initialized: self.single().is_some_and(|message| {
-                !message.is_request() && message.method() == Some("notifications/initialized")
-            }),
-            has_response: messages.iter().any(Message::is_response),
-            requests: messages
-                .iter()
-                .filter(|message| message.is_request())
-                .filter_map(Message::parsed_id)
-                .collect(),
-        }
-    }
-}
-
-/// What the layer goes by in the body of a request.
-#[derive(Clone, Default)]
-pub(crate) struct Summary {
-    /// It is an `initialize` (rule D7).
-    pub(crate) is_initialize: bool,
-    /// It is the notification that ends the handshake (rule F3).
-    pub(crate) is_initialized: bool,
-    /// Any of its messages is a response (rule F2).
-    pub(crate) has_response: bool,
-    /// The ids of the requests among them, which wait for an answer each.
-    pub(crate) requests: Arc<[Id]>,
-}
-
-/// The method of the message in a body, where it takes no parsing to see it: near the beginning,
-/// as nearly every client writes it, with nothing before it that could have members of its own.
-pub(crate) fn leading_method(body: &[u8]) -> Option<&[u8]> {
-    const NAME: &[u8] = b"\"method\"";
-    let head = body[..body.len().min(128)].strip_prefix(b"{")?;
-    let at = memchr_iter(b'm', head).find_map(|m| {
-        let at = m.checked_sub(1)?;
-        head[at..].starts_with(NAME).then_some(at)
-    })?;
-    if memchr3(b'{', b'[', b'\\', &head[..at]).is_some() {
-        return None;
-    }
-    let value = head[at + NAME.len()..].trim_ascii_start();
-    let value = value.strip_prefix(b":")?.trim_ascii_start();
-    let value = value.strip_prefix(b"\"")?;
-    let end = memchr2(b'"', b'\\', value)?;
-    (value[end] == b'"').then_some(&value[..end])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn single(body: &str) -> Message<'_> {
+        Message::single(body.as_bytes()).unwrap()
+    }
+
     #[test]
-    fn ids_are_equal_by_value_not_by_spelling() {
-        let escaped = Messages::parse(br#"{"result":{},"id":"\u0061"}"#).unwrap();
-        assert!(escaped.single().unwrap().answers(&Id::from("a".to_owned())));
-        let number = Messages::parse(br#"{"result":{},"id":1}"#).unwrap();
-        assert!(!number.single().unwrap().answers(&Id::from("1".to_owned())));
+    fn c4_names_and_methods_count_by_value_however_they_are_escaped() {
+        let message = single(
+            r#"{"m\u0065thod":"resources\u002fsubscribe","\u0069d":"\u0061","p\u0061rams":{}}"#,
+        );
+        assert_eq!(message.method(), Some("resources/subscribe"));
+        assert!(message.is_request() && message.params().is_some());
+        assert!(message.parsed_id() == Some(Id::from("a".to_owned())));
+        let answer = single(r#"{"r\u0065sult":{},"\u0069d":"\u0061"}"#);
+        assert!(answer.answers(&Id::from("a".to_owned())));
+        assert!(!single(r#"{"result":{},"id":1}"#).answers(&Id::from("1".to_owned())));
+    }
+
+    #[test]
+    fn c4_of_members_with_one_name_the_last_counts() {
+        let message = single(r#"{"id":1,"method":"a","id":"x","m\u0065thod":"b"}"#);
+        assert_eq!(message.method(), Some("b"));
+        assert!(message.parsed_id() == Some(Id::from("x".to_owned())));
+        assert!(!single(r#"{"id":1,"method":"a","id":null}"#).is_request());
+        assert!(!single(r#"{"id":1,"method":"a","method":7}"#).is_request());
+    }
+
+    #[test]
+    fn c4_names_that_are_no_unicode_are_skipped() {
+        assert!(single(r#"{"\ud800":1,"id":1,"method":"a"}"#).is_request());
+    }
+
+    #[test]
+    fn b3_a_byte_order_mark_is_no_part_of_the_json() {
+        assert!(single("\u{feff} {\"id\":1,\"result\":{}}").is_response());
     }
 
     #[test]
     fn b2_only_a_single_request_initializes() {
         let is = |body: &str| {
-            Messages::parse(body.as_bytes()).is_some_and(|messages| messages.initialize().is_some())
+            Message::single(body.as_bytes())
+                .is_some_and(|message| message.initialize_id().is_some())
         };
         assert!(is(r#" {"id":0,"params":{},"method":"initialize"} "#));
         assert!(is(r#"{"id":0,"method":"initi\u0061lize"}"#));
         assert!(!is(r#"{"method":"initialize"}"#));
+        assert!(!is(r#"{"id":null,"method":"initialize"}"#));
         assert!(!is(r#"{"id":0,"method":"notifications/initialized"}"#));
         assert!(!is(r#"[{"id":0,"method":"initialize"}]"#));
         assert!(!is(
@@ -335,45 +298,27 @@ mod tests {
     }
 
     #[test]
-    fn f2_a_batch_with_one_response_counts_as_one() {
-        let has = |body: &str| {
-            let messages = Messages::parse(body.as_bytes()).unwrap();
-            messages.summary().has_response
-        };
-        assert!(has(r#"{"id":7,"result":null}"#));
-        assert!(has(
-            r#"[{"id":7,"method":"ping"},{"id":1,"error":{"code":1}}]"#
-        ));
-        assert!(!has(r#"{"id":7,"method":"ping"}"#));
-        assert!(!has(r#"{}"#));
+    fn e6_an_error_that_is_null_is_none() {
+        let answer = single(r#"{"id":1,"result":{},"error":null}"#);
+        assert!(answer.is_response() && answer.error().is_none());
     }
 
     #[test]
-    fn a_method_is_seen_without_parsing_only_where_it_is_certain() {
-        for (body, method) in [
-            (
-                r#"{"jsonrpc":"2.0","id":1,"method":"a/b","params":{}}"#,
-                Some("a/b"),
-            ),
-            (r#"{ "method" : "a" }"#, Some("a")),
-            (r#"{"params":{"method":"a"},"method":"b"}"#, None),
-            (r#"{"id":"method","method":"b"}"#, None),
-            (r#"{"id":"\"method\":\"a\"","method":"b"}"#, None),
-            (r#"{"method":"a\/b"}"#, None),
-            (r#"{"method":1}"#, None),
-            (r#"[{"method":"a"}]"#, None),
-            (r#"{"method":"a"#, None),
-            ("", None),
-        ] {
-            let seen = leading_method(body.as_bytes());
-            assert_eq!(seen, method.map(str::as_bytes), "{body}");
-        }
+    fn c4_the_name_of_the_method_is_seen_in_part_of_a_message_however_it_is_escaped() {
+        assert!(names_method(br#"{"id":1,"method":"a","params":{"da"#));
+        assert!(names_method(br#"{"id":1,"m\u0065tho\u0064" :"a"#));
+        assert!(names_method(
+            br#"{"\u006D\u0065\u0074\u0068\u006f\u0064":"a"#
+        ));
+        assert!(!names_method(br#"{"id":1,"result":{"methods":"\u0065 a"#));
+        assert!(!names_method(br#"{"id":1,"m\u0065tho"#));
+        assert!(!names_method(br#"{"id":1,"m\u00"#));
     }
 
     #[test]
     fn l1_debug_shows_the_method_alone() {
         let text = r#"{"id":"secret-id","method":"ping","params":{"key":"secret"}}"#;
-        let shown = format!("{:?}", Messages::parse(text.as_bytes()).unwrap());
+        let shown = format!("{:?}", single(text));
         assert!(
             shown.contains("ping") && !shown.contains("secret"),
             "{shown}"

@@ -4,19 +4,25 @@
 //! Nothing here knows of services, sessions or recoveries.
 
 mod classify;
+mod compatible;
 mod error_response;
 mod event_bytes;
 mod event_ids;
 mod event_stream;
 mod header;
+mod http_answer;
+mod id;
 mod initialize;
 mod list_changed;
-
 mod message;
 mod reader;
+mod session_words;
+mod summary;
 
 pub use self::{
-    classify::{Classify, Compatible, HttpAnswer, Strict, Verdict},
+    classify::{Classify, Verdict, classify_fn},
+    compatible::{Compatible, Strict},
+    http_answer::HttpAnswer,
     initialize::Changes,
     message::Message,
 };
@@ -28,10 +34,12 @@ pub(crate) use self::{
         LAST_EVENT_ID, MCP_METHOD, PROTOCOL_VERSION, SESSION_ID, is_event_stream, is_json,
         is_sessionless_version, session_headers, session_headers_mut,
     },
+    id::Id,
     initialize::{InitializeResult, ListChanged, propose_version},
     list_changed::list_changed_event,
-    message::{Id, Messages, Summary, leading_method},
+    message::names_method,
     reader::MessageReader,
+    summary::Summary,
 };
 
 /// A JSON-RPC message as an event, as servers write it.

@@ -15,7 +15,6 @@ use http::{
     request::Parts,
 };
 use http_body::Body;
-use serde_json::json;
 use tokio::sync::Semaphore;
 
 use super::{
@@ -216,7 +215,7 @@ where
             .pings_left
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
         {
-            let answer = json!({"jsonrpc": "2.0", "id": id.as_json(), "result": {}}).to_string();
+            let answer = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{}}}}"#);
             let request = self.request(Method::POST, upstream, answer.into());
             self.send_in_background(request);
         }

@@ -17,7 +17,7 @@ use crate::{
     body::ReadAhead,
     config::Config,
     http_service::HttpService,
-    mcp::{self, Id, InitializeResult, Messages, SESSION_ID},
+    mcp::{self, Id, InitializeResult, Message, SESSION_ID},
     session::{Epoch, Initialize, RecoveryError},
 };
 
@@ -116,7 +116,7 @@ where
 }
 
 fn initialize_id(body: &[u8]) -> Option<Id> {
-    Messages::parse(body)?.initialize()?.parsed_id()
+    Message::single(body)?.initialize_id()
 }
 
 fn session_id(headers: &HeaderMap) -> Option<http::HeaderValue> {

@@ -22,6 +22,7 @@ use self::client::{Client, UpstreamSession};
 pub(crate) use self::{
     headers::{authorization, callers_headers},
     ping::ping,
+    restore::tell,
     task::start,
 };
 use crate::{

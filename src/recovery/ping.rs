@@ -5,7 +5,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{Response, request::Parts};
 use http_body::Body;
-use serde_json::json;
 
 use super::client::{Client, UpstreamSession};
 use crate::{
@@ -30,8 +29,7 @@ where
 {
     let client = Client::<S, B>::of_trigger(shared, session, trigger).in_epoch(epoch);
     let id = Id::from("mcp-session-recovery/ping".to_owned());
-    let ping = json!({"jsonrpc": "2.0", "id": id.as_json(), "method": "ping"});
-    let message = Bytes::from(ping.to_string());
+    let message = Bytes::from(format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"ping"}}"#));
     let upstream = UpstreamSession::of(epoch);
     let response = client.post(&upstream, message.clone()).await?;
     Ok((response, message))

@@ -1,10 +1,12 @@
 //! Tells a new session what the old one held (rule H1).
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use bytes::Bytes;
 use http_body::Body;
-use serde_json::{Value, json};
 use tokio::{
     task::JoinSet,
     time::{Instant, timeout_at},
@@ -14,17 +16,23 @@ use tracing::Instrument;
 
 use super::{
     client::{Client, UpstreamSession},
+    drain::in_background,
     reply::Reply,
 };
-use crate::{http_service::HttpService, mcp::Id, session::State};
+use crate::{
+    config::Shared,
+    http_service::HttpService,
+    mcp::Id,
+    session::{Session, State, StateChange},
+};
 
 /// How many of them are under way at once.
 const CONCURRENCY: usize = 16;
 /// The largest answer that is read; there is hardly anything in it.
 const MAX_ANSWER: usize = 64 * 1024;
 
-/// Sends the state to the session. Gives the method of each request that had no success, be it
-/// refused or not answered by the `deadline`.
+/// Sends the state to a session that holds none. Gives the method of each request that had no
+/// success, be it refused or not answered by the `deadline`.
 pub(super) async fn restore<S, B>(
     client: &Arc<Client<S, B>>,
     upstream: &UpstreamSession,
@@ -35,17 +43,45 @@ where
     S: HttpService<B>,
     B: Body<Error: Send> + Send + 'static,
 {
-    let mut not_restored = vec!["resources/subscribe"; state.not_kept];
-    let level = state
-        .log_level
-        .map(|level| ("logging/setLevel", json!({ "level": level })));
-    let subscriptions = state
-        .subscriptions
-        .into_iter()
-        .map(|uri| ("resources/subscribe", json!({ "uri": uri })));
+    let not_kept = vec!["resources/subscribe"; state.not_kept()];
+    let changes = state.changes_from(&State::default());
+    [not_kept, change(client, upstream, changes, deadline).await].concat()
+}
 
+/// Tells the session that is current what an earlier one has accepted since the new one was told
+/// what it held. Nobody waits for that.
+pub(crate) fn tell<S, B>(shared: &Arc<Shared<S>>, session: &Arc<Session>, changes: Vec<StateChange>)
+where
+    S: HttpService<B>,
+    B: Body<Error: Send> + Send + 'static,
+{
+    let epoch = session.chain().current();
+    let Some(handshake) = epoch.handshake().filter(|_| !changes.is_empty()) else {
+        return;
+    };
+    let client = Arc::new(Client::<S, B>::of_handshake(shared, session, handshake));
+    let deadline = shared.config.deadline(Instant::now());
+    in_background(shared.config.recovery_timeout, async move {
+        let upstream = UpstreamSession::of(&epoch);
+        change(&client, &upstream, changes, deadline).await;
+    });
+}
+
+/// Sends changes of state to the session. Gives the method of each that had no success.
+async fn change<S, B>(
+    client: &Arc<Client<S, B>>,
+    upstream: &UpstreamSession,
+    changes: Vec<StateChange>,
+    deadline: Instant,
+) -> Vec<&'static str>
+where
+    S: HttpService<B>,
+    B: Body<Error: Send> + Send + 'static,
+{
+    let mut not_restored = Vec::new();
     let mut under_way = JoinSet::new();
-    for (number, (method, params)) in level.into_iter().chain(subscriptions).enumerate() {
+    for change in changes {
+        let method = change.method();
         if under_way.len() >= CONCURRENCY {
             not_restored.extend(under_way.join_next().await.and_then(Result::ok).flatten());
         }
@@ -55,7 +91,7 @@ where
         }
         let (client, upstream) = (client.clone(), upstream.clone());
         let restoring = async move {
-            let asked = ask(&client, &upstream, number, method, params);
+            let asked = ask(&client, &upstream, &change);
             let restored = timeout_at(deadline, asked).await.unwrap_or(false);
             (!restored).then_some(method)
         };
@@ -68,24 +104,18 @@ where
 }
 
 /// Whether the server did as it was told.
-async fn ask<S, B>(
-    client: &Client<S, B>,
-    upstream: &UpstreamSession,
-    number: usize,
-    method: &str,
-    params: Value,
-) -> bool
+async fn ask<S, B>(client: &Client<S, B>, upstream: &UpstreamSession, change: &StateChange) -> bool
 where
     S: HttpService<B>,
     B: Body<Error: Send> + Send + 'static,
 {
-    // No client uses such an id.
+    // No client uses such an id, and the layer each one once.
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let id = Id::from(format!("mcp-session-recovery/restore/{number}"));
-    let request = json!({"jsonrpc": "2.0", "id": id.as_json(), "method": method, "params": params});
-    let Ok(response) = client
-        .post(upstream, Bytes::from(request.to_string()))
-        .await
-    else {
+    let (method, params) = (change.method(), change.params());
+    let request = format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{params}}}"#);
+    let Ok(response) = client.post(upstream, Bytes::from(request)).await else {
         return false;
     };
     if !response.status().is_success() {

@@ -16,14 +16,14 @@ use tracing::{Instrument, Span, info, info_span, warn};
 use super::{
     client::Client,
     handshake::{Established, shake_hands},
-    restore::restore,
+    restore::{restore, tell},
 };
 use crate::{
     Failure, RecoveryEvent,
     config::{OnRecovery, Shared},
     http_service::HttpService,
     mcp::Changes,
-    session::{Epoch, Leader, RecoveryError, Session},
+    session::{Epoch, Leader, RecoveryError, Session, State},
 };
 
 /// Recovers the session in a task of its own, which no caller can stop.
@@ -70,6 +70,7 @@ struct RecoveryTask<S, B> {
 #[derive(Default)]
 struct Recovered {
     changes: Changes,
+    restored: State,
     not_restored: Vec<&'static str>,
 }
 
@@ -99,7 +100,11 @@ where
                 leader.fail(error);
                 Err(failure)
             }
-            Ok((established, recovered)) => self.publish(leader, established).map(|()| recovered),
+            Ok((established, recovered)) => {
+                let restored = recovered.restored.clone();
+                self.publish(leader, established, restored)
+                    .map(|()| recovered)
+            }
         };
         report.send(waited, result);
     }
@@ -125,12 +130,13 @@ where
                 Some(old) => established.result.changes_from(old),
                 None => Changes::default(),
             },
-            not_restored: Vec::new(),
+            ..Recovered::default()
         };
         let state = self.session.state();
         if config.restore_state && !state.is_empty() {
             let upstream = established.session.upstream();
             // Whoever waits has no more time than this: what is not restored must not cost it.
+            recovered.restored = state.clone();
             let deadline = deadline - config.recovery_timeout.min(deadline - Instant::now()) / 16;
             recovered.not_restored = restore(&self.client, upstream, state, deadline).await;
         }
@@ -138,7 +144,12 @@ where
     }
 
     /// Publishes the epoch. If the session was forgotten meanwhile, the new one is ended instead.
-    fn publish(&self, leader: Leader, established: Established<'_, S, B>) -> Result<(), Failure> {
+    fn publish(
+        &self,
+        leader: Leader,
+        established: Established<'_, S, B>,
+        restored: State,
+    ) -> Result<(), Failure> {
         let before = self
             .expired
             .handshake()
@@ -151,6 +162,11 @@ where
         match self.shared.sessions.publish(&self.session, leader, epoch) {
             Ok(()) => {
                 established.session.keep();
+                if self.shared.config.restore_state {
+                    // What the old session accepted meanwhile.
+                    let later = self.session.state().changes_from(&restored);
+                    tell::<S, B>(&self.shared, &self.session, later);
+                }
                 Ok(())
             }
             Err(leader) => {

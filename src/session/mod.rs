@@ -29,7 +29,7 @@ pub(crate) use self::{
     pace::Pauses,
     recovery_error::RecoveryError,
     session::{Initialize, Key, Session},
-    state::{State, StateChange},
+    state::{PendingChanges, State, StateChange},
     table::{Evicted, TableLimits},
 };
 pub use self::{principal::Principal, table::Sessions};

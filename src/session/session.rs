@@ -124,15 +124,9 @@ impl Session {
         }
     }
 
-    /// Notes what a request that was answered with a result changed (rule H1).
-    pub(crate) fn apply(&self, changes: Vec<StateChange>, limit: usize) {
-        if !changes.is_empty() {
-            self.content(|content| {
-                changes
-                    .into_iter()
-                    .for_each(|change| content.state.apply(change, limit));
-            });
-        }
+    /// Notes a change that the server accepted (rule H1).
+    pub(crate) fn apply(&self, change: StateChange, limit: usize) {
+        self.content(|content| content.state.apply(change, limit));
     }
 
     /// What a new session has to be told.

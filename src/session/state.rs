@@ -1,99 +1,72 @@
 //! What a session holds on the server and a new one does not: rule H1.
 
-use std::collections::BTreeSet;
-
-use serde_json::Value;
-
-use crate::{
-    body::BufferedBody,
-    mcp::{Messages, leading_method},
+use std::{
+    collections::{BTreeSet, HashSet},
+    hash::{DefaultHasher, Hash, Hasher},
 };
 
-/// The longest request that is looked at for state. A subscription to a longer URI is not kept.
-const MAX_MESSAGE: usize = 8 * 1024;
+use serde_json::{Value, json};
+
+use crate::mcp::{Id, Message};
 
 /// What has to be sent again in a new session.
+///
+/// Its subscriptions are bounded in number (rule K8) and in bytes. Of those beyond, only how many
+/// there are is known, and no more than [`MAX_NOT_KEPT`] are counted.
 #[derive(Clone, Default)]
 pub(crate) struct State {
-    pub(crate) log_level: Option<String>,
-    pub(crate) subscriptions: BTreeSet<String>,
-    /// Subscriptions that were not kept, since there were too many.
-    pub(crate) not_kept: usize,
+    log_level: Option<String>,
+    subscriptions: BTreeSet<String>,
+    /// What the subscriptions take up, in bytes.
+    held: usize,
+    /// Digests of the subscriptions that were not kept.
+    not_kept: HashSet<u64>,
 }
 
 /// A change of state that a request asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum StateChange {
     LogLevel(String),
     Subscribe(String),
     Unsubscribe(String),
 }
 
-impl StateChange {
-    /// The changes that a request body asks for, in order. Nearly every body holds none, which is
-    /// found out without parsing it.
-    pub(crate) fn in_body(body: &BufferedBody) -> Vec<Self> {
-        if body.len() > MAX_MESSAGE {
-            return Vec::new();
-        }
-        let body = body.data();
-        let may_hold_change = match leading_method(&body) {
-            Some(method) => METHODS.contains(&method),
-            None => has_name_of_method(&body),
-        };
-        if !may_hold_change {
-            return Vec::new();
-        }
-        let Some(messages) = Messages::parse(&body) else {
-            return Vec::new();
-        };
-        messages
-            .as_slice()
-            .iter()
-            .filter(|message| message.is_request())
-            .filter_map(|message| {
-                let params: Value = serde_json::from_str(message.params()?.get()).ok()?;
-                let text = |member: &str| params[member].as_str().map(str::to_owned);
-                match message.method()? {
-                    "logging/setLevel" => text("level").map(Self::LogLevel),
-                    "resources/subscribe" => text("uri").map(Self::Subscribe),
-                    "resources/unsubscribe" => text("uri").map(Self::Unsubscribe),
-                    _ => None,
-                }
-            })
-            .collect()
-    }
-}
-
-const METHODS: [&[u8]; 3] = [
-    b"logging/setLevel",
-    b"resources/subscribe",
-    b"resources/unsubscribe",
-];
-
-/// Whether the text of one of the methods, from its slash on, is in the body. The slash is rare.
-fn has_name_of_method(body: &[u8]) -> bool {
-    memchr::memchr_iter(b'/', body).any(|slash| {
-        let rest = &body[slash + 1..];
-        ["setLevel", "subscribe", "unsubscribe"]
-            .iter()
-            .any(|name| rest.starts_with(name.as_bytes()))
-    })
-}
+/// The largest subscriptions of a session, all together, in bytes.
+const MAX_HELD: usize = 256 * 1024;
+/// What a subscription takes up besides its URI, in bytes.
+const ENTRY: usize = 64;
+/// How many subscriptions that were not kept are counted.
+const MAX_NOT_KEPT: usize = 1024;
+/// The longest log level that is kept, in bytes. Those of the specification have nine letters.
+const MAX_LEVEL: usize = 64;
 
 impl State {
     /// Notes a change that the server accepted. At most `limit` subscriptions are kept (rule K8).
     pub(crate) fn apply(&mut self, change: StateChange, limit: usize) {
         match change {
-            StateChange::LogLevel(level) => self.log_level = Some(level),
+            StateChange::LogLevel(level) if level.len() <= MAX_LEVEL => {
+                self.log_level = Some(level);
+            }
+            StateChange::LogLevel(_) => {}
             StateChange::Subscribe(uri) => {
-                if self.subscriptions.len() < limit || self.subscriptions.contains(&uri) {
+                if self.subscriptions.contains(&uri) {
+                    return;
+                }
+                let (size, digest) = (uri.len() + ENTRY, digest(&uri));
+                if self.subscriptions.len() < limit && size <= MAX_HELD - self.held {
+                    self.held += size;
                     self.subscriptions.insert(uri);
-                } else {
-                    self.not_kept += 1;
+                    self.not_kept.remove(&digest);
+                } else if self.not_kept.len() < MAX_NOT_KEPT {
+                    self.not_kept.insert(digest);
                 }
             }
             StateChange::Unsubscribe(uri) => {
-                self.subscriptions.remove(&uri);
+                if self.subscriptions.remove(&uri) {
+                    self.held -= uri.len() + ENTRY;
+                } else {
+                    self.not_kept.remove(&digest(&uri));
+                }
             }
         }
     }
@@ -103,53 +76,316 @@ impl State {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.log_level.is_none() && self.subscriptions.is_empty() && self.not_kept == 0
+        self.log_level.is_none() && self.subscriptions.is_empty() && self.not_kept.is_empty()
     }
+
+    /// How many subscriptions were not kept.
+    pub(crate) fn not_kept(&self) -> usize {
+        self.not_kept.len()
+    }
+
+    /// What makes a session that holds the `old` state hold this one.
+    pub(crate) fn changes_from(&self, old: &Self) -> Vec<StateChange> {
+        let level = self.log_level.iter();
+        let added = self.subscriptions.difference(&old.subscriptions).cloned();
+        let removed = old.subscriptions.difference(&self.subscriptions).cloned();
+        level
+            .filter(|level| Some(*level) != old.log_level.as_ref())
+            .cloned()
+            .map(StateChange::LogLevel)
+            .chain(added.map(StateChange::Subscribe))
+            .chain(removed.map(StateChange::Unsubscribe))
+            .collect()
+    }
+}
+
+fn digest(uri: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    uri.hash(&mut hasher);
+    hasher.finish()
+}
+
+const SET_LEVEL: &str = "logging/setLevel";
+const SUBSCRIBE: &str = "resources/subscribe";
+const UNSUBSCRIBE: &str = "resources/unsubscribe";
+
+impl StateChange {
+    fn of(message: &Message<'_>) -> Option<Self> {
+        let (change, name): (fn(_) -> _, _) = match message.method()? {
+            SET_LEVEL => (Self::LogLevel, "level"),
+            SUBSCRIBE => (Self::Subscribe, "uri"),
+            UNSUBSCRIBE => (Self::Unsubscribe, "uri"),
+            _ => return None,
+        };
+        let mut params: Value = serde_json::from_str(message.params()?.get()).ok()?;
+        match params.get_mut(name)?.take() {
+            Value::String(text) => Some(change(text)),
+            _ => None,
+        }
+    }
+
+    /// The method of the request that asks for it.
+    pub(crate) fn method(&self) -> &'static str {
+        match self {
+            Self::LogLevel(_) => SET_LEVEL,
+            Self::Subscribe(_) => SUBSCRIBE,
+            Self::Unsubscribe(_) => UNSUBSCRIBE,
+        }
+    }
+
+    /// The parameters of the request that asks for it.
+    pub(crate) fn params(&self) -> Value {
+        match self {
+            Self::LogLevel(level) => json!({ "level": level }),
+            Self::Subscribe(uri) | Self::Unsubscribe(uri) => json!({ "uri": uri }),
+        }
+    }
+}
+
+/// The changes of state that the requests of one body ask for, each until its answer is there.
+#[derive(Default)]
+pub(crate) struct PendingChanges(Vec<(Id, StateChange)>);
+
+impl PendingChanges {
+    /// The largest body that is looked at, in bytes. A subscription to a longer URI is not kept.
+    pub(crate) const MAX_BODY: usize = 8 * 1024;
+
+    /// The changes that a request body asks for, in order. Nearly every body holds none, which is
+    /// found out without parsing it.
+    pub(crate) fn in_body(body: &[u8]) -> Self {
+        let mut pending = Self::default();
+        if body.len() > Self::MAX_BODY || !may_hold_change(body) {
+            return pending;
+        }
+        let read = Message::each(body, |message| {
+            if message.is_request() {
+                pending
+                    .0
+                    .extend(message.parsed_id().zip(StateChange::of(&message)));
+            }
+        });
+        match read {
+            Some(()) => pending,
+            None => Self::default(),
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The request with this id has been answered. Gives the change, if that was with a result: a
+    /// refusal changes nothing.
+    pub(crate) fn answered(&mut self, id: &Id, is_result: bool) -> Option<StateChange> {
+        let at = self.0.iter().position(|(asked, _)| asked == id)?;
+        let (_, change) = self.0.remove(at);
+        is_result.then_some(change)
+    }
+
+    /// Looks for answers in what is the whole of a JSON body, or the data of an event, and gives
+    /// each change that was accepted. Whether there is nothing more to look for.
+    pub(crate) fn look(&mut self, messages: &[u8], mut accepted: impl FnMut(StateChange)) -> bool {
+        let mut answered = Vec::new();
+        let read = Message::each(messages, |message| {
+            if message.is_response() {
+                let id = message.parsed_id();
+                answered.extend(id.filter(|id| self.asks(id)).map(|id| {
+                    let is_result = message.result().is_some() && message.error().is_none();
+                    (id, is_result)
+                }));
+            }
+        });
+        if read.is_some() {
+            for (id, is_result) in answered {
+                self.answered(&id, is_result)
+                    .into_iter()
+                    .for_each(&mut accepted);
+            }
+        }
+        self.is_empty()
+    }
+
+    fn asks(&self, id: &Id) -> bool {
+        self.0.iter().any(|(asked, _)| asked == id)
+    }
+}
+
+/// Whether the text of one of the methods, from its slash on, is in the body, or may be spelled
+/// with escapes (rule C4). Slashes and such escapes are rare.
+fn may_hold_change(body: &[u8]) -> bool {
+    memchr::memchr2_iter(b'/', b'\\', body).any(|at| {
+        let rest = &body[at + 1..];
+        match body[at] {
+            b'/' => ["setLevel", "subscribe", "unsubscribe"]
+                .iter()
+                .any(|name| rest.starts_with(name.as_bytes())),
+            _ => rest
+                .first()
+                .is_some_and(|escaped| matches!(escaped, b'u' | b'/')),
+        }
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
 
-    fn state(bodies: &[&str]) -> State {
+    /// The state after requests that were each answered with a result.
+    fn state(bodies: &[&str], limit: usize) -> State {
         let mut state = State::default();
-        for change in bodies
-            .iter()
-            .flat_map(|body| StateChange::in_body(&Bytes::copy_from_slice(body.as_bytes()).into()))
-        {
-            state.apply(change, 2);
+        for body in bodies {
+            let pending = PendingChanges::in_body(body.as_bytes());
+            for (_, change) in pending.0 {
+                state.apply(change, limit);
+            }
         }
         state
     }
 
+    fn subscribe(uri: &str) -> String {
+        format!(r#"{{"id":1,"method":"resources/subscribe","params":{{"uri":"{uri}"}}}}"#)
+    }
+
+    fn unsubscribe(uri: &str) -> String {
+        subscribe(uri).replace("/sub", "/unsub")
+    }
+
+    fn subscriptions(state: State) -> Vec<String> {
+        Vec::from_iter(state.subscriptions)
+    }
+
     #[test]
     fn h1_the_last_log_level_and_the_open_subscriptions_are_kept() {
-        let state = state(&[
-            r#"{"id":1,"method":"logging/setLevel","params":{"level":"info"}}"#,
-            r#"{"id":2,"method":"resources/subscribe","params":{"uri":"a"}}"#,
-            r#"{"method":"logging\/setLevel","params":{"level":"error"},"id":3}"#,
-            r#"[{"id":4,"method":"resources/subscribe","params":{"uri":"b"}},
+        let state = state(
+            &[
+                r#"{"id":1,"method":"logging/setLevel","params":{"level":"info"}}"#,
+                r#"{"id":2,"method":"resources/subscribe","params":{"uri":"a"}}"#,
+                r#"{"method":"logging\/setLevel","params":{"level":"error"},"id":3}"#,
+                r#"[{"id":4,"method":"resources/subscribe","params":{"uri":"b"}},
                 {"id":5,"method":"resources/unsubscribe","params":{"uri":"a"}}]"#,
-            r#"{"id":6,"method":"tools/call","params":{"name":"resources/subscribe","uri":"c"}}"#,
-            r#"{"id":7,"method":"resources/subscribe","params":{"uri":8}}"#,
-        ]);
+                r#"{"id":6,"method":"tools/call","params":{"name":"resources/subscribe","uri":"c"}}"#,
+                r#"{"id":7,"method":"resources/subscribe","params":{"uri":8}}"#,
+                r#"{"method":"resources/subscribe","params":{"uri":"d"}}"#,
+            ],
+            9,
+        );
         assert_eq!(state.log_level.as_deref(), Some("error"));
-        assert_eq!(Vec::from_iter(state.subscriptions), ["b"]);
+        assert_eq!(subscriptions(state), ["b"]);
+    }
+
+    #[test]
+    fn c4_a_method_counts_however_it_is_spelled() {
+        for body in [
+            r#"{"id":1,"method":"resources\u002fsubscribe","params":{"uri":"a"}}"#,
+            r#"{"id":1,"m\u0065thod":"resources/\u0073ubscribe","params":{"uri":"a"}}"#,
+            r#"{"id":1,"method":"tools/call","params":{"uri":"a"},"method":"resources/subscribe"}"#,
+            r#"{"id":1,"method":"resources/subscribe","params":{"\u0075ri":"\u0061"}}"#,
+        ] {
+            assert_eq!(subscriptions(state(&[body], 9)), ["a"], "{body}");
+        }
+        let last_counts =
+            r#"{"id":1,"method":"resources/subscribe","params":{"uri":"a"},"method":"tools/call"}"#;
+        assert!(state(&[last_counts], 9).is_empty());
+    }
+
+    #[test]
+    fn h1_only_what_was_answered_with_a_result_is_a_change() {
+        let body = r#"[{"id":1,"method":"resources/subscribe","params":{"uri":"a"}},
+            {"id":"2","method":"resources/subscribe","params":{"uri":"b"}},
+            {"id":3,"method":"resources/unsubscribe","params":{"uri":"c"}}]"#;
+        let mut pending = PendingChanges::in_body(body.as_bytes());
+        let mut accepted = Vec::new();
+        let mut look =
+            |messages: &str| pending.look(messages.as_bytes(), |change| accepted.push(change));
+
+        assert!(!look(r#"{"method":"notifications/message","id":1}"#));
+        assert!(!look(r#"{"id":1,"result":{}"#));
+        assert!(!look(r#"[{"id":7,"result":{}},{"id":2,"result":{}}]"#));
+        assert!(!look(r#"{"id":3,"error":{"code":-32602,"message":"no"}}"#));
+        assert!(!look(r#"{"id":1.0,"result":{}}"#));
+        assert!(!look(r#"{"id":1,"result":{}}"#));
+        assert!(look(r#"{"\u0069d":"\u0032","result":{}}"#));
+
+        let kept = ["a", "b"].map(|uri| StateChange::Subscribe(uri.to_owned()));
+        assert_eq!(accepted, kept);
     }
 
     #[test]
     fn k8_subscriptions_over_the_limit_are_counted_not_kept() {
-        let subscribe = |uri| {
-            format!(r#"{{"id":1,"method":"resources/subscribe","params":{{"uri":"{uri}"}}}}"#)
+        let [a, b, c, d] = ["a", "b", "c", "d"].map(subscribe);
+        let mut steps = vec![&*a, &b, &a, &c, &c];
+        assert_eq!(state(&steps, 2).not_kept(), 1);
+        assert_eq!(subscriptions(state(&steps, 2)), ["a", "b"]);
+        steps.push(&d);
+        assert_eq!(state(&steps, 2).not_kept(), 2);
+
+        let [not_a, not_c] = ["a", "c"].map(unsubscribe);
+        steps.extend([&*not_c, &not_a, &d]);
+        assert_eq!(state(&steps, 2).not_kept(), 0);
+        assert_eq!(subscriptions(state(&steps, 2)), ["b", "d"]);
+    }
+
+    #[test]
+    fn k8_subscriptions_are_bounded_in_bytes_and_so_is_the_count_of_those_not_kept() {
+        let mut state = State::default();
+        let long = "x".repeat(8000);
+        for number in 0..3000 {
+            let uri = format!("{number}{long}");
+            state.apply(StateChange::Subscribe(uri), usize::MAX);
+        }
+        assert!(state.held <= MAX_HELD && state.held + long.len() + 4 + ENTRY > MAX_HELD);
+        assert_eq!(state.not_kept(), MAX_NOT_KEPT);
+
+        for number in 0..3000 {
+            let uri = format!("{number}{long}");
+            state.apply(StateChange::Unsubscribe(uri), usize::MAX);
+        }
+        assert!(state.is_empty() && state.held == 0);
+
+        state.apply(StateChange::LogLevel(long), 0);
+        assert!(state.is_empty());
+    }
+
+    #[test]
+    fn h1_the_state_comes_to_requests_that_make_it_again() {
+        let state = state(
+            &[
+                &subscribe("a"),
+                r#"{"id":1,"method":"logging/setLevel","params":{"level":"info"}}"#,
+            ],
+            9,
+        );
+        let requests: Vec<_> = state
+            .changes_from(&State::default())
+            .iter()
+            .map(|change| format!("{} {}", change.method(), change.params()))
+            .collect();
+        assert_eq!(
+            requests,
+            [
+                r#"logging/setLevel {"level":"info"}"#,
+                r#"resources/subscribe {"uri":"a"}"#
+            ]
+        );
+    }
+
+    #[test]
+    fn h1_what_was_accepted_meanwhile_is_the_difference() {
+        let set_level = |level| {
+            format!(r#"{{"id":1,"method":"logging/setLevel","params":{{"level":"{level}"}}}}"#)
         };
-        let state = state(&[
-            &subscribe("a"),
-            &subscribe("b"),
-            &subscribe("a"),
-            &subscribe("c"),
-        ]);
-        assert_eq!((state.subscriptions.len(), state.not_kept), (2, 1));
+        let [a, b, c] = ["a", "b", "c"].map(subscribe);
+        let restored = state(&[&a, &b, &set_level("info")], 9);
+        let now = state(&[&b, &c, &set_level("error")], 9);
+        let [a, c] = ["a", "c"].map(str::to_owned);
+        assert_eq!(
+            now.changes_from(&restored),
+            [
+                StateChange::LogLevel("error".to_owned()),
+                StateChange::Subscribe(c),
+                StateChange::Unsubscribe(a),
+            ]
+        );
+        assert_eq!(now.changes_from(&now), []);
     }
 }

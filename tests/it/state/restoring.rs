@@ -221,11 +221,19 @@ async fn only_what_was_answered_2xx_is_kept() {
     ] {
         scene.send(post(Some(&scene.session), &message)).await;
     }
-    // An accepted answer of another kind counts.
+    // Nor is what was accepted without a result.
     scene.post(&subscribe("accepted")).await;
 
     scene.recover().await;
-    assert_eq!(restored(&scene), state(Some("info"), &["a", "accepted"]));
+    assert_eq!(restored(&scene), state(Some("info"), &["a"]));
+}
+
+/// The results of a batch's requests.
+fn results(batch: &Value) -> Value {
+    let requests = batch.as_array().expect("a batch").iter();
+    requests
+        .map(|request| json!({"jsonrpc": "2.0", "id": request["id"], "result": {}}))
+        .collect()
 }
 
 /// H1: a batch, and a request that was replayed or waited, count like any other.
@@ -241,7 +249,7 @@ async fn state_that_is_set_in_a_batch_or_during_a_recovery_is_kept() {
     scene.server.on(|seen| {
         seen.message()
             .is_array()
-            .then(|| json_reply(200, &json!([])))
+            .then(|| json_reply(200, &results(&seen.message())))
     });
     scene.post(&batch).await;
     scene.server.restart();
@@ -262,6 +270,35 @@ async fn state_that_is_set_in_a_batch_or_during_a_recovery_is_kept() {
 
     scene.recover().await;
     assert_eq!(restored(&scene), state(Some("error"), &["b", "replayed"]));
+}
+
+/// H1: what was refused inside a 200, as JSON or as an event, changes nothing.
+#[tokio::test(start_paused = true)]
+async fn h1_a_refusal_inside_a_200_changes_nothing() {
+    for as_event in [false, true] {
+        let scene = scene(layer()).await;
+        scene.post(&subscribe("a")).await;
+        let refusing = Arc::new(AtomicUsize::new(1));
+        let refuses = refusing.clone();
+        scene.server.on(move |seen| {
+            let own = ["initialize", "notifications/initialized", "ping"];
+            if own.contains(&seen.what().as_str()) || refuses.load(Ordering::Relaxed) == 0 {
+                return None;
+            }
+            let error = json!({"code": -32602, "message": "no"});
+            let refusal = json!({"jsonrpc": "2.0", "id": seen.message()["id"], "error": error});
+            Some(match as_event {
+                true => sse(&format!("data: {refusal}\n\n")),
+                false => json_reply(200, &refusal),
+            })
+        });
+        for message in [set_level("debug"), subscribe("b"), unsubscribe("a")] {
+            assert_eq!(scene.post(&message).await.status, 200);
+        }
+        refusing.store(0, Ordering::Relaxed);
+        scene.recover().await;
+        assert_eq!(restored(&scene), state(None, &["a"]), "event: {as_event}");
+    }
 }
 
 /// H1: each session has its own.

@@ -1,0 +1,261 @@
+//! The ids of JSON-RPC requests, compared as clients compare them (rule C4).
+
+use std::{
+    fmt,
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
+
+use serde_json::value::RawValue;
+
+/// The id of a JSON-RPC request, equal by value whatever its spelling: `1`, `1.0` and `1e0` are one
+/// id, `"1"` and `"\u0031"` are another.
+///
+/// Its `Display` is its JSON, without line breaks. Cloning it copies nothing.
+#[derive(Clone)]
+pub(crate) struct Id(Repr);
+
+#[derive(Clone)]
+enum Repr {
+    Integer(i64),
+    Text(Arc<str>),
+    /// As it is spelled: a number that is no `i64`, or a string that is no Unicode.
+    Spelled(Arc<str>),
+}
+
+impl Id {
+    /// `None` for what JSON-RPC has no ids of: `null`, booleans, arrays and objects.
+    pub(super) fn parse(raw: &RawValue) -> Option<Self> {
+        let raw = raw.get();
+        if !is_id(raw) {
+            return None;
+        }
+        let repr = match plain_string(raw) {
+            Some(text) => Repr::Text(text.into()),
+            None if raw.starts_with('"') => match serde_json::from_str::<String>(raw) {
+                Ok(text) => Repr::Text(text.into()),
+                Err(_) => Repr::Spelled(raw.into()),
+            },
+            None => match raw.parse().ok().or_else(|| Decimal::parse(raw)?.integer()) {
+                Some(integer) => Repr::Integer(integer),
+                None => Repr::Spelled(raw.into()),
+            },
+        };
+        Some(Self(repr))
+    }
+
+    /// What it holds in memory besides itself, in bytes.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "for the bounds of what a session remembers")
+    )]
+    pub(crate) fn held_bytes(&self) -> usize {
+        match &self.0 {
+            Repr::Integer(_) => 0,
+            Repr::Text(text) | Repr::Spelled(text) => text.len(),
+        }
+    }
+}
+
+/// Whether this JSON can be an id: a string or a number.
+pub(super) fn is_id(raw: &str) -> bool {
+    raw.starts_with(|first: char| matches!(first, '"' | '-' | '0'..='9'))
+}
+
+/// A JSON string that has no escapes.
+pub(super) fn plain_string(raw: &str) -> Option<&str> {
+    let string = raw.strip_prefix('"')?.strip_suffix('"')?;
+    (!string.contains('\\')).then_some(string)
+}
+
+impl From<String> for Id {
+    fn from(id: String) -> Self {
+        Self(Repr::Text(id.into()))
+    }
+}
+
+impl PartialEq for Id {
+    fn eq(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (Repr::Integer(a), Repr::Integer(b)) => a == b,
+            (Repr::Text(a), Repr::Text(b)) => a == b,
+            (Repr::Spelled(a), Repr::Spelled(b)) => {
+                a == b || Decimal::parse(a).is_some_and(|a| Some(a) == Decimal::parse(b))
+            }
+            _ => false,
+        }
+    }
+}
+
+impl Eq for Id {}
+
+impl Hash for Id {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        match &self.0 {
+            Repr::Integer(integer) => integer.hash(state),
+            Repr::Text(text) => text.hash(state),
+            Repr::Spelled(raw) => match Decimal::parse(raw) {
+                Some(decimal) => decimal.hash(state),
+                None => raw.hash(state),
+            },
+        }
+    }
+}
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Repr::Integer(integer) => integer.fmt(f),
+            Repr::Text(text) => {
+                f.write_str(&serde_json::to_string(&**text).map_err(|_| fmt::Error)?)
+            }
+            Repr::Spelled(raw) => f.write_str(raw),
+        }
+    }
+}
+
+/// What is equal for all spellings of a number: `digits` times ten to the `exponent`, where the
+/// digits neither begin nor end with a zero.
+#[derive(PartialEq, Eq, Hash)]
+struct Decimal {
+    negative: bool,
+    digits: String,
+    exponent: i64,
+}
+
+impl Decimal {
+    /// `None` for a string, and where the exponent is beyond all use: such numbers are compared as
+    /// they are spelled.
+    fn parse(raw: &str) -> Option<Self> {
+        if raw.starts_with('"') {
+            return None;
+        }
+        let (negative, raw) = match raw.strip_prefix('-') {
+            Some(raw) => (true, raw),
+            None => (false, raw),
+        };
+        let (mantissa, exponent) = raw.split_once(['e', 'E']).unwrap_or((raw, "0"));
+        let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+        let all = format!("{whole}{fraction}");
+        let significant = all.trim_end_matches('0');
+        let digits = significant.trim_start_matches('0').to_owned();
+        if digits.is_empty() {
+            // There is one zero.
+            return Some(Self {
+                negative: false,
+                digits,
+                exponent: 0,
+            });
+        }
+        let zeros = i64::try_from(all.len() - significant.len()).ok()?;
+        let fraction = i64::try_from(fraction.len()).ok()?;
+        let exponent = exponent.parse::<i64>().ok()?;
+        Some(Self {
+            negative,
+            digits,
+            exponent: exponent.checked_add(zeros - fraction)?,
+        })
+    }
+
+    fn integer(&self) -> Option<i64> {
+        if self.digits.is_empty() {
+            return Some(0);
+        }
+        let power = 10_i64.checked_pow(u32::try_from(self.exponent).ok()?)?;
+        let sign = if self.negative { "-" } else { "" };
+        let digits: i64 = format!("{sign}{}", self.digits).parse().ok()?;
+        digits.checked_mul(power)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    fn id(raw: &str) -> Id {
+        Id::parse(&RawValue::from_string(raw.to_owned()).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn c4_ids_are_equal_by_value_however_they_are_spelled() {
+        for same in [
+            &["1", "1.0", "1e0", "1E+0", "10e-1", "0.1e1", "1.000"][..],
+            &["0", "-0", "0.0", "-0e9", "0e999999999999999999999999"],
+            &["-7", "-7.0", "-70e-1"],
+            &["1.5", "15e-1", "0.15E1", "1.50"],
+            &["9223372036854775807", "9223372036854775807.0"],
+            &["9223372036854775808", "9223372036854775808.0"],
+            &["18446744073709551616", "18446744073709551616e0"],
+            &["1e400", "10e399", "0.1e401"],
+            &["1e20", "100000000000000000000"],
+            &[r#""1""#, r#""\u0031""#],
+            &[r#""a/b""#, r#""a\/b""#, r#""a\u002fb""#, r#""\u0061/b""#],
+            &[r#""\ud83d\ude00""#, r#""😀""#],
+            &[r#""\ud800""#],
+        ] {
+            for (a, b) in same.iter().flat_map(|a| same.iter().map(move |b| (a, b))) {
+                assert!(id(a) == id(b), "{a} {b}");
+                let ids = HashSet::from([id(a), id(b)]);
+                assert_eq!(ids.len(), 1, "{a} {b}");
+            }
+        }
+    }
+
+    #[test]
+    fn c4_what_is_not_equal_is_not_one_id() {
+        let different = [
+            "1",
+            r#""1""#,
+            r#""1.0""#,
+            "-1",
+            "1.5",
+            "15",
+            "0",
+            r#""""#,
+            "1e400",
+            "1e401",
+            "-1e400",
+            "9007199254740992",
+            "9007199254740993",
+            "9223372036854775807",
+            "9223372036854775808",
+            "1e999999999999999999999999",
+            r#""\ud800""#,
+            r#""\ud801""#,
+        ];
+        let ids: HashSet<_> = different.iter().map(|raw| id(raw)).collect();
+        assert_eq!(ids.len(), different.len());
+    }
+
+    #[test]
+    fn c4_what_is_neither_string_nor_number_is_no_id() {
+        for raw in ["null", "true", "[1]", r#"{"id":1}"#] {
+            let raw = RawValue::from_string(raw.to_owned()).unwrap();
+            assert!(Id::parse(&raw).is_none(), "{raw}");
+        }
+    }
+
+    #[test]
+    fn c4_an_id_is_written_as_json_of_the_same_value() {
+        for raw in [
+            "1.0",
+            "-0",
+            "1e400",
+            "1e20",
+            "18446744073709551616",
+            r#""a\"\n\u2028""#,
+            r#""\ud800""#,
+        ] {
+            let written = id(raw).to_string();
+            assert!(id(&written) == id(raw), "{raw} {written}");
+        }
+    }
+
+    #[test]
+    fn k7_an_id_is_small() {
+        assert!(size_of::<Id>() <= 24);
+        assert!(id(r#""abc""#).held_bytes() == 3 && id("1.0").held_bytes() == 0);
+    }
+}
