@@ -26,6 +26,10 @@ pub(crate) enum Route {
 }
 
 /// The way that it goes, now that its body is there.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the hot path takes the largest, and does not allocate"
+)]
 pub(crate) enum Way<S, B: Body> {
     Untouched(Request<RequestBody<B>>),
     Candidate(Box<Candidate>, Request<RequestBody<B>>),

@@ -43,6 +43,10 @@ pub(crate) struct Exchange<S, B> {
 }
 
 /// What to do with a request whose body has been collected.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the hot path takes the largest, and does not allocate"
+)]
 pub(crate) enum Prepared<S, B: Body> {
     /// Send it.
     Send(Exchange<S, B>, Request<RequestBody<B>>),
