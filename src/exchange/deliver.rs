@@ -135,7 +135,7 @@ where
     /// Says that the response will not come: the request was left behind in an epoch that has been
     /// replaced (rule G6).
     pub(super) fn orphaned(&self) -> LayerResponse<S, B> {
-        let lost = LostResponse::SessionExpired.not_found(&self.summary().requests);
+        let lost = LostResponse::SessionExpired.answer(&self.summary().requests);
         self.mark(lost, Outcome::AnswerLost)
             .map(ResponseBody::whole)
     }

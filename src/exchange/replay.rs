@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 
+use bytes::Bytes;
 use http::Response;
 use http_body::Body;
 
@@ -9,7 +10,7 @@ use super::{Exchange, LastEventId, allowance::Allowance, examine::Examined, in_f
 use crate::{
     Outcome, Refusal,
     body::ResponseBody,
-    http_service::{HttpService, LayerResponse, LayerResult},
+    http_service::{HttpService, LayerResult},
     mcp::Message,
 };
 
@@ -25,7 +26,7 @@ where
     B: Body<Error: Send> + Send + 'static,
 {
     if let Some(accepted) = exchange.accepted() {
-        return Ok(exchange.bring_cookies(accepted));
+        return Ok(exchange.bring_cookies(accepted.map(ResponseBody::whole)));
     }
     if let Some(refusal) = exchange.refusal() {
         let response = exchange.give_back(answer, Outcome::NotReplayed(refusal));
@@ -59,19 +60,17 @@ where
     S: HttpService<B>,
     B: Body<Error: Send> + Send + 'static,
 {
-    /// The answer to the caller's own `notifications/initialized`, which the handshake has sent
-    /// (rule F3).
-    pub(super) fn accepted(&self) -> Option<LayerResponse<S, B>> {
-        if !self.summary().is_initialized || !self.crosses() {
+    /// The answer to the caller's own `notifications/initialized`, which the handshake of the epoch
+    /// has sent (rule F3).
+    pub(super) fn accepted(&self) -> Option<Response<Bytes>> {
+        let handshake = self.epoch().handshake()?;
+        if !self.summary().is_initialized {
             return None;
         }
-        let mut accepted: Response<_> = self.epoch().handshake()?.accepted.clone();
+        let mut accepted = handshake.accepted.clone();
         self.epoch()
             .translate_response(accepted.headers_mut(), self.session.id());
-        Some(
-            self.mark(accepted, Outcome::Initialized)
-                .map(ResponseBody::whole),
-        )
+        Some(self.mark(accepted, Outcome::Initialized))
     }
 
     /// Why the request is not to be sent again, if so (rules F2, F4, F5, G4).

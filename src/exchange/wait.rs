@@ -90,7 +90,7 @@ where
             };
         }
         if let Some(accepted) = self.accepted() {
-            return Waited::Answer(accepted);
+            return Waited::Answer(accepted.map(ResponseBody::whole));
         }
         if !is_response {
             return Waited::Moved;

@@ -1,7 +1,7 @@
 //! The JSON-RPC error that stands for a response that was lost (rule G7).
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
+use http::{HeaderValue, Response, header::CONTENT_TYPE};
 use serde_json::json;
 
 use super::{Id, message_event};
@@ -50,10 +50,10 @@ impl LostResponse {
         .into()
     }
 
-    /// An answer to a request whose own will not come: a 404, as for any dead session (rule G6).
-    pub(crate) fn not_found(self, ids: &[Id]) -> Response<Bytes> {
+    /// An answer to a request whose own will not come (rule G6). Not a 404: a client that recovers
+    /// by itself would send a request again that may have been executed.
+    pub(crate) fn answer(self, ids: &[Id]) -> Response<Bytes> {
         let mut response = Response::new(self.body(ids));
-        *response.status_mut() = StatusCode::NOT_FOUND;
         response
             .headers_mut()
             .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
