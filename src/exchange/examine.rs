@@ -154,7 +154,7 @@ where
     fn verdict(&self, answer: &Examined<S::ResBody>) -> Verdict {
         let message = self.body.as_ref().map(BufferedBody::data);
         let config = &self.shared.config;
-        let same = self.head.header(&AUTHORIZATION).is_some() && self.has_epochs_credentials();
+        let same = self.has_epochs_authorization();
         let verdict = answer.verdict(config, self.head.method(), message.as_deref(), same);
         let is_not_found = answer.head.status == StatusCode::NOT_FOUND;
         match verdict {
@@ -173,6 +173,11 @@ where
     fn has_epochs_credentials(&self) -> bool {
         self.head.header(&AUTHORIZATION).as_ref()
             == authorization(self.session.credentials(self.epoch()))
+    }
+
+    /// There is one, and it is that of the epoch (rule D9).
+    fn has_epochs_authorization(&self) -> bool {
+        self.head.header(&AUTHORIZATION).is_some() && self.has_epochs_credentials()
     }
 
     /// Whether the session must not be recovered for now (rule K6).
@@ -223,7 +228,7 @@ where
             return true;
         }
         let pong = Examined::read(response, config, allowance).await;
-        let same = is_strangers || self.has_epochs_credentials();
+        let same = is_strangers || self.has_epochs_authorization();
         match pong.verdict(config, &Method::POST, Some(&message), same) {
             Verdict::Expired => true,
             Verdict::Unsure => status == answered,

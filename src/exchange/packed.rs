@@ -18,11 +18,11 @@ pub(crate) struct PackedHead {
     version: Version,
     /// The URI's text, then the headers.
     packed: Vec<u8>,
-    uri_len: usize,
+    uri_len: u16,
     /// The URI itself, where its text would not come to the same.
     odd_uri: Option<Box<Uri>>,
     /// How many names the headers have.
-    names: usize,
+    names: u16,
     extensions: Extensions,
 }
 
@@ -39,7 +39,8 @@ impl PackedHead {
         if odd_uri.is_none() {
             pack_uri(&parts.uri, &mut packed);
         }
-        let uri_len = packed.len();
+        // It is no longer than `MAX_URI`.
+        let uri_len = u16::try_from(packed.len()).unwrap_or_default();
         for (name, value) in &parts.headers {
             let name = name.as_str().as_bytes();
             // `http` allows neither names nor values of 4 GiB.
@@ -57,7 +58,8 @@ impl PackedHead {
             packed,
             uri_len,
             odd_uri,
-            names: parts.headers.keys_len(),
+            // A `HeaderMap` has no room for more.
+            names: u16::try_from(parts.headers.keys_len()).unwrap_or_default(),
             extensions: parts.extensions.clone(),
         }
     }
@@ -68,7 +70,7 @@ impl PackedHead {
 
     /// The first value of a header.
     pub(crate) fn header(&self, name: &HeaderName) -> Option<HeaderValue> {
-        let header = spans(&self.packed, self.uri_len)
+        let header = spans(&self.packed, self.uri_len.into())
             .find(|header| self.packed[header.name.clone()] == *name.as_str().as_bytes())?;
         HeaderValue::from_bytes(&self.packed[header.value]).ok()
     }
@@ -82,11 +84,12 @@ impl PackedHead {
         // All of it was valid when it was packed.
         parts.uri = match &self.odd_uri {
             Some(uri) => Uri::clone(uri),
-            None => Uri::from_maybe_shared(packed.slice(..self.uri_len)).unwrap_or_default(),
+            None => Uri::from_maybe_shared(packed.slice(..usize::from(self.uri_len)))
+                .unwrap_or_default(),
         };
         // Not for each value: a map may have more of them than it has room for names.
-        parts.headers = HeaderMap::with_capacity(self.names);
-        for header in spans(&packed, self.uri_len) {
+        parts.headers = HeaderMap::with_capacity(self.names.into());
+        for header in spans(&packed, self.uri_len.into()) {
             let name = HeaderName::from_bytes(&packed[header.name]);
             let value = HeaderValue::from_maybe_shared(packed.slice(header.value));
             if let (Ok(name), Ok(mut value)) = (name, value) {

@@ -71,8 +71,10 @@ impl State {
         }
     }
 
+    /// What it takes up besides itself, in bytes.
     pub(crate) fn bytes(&self) -> usize {
-        self.subscriptions.iter().map(String::len).sum()
+        let level = self.log_level.as_ref().map_or(0, String::len);
+        self.held + level + self.not_kept.len() * 2 * size_of::<u64>()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
