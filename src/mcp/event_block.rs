@@ -204,7 +204,7 @@ impl EventBlock {
         match &self.line {
             Line::Name(name) if name.is_empty() => "",
             // Half a number is another number, and no client takes one with a sign behind it.
-            Line::Value(Field::Retry, _) => "-\n",
+            Line::Colon(Field::Retry) | Line::Value(Field::Retry, _) => "-\n",
             _ => "\n",
         }
     }
