@@ -3,18 +3,19 @@
 use std::{
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
 use http_body::{Body, Frame};
 use pin_project_lite::pin_project;
+use tokio::task::coop;
 
 use super::request::into_bytes;
-use crate::mcp::{Event, EventIds, EventReader, Id, Interest, LostResponse, Message};
+use crate::mcp::{Event, EventIds, EventReader, Interest, LostResponse, PendingRequests};
 
-/// The largest event that is read for an answer. A larger one passes like any other, and counts
-/// as the answer: an error after it could be a second one.
+/// The largest event that is read for an answer, in bytes. Of a larger one only its beginning is.
 const MAX_EVENT: usize = 1024 * 1024;
 
 pin_project! {
@@ -22,16 +23,14 @@ pin_project! {
     /// can no longer come.
     ///
     /// Reads no further than the last answer. `remember` is told the ids of the events that were
-    /// let through, and the requests that were still to be answered then; `orphan_timer` is ready once
-    /// the time for requests left behind is over.
+    /// let through; `orphan_timer` is ready once the time for requests left behind is over.
     pub(crate) struct AnswerStream<R, M, O> {
         #[pin]
         body: Option<R>,
         reader: EventReader,
         // Those of the last chunk.
         ids: EventIds,
-        waiting: Vec<Id>,
-        resumed: bool,
+        pending: Arc<PendingRequests>,
         remember: M,
         #[pin]
         orphan_timer: Option<O>,
@@ -40,22 +39,25 @@ pin_project! {
 }
 
 impl<R, M, O> AnswerStream<R, M, O> {
-    /// `waiting` are the ids of the requests that the stream is to answer; `resumed` says that the
-    /// caller has an event id already; `orphan_timer` is `None` where lost answers are not to be
+    /// `pending` are the requests that the stream is to answer; `resumed_from` is the event id
+    /// that the caller has already; `orphan_timer` is `None` where lost answers are not to be
     /// reported.
     pub(crate) fn new(
         body: R,
-        waiting: Vec<Id>,
-        resumed: bool,
+        pending: Arc<PendingRequests>,
+        resumed_from: Option<&[u8]>,
         remember: M,
         orphan_timer: Option<O>,
     ) -> Self {
+        let mut reader = EventReader::new(MAX_EVENT, Interest::Responses);
+        if let Some(id) = resumed_from {
+            reader.resume_from(id);
+        }
         Self {
             body: Some(body),
-            reader: EventReader::new(MAX_EVENT, Interest::Responses),
+            reader,
             ids: EventIds::default(),
-            waiting,
-            resumed,
+            pending,
             remember,
             orphan_timer,
             trailers: None,
@@ -66,7 +68,7 @@ impl<R, M, O> AnswerStream<R, M, O> {
 impl<R, M, O> Body for AnswerStream<R, M, O>
 where
     R: Body,
-    M: FnMut(&EventIds, &[Id]),
+    M: FnMut(&EventIds),
     O: Future<Output = ()>,
 {
     type Data = Bytes;
@@ -80,11 +82,14 @@ where
         let Some(body) = this.body.as_mut().as_pin_mut() else {
             return Poll::Ready(this.trailers.take().map(Ok));
         };
+        // A stream that always has something does not keep its thread.
+        let coop = ready!(coop::poll_proceed(cx));
         let (end, reason) = match body.poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
+                coop.made_progress();
                 let frame = into_bytes(frame);
                 if let Some(data) = frame.data_ref() {
-                    look(this.reader, data, this.waiting, this.ids, this.remember);
+                    look(this.reader, data, this.pending, this.ids, this.remember);
                     return Poll::Ready(Some(Ok(frame)));
                 }
                 (Some(Ok(frame)), LostResponse::StreamEnded)
@@ -93,10 +98,15 @@ where
                 end.map(|end| end.map(into_bytes)),
                 LostResponse::StreamEnded,
             ),
-            Poll::Pending if this.waiting.is_empty() => return Poll::Pending,
+            Poll::Pending if this.pending.are_answered() => return Poll::Pending,
             Poll::Pending => match this.orphan_timer.as_mut().as_pin_mut() {
                 Some(orphan_timer) => {
                     ready!(orphan_timer.poll(cx));
+                    // Another stream may have brought the answer since.
+                    if this.pending.are_answered() {
+                        this.orphan_timer.set(None);
+                        return Poll::Pending;
+                    }
                     (None, LostResponse::SessionExpired)
                 }
                 None => return Poll::Pending,
@@ -105,17 +115,16 @@ where
 
         // Nothing more comes from the server.
         this.body.set(None);
-        let resumable =
-            (*this.resumed || this.reader.is_resumable()) && reason == LostResponse::StreamEnded;
-        if this.waiting.is_empty() || resumable || this.orphan_timer.is_none() {
+        let resumable = this.reader.is_resumable() && reason == LostResponse::StreamEnded;
+        if this.pending.are_answered() || resumable || this.orphan_timer.is_none() {
             return Poll::Ready(end);
         }
         *this.trailers = end.and_then(Result::ok);
-        Poll::Ready(Some(Ok(Frame::data(last_events(
-            this.reader,
-            reason,
-            this.waiting,
-        )))))
+        // The errors are events of their own even if the stream stopped inside one.
+        let mut last = this.reader.end_of_open_event();
+        last.extend_from_slice(&reason.events(&this.pending.lost()));
+        this.pending.give_up();
+        Poll::Ready(Some(Ok(Frame::data(last.into()))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -127,50 +136,25 @@ where
 fn look(
     reader: &mut EventReader,
     chunk: &[u8],
-    waiting: &mut Vec<Id>,
+    pending: &PendingRequests,
     ids: &mut EventIds,
-    remember: &mut impl FnMut(&EventIds, &[Id]),
+    remember: &mut impl FnMut(&EventIds),
 ) {
-    if waiting.is_empty() {
+    if pending.are_answered() {
         return;
     }
-    let mut flush = |ids: &mut EventIds, waiting: &[Id]| {
-        if !ids.is_empty() {
-            remember(ids, waiting);
-            ids.clear();
-        }
-    };
     reader.read(chunk, |event| match event {
-        Event::Data(data) => {
-            // The ids so far are of a stream that was still to answer all of them.
-            flush(ids, waiting);
-            strike_answered(waiting, data);
-        }
-        // From after the last answer there is nothing to resume.
-        Event::Id(_) if waiting.is_empty() => {}
-        Event::Id(id) => ids.push(id),
-        Event::TooLarge => {
-            flush(ids, waiting);
-            waiting.clear();
+        Event::Data(data) => pending.read(data),
+        Event::Large(data) => pending.read_large(&data),
+        Event::Id(id) => {
+            // From after the last answer there is nothing to resume.
+            if !pending.are_answered() {
+                ids.push(id, pending.answered());
+            }
         }
     });
-    flush(ids, waiting);
-}
-
-fn strike_answered(waiting: &mut Vec<Id>, data: &str) {
-    let mut answered = Vec::new();
-    let read = Message::each(data.as_bytes(), |message| {
-        let id = message.is_response().then(|| message.parsed_id()).flatten();
-        answered.extend(id.filter(|id| waiting.contains(id)));
-    });
-    if read.is_some() {
-        waiting.retain(|id| !answered.contains(id));
+    if !ids.is_empty() {
+        remember(ids);
+        ids.clear();
     }
-}
-
-/// The errors, as events of their own even if the stream stopped inside one.
-fn last_events(reader: &EventReader, reason: LostResponse, waiting: &[Id]) -> Bytes {
-    [reader.end_of_open_event(), &reason.events(waiting)]
-        .concat()
-        .into()
 }

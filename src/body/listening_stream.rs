@@ -9,12 +9,15 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body, Frame};
-use tokio::time::{Sleep, sleep};
+use tokio::{
+    task::coop,
+    time::{Sleep, sleep},
+};
 
-use super::request::into_bytes;
-use crate::mcp::{Event, EventIds, EventReader, Interest};
+use super::{byte_order_mark::SkipByteOrderMark, request::into_bytes};
+use crate::mcp::{Event, EventIds, EventReader, Interest, LargeData};
 
-/// The largest event whose id is read. A larger one passes like any other.
+/// The largest event that is read, in bytes. Of a larger one only its id is.
 const MAX_EVENT: usize = 1024 * 1024;
 
 /// What a listening stream asks of, and tells, the session it belongs to.
@@ -22,7 +25,11 @@ pub(crate) trait Reconnect<R>: Send {
     /// Events with these ids were let through.
     fn remember(&mut self, ids: &EventIds);
 
-    /// Ready once the epoch in which the stream was opened has been replaced.
+    /// A message was let through that may be a response: some servers answer a POST with 202, and
+    /// its requests here.
+    fn responded(&mut self, message: Responded<'_>);
+
+    /// Ready once the epoch in which the stream was opened, or is being opened, has been replaced.
     fn poll_replaced(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 
     /// Opens the stream anew, in the session's current epoch. `None` if that is not answered with
@@ -33,6 +40,12 @@ pub(crate) trait Reconnect<R>: Send {
     fn take_notices(&mut self) -> Option<Bytes>;
 }
 
+/// A message that may be a response.
+pub(crate) enum Responded<'a> {
+    Whole(&'a str),
+    Large(LargeData),
+}
+
 pub(crate) type Reconnecting<R> = Pin<Box<dyn Future<Output = Option<R>> + Send>>;
 
 /// Passes an event stream through, and goes on with a new one in the same body when the session
@@ -40,6 +53,8 @@ pub(crate) type Reconnecting<R> = Pin<Box<dyn Future<Output = Option<R>> + Send>
 pub(crate) struct ListeningStream<R, L> {
     source: Source<R>,
     reader: EventReader,
+    /// For a stream opened anew, whose byte order mark would be in the middle of the caller's.
+    byte_order_mark: SkipByteOrderMark,
     /// Those of the last chunk.
     ids: EventIds,
     reconnect: L,
@@ -61,7 +76,8 @@ impl<R, L> ListeningStream<R, L> {
     pub(crate) fn new(body: R, reconnect: L, patience: Duration) -> Self {
         Self {
             source: Source::Open(Box::pin(body)),
-            reader: EventReader::new(MAX_EVENT, Interest::Ids),
+            reader: EventReader::new(MAX_EVENT, Interest::Responses),
+            byte_order_mark: SkipByteOrderMark::not(),
             ids: EventIds::default(),
             reconnect,
             patience,
@@ -79,7 +95,7 @@ where
         if self.reconnect.poll_replaced(cx).is_pending() {
             return None;
         }
-        if self.reader.at_boundary() {
+        if self.reader.is_between_events() {
             return Some(Source::Opening(self.reconnect.reconnect()));
         }
         match std::mem::replace(&mut self.source, Source::Ended) {
@@ -89,26 +105,42 @@ where
     }
 
     fn notices(&mut self) -> Option<Bytes> {
-        if !self.reader.at_boundary() {
+        if !self.reader.has_room() {
             return None;
         }
         self.reconnect.take_notices()
     }
 
-    fn pass(&mut self, frame: Frame<R::Data>) -> Frame<Bytes> {
-        let frame = into_bytes(frame);
+    /// Looks on as a frame passes. `None` if nothing of it does.
+    fn pass(&mut self, frame: Frame<R::Data>) -> Option<Frame<Bytes>> {
+        let mut is_left_out = false;
+        let frame = into_bytes(frame).map_data(|chunk| {
+            let was_empty = chunk.is_empty();
+            let left = self.byte_order_mark.skip(chunk);
+            is_left_out = left.is_empty() && !was_empty;
+            left
+        });
         if let Some(chunk) = frame.data_ref() {
-            self.reader.read(chunk, |event| {
-                if let Event::Id(id) = event {
-                    self.ids.push(id);
-                }
+            self.reader.read(chunk, |event| match event {
+                Event::Id(id) => self.ids.push(id, 0),
+                Event::Data(data) => self.reconnect.responded(Responded::Whole(data)),
+                Event::Large(data) => self.reconnect.responded(Responded::Large(data)),
             });
             if !self.ids.is_empty() {
                 self.reconnect.remember(&self.ids);
                 self.ids.clear();
             }
         }
-        frame
+        (!is_left_out).then_some(frame)
+    }
+
+    /// The new stream is there. What ends the line that the old one stopped in, if it did.
+    fn opened(&mut self, body: R) -> Option<Frame<Bytes>> {
+        let end_of_line = self.reader.end_of_line();
+        self.reader.restart();
+        self.byte_order_mark = SkipByteOrderMark::new();
+        self.source = Source::Open(Box::pin(body));
+        (!end_of_line.is_empty()).then(|| Frame::data(end_of_line.into()))
     }
 }
 
@@ -126,10 +158,15 @@ where
     ) -> Poll<Option<Result<Frame<Bytes>, R::Error>>> {
         let this = self.get_mut();
         loop {
+            // A stream that always has something does not keep its thread.
+            let coop = ready!(coop::poll_proceed(cx));
             match &mut this.source {
                 Source::Open(body) => match body.as_mut().poll_frame(cx) {
                     Poll::Ready(Some(Ok(frame))) if frame.is_data() => {
-                        return Poll::Ready(Some(Ok(this.pass(frame))));
+                        coop.made_progress();
+                        if let Some(frame) = this.pass(frame) {
+                            return Poll::Ready(Some(Ok(frame)));
+                        }
                     }
                     // Its end, or trailers, after which nothing may come.
                     Poll::Ready(end) => {
@@ -155,11 +192,14 @@ where
                 },
                 Source::Leaving(body, patience) => match body.as_mut().poll_frame(cx) {
                     Poll::Ready(Some(Ok(frame))) if frame.is_data() => {
+                        coop.made_progress();
                         let frame = this.pass(frame);
-                        if this.reader.at_boundary() {
+                        if this.reader.is_between_events() {
                             this.source = Source::Opening(this.reconnect.reconnect());
                         }
-                        return Poll::Ready(Some(Ok(frame)));
+                        if let Some(frame) = frame {
+                            return Poll::Ready(Some(Ok(frame)));
+                        }
                     }
                     Poll::Ready(_) => this.source = Source::Ended,
                     Poll::Pending => {
@@ -167,13 +207,22 @@ where
                         this.source = Source::Ended;
                     }
                 },
-                Source::Opening(opening) => match ready!(opening.as_mut().poll(cx)) {
-                    Some(body) => {
-                        this.reader.restart();
-                        this.source = Source::Open(Box::pin(body));
+                Source::Opening(opening) => {
+                    // The head may take its time, and the session move on meanwhile.
+                    if this.reconnect.poll_replaced(cx).is_ready() {
+                        coop.made_progress();
+                        this.source = Source::Opening(this.reconnect.reconnect());
+                        continue;
                     }
-                    None => this.source = Source::Ended,
-                },
+                    match ready!(opening.as_mut().poll(cx)) {
+                        Some(body) => {
+                            if let Some(end_of_line) = this.opened(body) {
+                                return Poll::Ready(Some(Ok(end_of_line)));
+                            }
+                        }
+                        None => this.source = Source::Ended,
+                    }
+                }
                 Source::Ended => return Poll::Ready(None),
             }
         }

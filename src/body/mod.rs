@@ -5,6 +5,7 @@
 //! traits that its file declares.
 
 mod answer_stream;
+mod byte_order_mark;
 mod collect;
 mod frames;
 mod listening_stream;
@@ -16,7 +17,7 @@ mod tap;
 pub(crate) use self::{
     answer_stream::AnswerStream,
     collect::Collect,
-    listening_stream::{ListeningStream, Reconnect, Reconnecting},
+    listening_stream::{ListeningStream, Reconnect, Reconnecting, Responded},
     read::ReadAhead,
     request::BufferedBody,
     tap::Tap,

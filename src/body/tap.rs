@@ -8,6 +8,7 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
+use tokio::task::coop;
 
 use super::request::into_bytes;
 use crate::mcp::MessageReader;
@@ -50,7 +51,10 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, R::Error>>> {
         let mut this = self.project();
+        // A body that always has something does not keep its thread.
+        let coop = ready!(coop::poll_proceed(cx));
         let frame = ready!(this.body.as_mut().poll_frame(cx)).map(|frame| frame.map(into_bytes));
+        coop.made_progress();
         let mut seen = false;
         if let (Some(Ok(frame)), Some(reader)) = (&frame, this.reader.as_mut()) {
             if let Some(data) = frame.data_ref() {

@@ -52,10 +52,16 @@ where
             .translate_response(response.headers_mut(), self.session.id());
         match *self.head.method() {
             Method::POST if is_success => {
+                if response.status() == StatusCode::ACCEPTED && !self.summary().requests.is_empty()
+                {
+                    // Their answers are to come on a listening stream.
+                    let epoch = self.epoch().number();
+                    self.session.accept(epoch, &self.summary().requests);
+                }
                 let accepting = self.accepting(response.headers());
                 if is_event_stream(response.headers()) {
                     let requests = self.summary().requests.clone();
-                    return self.answer_stream(response, requests, false, accepting);
+                    return self.answer_stream(response, requests, accepting);
                 }
                 if let Some((reader, look)) = accepting {
                     return response

@@ -130,7 +130,9 @@ where
             LastEventId::Refused => {
                 self.outcome = Some(Outcome::NotReplayed(Refusal::LastEventId));
             }
-            LastEventId::Lost(requests) => {
+            LastEventId::Lost(answer) => {
+                let requests = answer.lost();
+                answer.pending.give_up();
                 let lost = LostResponse::SessionExpired.stream(&requests);
                 return Err(Box::new(self.mark(lost, Outcome::AnswerLost)));
             }

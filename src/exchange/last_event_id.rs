@@ -1,12 +1,10 @@
 //! What becomes of a `Last-Event-ID` (rules F7, G2, G4).
 
-use std::sync::Arc;
-
 use http::{HeaderMap, Method};
 
 use crate::{
-    mcp::{Id, LAST_EVENT_ID},
-    session::{Logged, Session},
+    mcp::LAST_EVENT_ID,
+    session::{Logged, LoggedAnswer, Session},
 };
 
 /// What is to be done about a `Last-Event-ID` in an epoch.
@@ -15,8 +13,8 @@ pub(super) enum LastEventId {
     Keep,
     /// It belongs to a listening stream that is gone: a new one will do.
     Drop,
-    /// The responses to these requests are gone.
-    Lost(Arc<[Id]>),
+    /// The responses that it asks for are gone.
+    Lost(LoggedAnswer),
     /// They are gone, and the server shall say so itself.
     Refused,
 }
@@ -42,16 +40,19 @@ impl LastEventId {
             // It means nothing there, but it does not cross epochs all the same.
             return Self::Drop;
         }
+        if last_event_id.is_empty() {
+            // The standard has it that there is none (WHATWG HTML, 9.2.3).
+            return if crosses { Self::Drop } else { Self::Keep };
+        }
         match session.find_event(last_event_id) {
             // An id that the new epoch has used, too, was of the old one when the caller sent it.
-            Logged::Listening { epoch: of } if crosses || of != epoch => Self::Drop,
-            Logged::Answer {
-                epoch: of,
-                requests,
-            } if of != epoch => match answer_lost_requests {
-                true => Self::Lost(requests),
-                false => Self::Refused,
-            },
+            Logged::Listening(of) if crosses || of.epoch() != epoch => Self::Drop,
+            Logged::Answer(answer) if answer.origin.epoch() != epoch => {
+                match answer_lost_requests {
+                    true => Self::Lost(answer),
+                    false => Self::Refused,
+                }
+            }
             _ if crosses => Self::Refused,
             _ => Self::Keep,
         }

@@ -18,11 +18,12 @@ use tokio::time::timeout;
 
 use super::{Exchange, packed::PackedHead};
 use crate::{
-    body::{BufferedBody, Reconnect, Reconnecting, RequestBody},
+    body::{BufferedBody, Reconnect, Reconnecting, RequestBody, Responded},
     config::Shared,
     http_service::HttpService,
     mcp::{
-        EventIds, LAST_EVENT_ID, PROTOCOL_VERSION, SESSION_ID, is_event_stream, list_changed_event,
+        EventIds, LAST_EVENT_ID, LargeAnswer, LostResponse, PROTOCOL_VERSION, SESSION_ID,
+        is_event_stream, list_changed_event,
     },
     recovery,
     session::{Epoch, Replaced, Session, StreamOrigin},
@@ -32,8 +33,9 @@ use crate::{
 pub(super) struct Reconnector<S, B> {
     shared: Arc<Shared<S>>,
     session: Arc<Session>,
-    /// The epoch that the stream is open in.
+    /// The epoch that the stream is open in, or is being opened in.
     epoch: Arc<Epoch>,
+    origin: StreamOrigin,
     replaced: Pin<Box<Replaced>>,
     /// The caller's GET.
     head: PackedHead,
@@ -45,11 +47,12 @@ where
     S: HttpService<B>,
     B: Body<Error: Send> + Send + 'static,
 {
-    pub(super) fn new(exchange: &Exchange<S, B>, epoch: &Arc<Epoch>) -> Self {
+    pub(super) fn new(exchange: &Exchange<S, B>, epoch: &Arc<Epoch>, origin: StreamOrigin) -> Self {
         Self {
             shared: exchange.shared.clone(),
             session: exchange.session.clone(),
             epoch: epoch.clone(),
+            origin,
             replaced: Box::pin(Replaced::new(epoch.clone())),
             head: exchange.head.clone(),
             marker: PhantomData,
@@ -81,13 +84,20 @@ where
     B: Body<Error: Send> + Send + 'static,
 {
     fn remember(&mut self, ids: &EventIds) {
-        let origin = StreamOrigin {
-            epoch: self.epoch.number(),
-            requests: Arc::default(),
-        };
-        self.session
-            .remember(ids, &origin, self.shared.config.max_event_ids);
+        let limit = self.shared.config.max_event_ids;
+        self.session.remember(ids, &mut self.origin, limit);
         recovery::make_room::<S, B>(&self.shared);
+    }
+
+    fn responded(&mut self, message: Responded<'_>) {
+        match message {
+            Responded::Whole(data) => self.session.responded(data),
+            Responded::Large(data) => {
+                if let LargeAnswer::Of(id) = data.answer() {
+                    self.session.responded_to(id);
+                }
+            }
+        }
     }
 
     fn poll_replaced(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -96,17 +106,53 @@ where
 
     fn reconnect(&mut self) -> Reconnecting<S::ResBody> {
         self.epoch = self.session.chain().current();
+        let mut flight = self.session.chain().under_way();
+        self.origin = StreamOrigin::listening(self.epoch.number());
         self.replaced = Box::pin(Replaced::new(self.epoch.clone()));
-        let sending = self.shared.inner.send(get(self.head.unpack(), &self.epoch));
-        let patience = self.shared.config.recovery_timeout;
+        let (shared, session) = (self.shared.clone(), self.session.clone());
+        let (epoch, head) = (self.epoch.clone(), self.head.clone());
         Box::pin(async move {
-            let response = timeout(patience, sending).await.ok()?.ok()?;
-            let streams = response.status().is_success() && is_event_stream(response.headers());
-            streams.then(|| response.into_body())
+            let patience = shared.config.recovery_timeout;
+            let mut has_failed = false;
+            loop {
+                // There is no use in an epoch that is being recovered.
+                if let Some(flight) = flight.take() {
+                    let ended = timeout(patience.saturating_mul(2), flight.ended()).await;
+                    if matches!(ended, Ok(Ok(()))) {
+                        break;
+                    }
+                }
+                let sending = shared.inner.send(get(head.unpack(), &epoch));
+                if let Ok(Ok(response)) = timeout(patience, sending).await {
+                    let streams = is_event_stream(response.headers());
+                    if streams && response.status().is_success() {
+                        return Some(response.into_body());
+                    }
+                }
+                // The epoch may have been lost meanwhile.
+                flight = session.chain().under_way();
+                if epoch.is_replaced() {
+                    break;
+                }
+                if flight.is_none() || std::mem::replace(&mut has_failed, true) {
+                    return None;
+                }
+            }
+            // The epoch has been replaced, and the stream is about to be opened in the next.
+            std::future::pending().await
         })
     }
 
     fn take_notices(&mut self) -> Option<Bytes> {
-        self.session.take_notices().map(list_changed_event)
+        let lists = self.session.take_notices().map(list_changed_event);
+        let lost = match self.shared.config.answer_lost_requests {
+            true => self.session.take_lost(self.epoch.number()),
+            false => Vec::new(),
+        };
+        if lost.is_empty() {
+            return lists;
+        }
+        let lost = LostResponse::SessionExpired.events(&lost);
+        Some([lists.unwrap_or_default(), lost].concat().into())
     }
 }

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Response, header::CONTENT_LENGTH};
+use http::{HeaderValue, Response, header::CONTENT_LENGTH};
 use http_body::Body;
 
 use super::{Exchange, deliver::Accepting, reconnect::Reconnector};
 use crate::{
     body::{AnswerStream, ListeningStream, ResponseBody, Tap},
     http_service::{HttpService, LayerResponse},
-    mcp::{EventIds, Id, LAST_EVENT_ID},
+    mcp::{EventIds, Id, LAST_EVENT_ID, PendingRequests},
     recovery,
     session::{Logged, OrphanTimer, StreamOrigin},
 };
@@ -22,21 +22,25 @@ where
 {
     /// Looks on as the answer to a GET passes: a listening stream, or a stream resumed.
     pub(super) fn get_stream(&self, response: Response<S::ResBody>) -> LayerResponse<S, B> {
+        let epoch = self.epoch().number();
         let last_event_id = self.head.header(&LAST_EVENT_ID);
-        match last_event_id.map(|id| self.session.find_event(&id)) {
-            Some(Logged::Answer { epoch, requests }) if epoch == self.epoch().number() => {
-                self.answer_stream(response, requests, true, None)
+        let last_event_id = last_event_id.filter(|id| !id.is_empty());
+        let origin = match last_event_id.as_ref().map(|id| self.session.find_event(id)) {
+            Some(Logged::Answer(answer)) if answer.origin.epoch() == epoch => {
+                answer.resume();
+                let id = last_event_id.as_ref().map(HeaderValue::as_bytes);
+                return self.stream_of(response, answer.origin, answer.pending, id, None);
             }
             // Whatever it resumes, the layer could not open it anew.
-            Some(Logged::Unknown) => response.map(ResponseBody::untouched),
-            _ => {
-                let reconnect = Reconnector::new(self, self.epoch());
-                let patience = self.shared.config.orphan_timeout;
-                extended(response, |body| {
-                    ListeningStream::new(body, reconnect, patience)
-                })
-            }
-        }
+            Some(Logged::Unknown) => return response.map(ResponseBody::untouched),
+            Some(Logged::Listening(origin)) if origin.epoch() == epoch => origin,
+            _ => StreamOrigin::listening(epoch),
+        };
+        let reconnect = Reconnector::new(self, self.epoch(), origin);
+        let patience = self.shared.config.orphan_timeout;
+        extended(response, |body| {
+            ListeningStream::new(body, reconnect, patience)
+        })
     }
 
     /// Looks on as the answer to these requests passes.
@@ -44,35 +48,41 @@ where
         &self,
         response: Response<S::ResBody>,
         requests: Arc<[Id]>,
-        resumed: bool,
         accepting: Option<Accepting>,
     ) -> LayerResponse<S, B> {
         if requests.is_empty() {
             return response.map(ResponseBody::untouched);
         }
+        let pending = Arc::new(PendingRequests::new(requests));
+        let origin = StreamOrigin::answer(self.epoch().number(), pending.clone());
+        self.stream_of(response, origin, pending, None, accepting)
+    }
+
+    fn stream_of(
+        &self,
+        response: Response<S::ResBody>,
+        mut origin: StreamOrigin,
+        pending: Arc<PendingRequests>,
+        resumed_from: Option<&[u8]>,
+        accepting: Option<Accepting>,
+    ) -> LayerResponse<S, B> {
         let config = &self.shared.config;
         let orphan_timer = config
             .answer_lost_requests
             .then(|| OrphanTimer::new(self.epoch().clone(), config.orphan_timeout));
-        let waiting = requests.to_vec();
-        let shared = self.shared.clone();
-        let (session, epoch) = (self.session.clone(), self.epoch().number());
+        let (shared, session) = (self.shared.clone(), self.session.clone());
         let limit = config.max_event_ids;
-        let mut origin = StreamOrigin { epoch, requests };
-        let remember = move |ids: &EventIds, waiting: &[Id]| {
-            if waiting.len() != origin.requests.len() {
-                origin.requests = waiting.into();
-            }
-            session.remember(ids, &origin, limit);
+        let remember = move |ids: &EventIds| {
+            session.remember(ids, &mut origin, limit);
             recovery::make_room::<S, B>(&shared);
         };
         match accepting {
             None => extended(response, |body| {
-                AnswerStream::new(body, waiting, resumed, remember, orphan_timer)
+                AnswerStream::new(body, pending, resumed_from, remember, orphan_timer)
             }),
             Some((reader, look)) => extended(response, |body| {
                 let body = Tap::new(body, reader, look);
-                AnswerStream::new(body, waiting, resumed, remember, orphan_timer)
+                AnswerStream::new(body, pending, resumed_from, remember, orphan_timer)
             }),
         }
     }

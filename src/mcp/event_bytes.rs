@@ -12,9 +12,12 @@ use memchr::{
 /// The letters that both an `id` field and a response have in them.
 pub(super) static ID: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"id"));
 static RESULT: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"result\""));
+/// What escaped letters begin with, in JSON.
+pub(super) static ESCAPE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\\u00"));
 static ERROR: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"error\""));
 
 /// What the letters `id` may stand for.
+#[derive(Clone, Copy)]
 pub(super) enum Mark {
     /// A line that sets the event's id.
     Field,
@@ -22,26 +25,50 @@ pub(super) enum Mark {
     Member,
 }
 
-/// What the `id` at this place may stand for, if anything. What follows the bytes is not known.
-pub(super) fn mark(before: u8, bytes: &[u8], at: usize) -> Option<Mark> {
-    let before = at.checked_sub(1).map_or(before, |before| bytes[before]);
-    match (before, bytes.get(at + 2)) {
-        (b'\n' | b'\r', None | Some(b':' | b'\n' | b'\r')) => Some(Mark::Field),
-        (b'"', None | Some(b'"')) => Some(Mark::Member),
+/// What the `id` at this place in whole events may stand for, if anything.
+pub(super) fn mark(events: &[u8], at: usize) -> Option<Mark> {
+    let before = at.checked_sub(1).map_or(b'\n', |before| events[before]);
+    match (before, events.get(at + 2)?) {
+        (b'\n' | b'\r', b':' | b'\n' | b'\r') => Some(Mark::Field),
+        (b'"', b'"') => Some(Mark::Member),
         _ => None,
     }
 }
 
-/// The data of an event, if the line with this place in it is all of them, as it nearly always is.
+/// Whether the escape at this place stands for a small letter, so that it may be part of a name.
+pub(super) fn is_escape(events: &[u8], at: usize) -> bool {
+    matches!(events.get(at + 4), Some(b'6' | b'7'))
+}
+
+/// Whether an event has escaped letters, and so may have any member.
+pub(super) fn has_escape(event: &[u8]) -> bool {
+    let mut escapes = ESCAPE.find_iter(event);
+    escapes.any(|at| is_escape(event, at))
+}
+
+/// The data of a message, if the line with this place in it is all of them, as it nearly always is.
+/// `None` where it takes decoding to tell.
 pub(super) fn single_line(event: &[u8], place: usize) -> Option<&str> {
     let (before, after) = event.split_at(place);
     let start = memrchr2(b'\n', b'\r', before).map_or(0, |end| end + 1);
-    let end = place + memchr2(b'\n', b'\r', after)?;
-    let others = [&event[..start], &event[end..]];
-    if others.iter().any(|it| memmem::find(it, b"data").is_some()) {
-        return None;
+    let len = memchr2(b'\n', b'\r', after)?;
+    let (line, others) = (&event[start..place + len], [&event[..start], &after[len..]]);
+    let data = line.strip_prefix(b"data:")?;
+    for other in others {
+        if memmem::find(other, b"data").is_some() {
+            return None;
+        }
+        if let Some(at) = memmem::find(other, b"event") {
+            // As servers write it, if they do.
+            let written = other[at..].strip_prefix(b"event: message");
+            let is_line = matches!(written, Some([b'\n' | b'\r', ..]));
+            let is_field = at == 0 || matches!(other[at - 1], b'\n' | b'\r');
+            let is_only = memmem::find(&other[at + 5..], b"event").is_none();
+            if !(is_line && is_field && is_only) {
+                return None;
+            }
+        }
     }
-    let data = event[start..end].strip_prefix(b"data:")?;
     std::str::from_utf8(data.strip_prefix(b" ").unwrap_or(data)).ok()
 }
 

@@ -3,30 +3,33 @@
 use std::num::NonZeroUsize;
 
 use bytes::Buf;
-use memchr::memchr3;
+use memchr::{memchr, memchr3, memmem::FindIter};
 use sse_core::{SseDecoder, SseEvent};
 
-use super::event_bytes::{
-    ID, Mark, event_around, first_boundary, has_outcome, last_boundary, mark, single_line,
+use super::{
+    LargeData,
+    event_block::{BlockId, EventBlock},
+    event_bytes::{
+        ESCAPE, ID, Mark, event_around, first_boundary, has_escape, has_outcome, is_escape,
+        last_boundary, mark, single_line,
+    },
 };
 
 /// What the reader saw in a chunk.
 #[derive(Debug)]
 pub(crate) enum Event<'a> {
-    /// The data of an event whose last byte was in the chunk.
+    /// The data of a message whose last byte was in the chunk.
     Data(&'a str),
+    /// The same of a message that is larger than the reader's limit.
+    Large(LargeData),
     /// The id that a client would resume from has become this one, after the data of its event. As
     /// it stands in the stream, where it need not be UTF-8.
     Id(&'a [u8]),
-    /// An event larger than the reader's limit: what was in it is not known.
-    TooLarge,
 }
 
-/// Which events' data a reader tells.
+/// Which messages a reader tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Interest {
-    /// None: ids alone.
-    Ids,
     /// Those that may hold a JSON-RPC response.
     Responses,
     All,
@@ -40,443 +43,365 @@ pub(crate) enum Interest {
 /// come; and only events that may hold what is looked for are decoded.
 pub(crate) struct EventReader {
     interest: Interest,
-    /// The largest data of an event that are read, in bytes.
+    /// The largest event that is kept, in bytes.
     limit: usize,
-    /// As much as is kept of the event that the last chunk ended in; nothing, between events.
+    /// What has come since the last blank line.
     open: Vec<u8>,
-    /// The byte before that.
-    before_open: u8,
-    kind: Open,
-    resumable: bool,
+    /// In its place, once that is over the limit.
+    large: Option<Box<EventBlock>>,
+    /// The byte before what comes next.
+    before: u8,
     /// The next event is the first, and may begin with a byte order mark.
-    may_begin_with_bom: bool,
-    /// The last three bytes, which tell whether an event is open.
-    tail: [u8; 3],
+    is_first: bool,
+    /// The last id that a client has, as far as it is short enough to be kept.
+    last_id: Vec<u8>,
+    is_resumable: bool,
 }
 
-/// What is known of the open event.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Open {
-    /// It holds nothing of interest so far.
-    Plain,
-    /// It may.
-    Marked,
-    /// It is over the limit, and not kept.
-    TooLarge,
-}
-
-/// A stream begins as if an event had just ended.
-const BOUNDARY: [u8; 3] = *b"\n\n\n";
 const BOM: &[u8] = "\u{feff}".as_bytes();
 /// What an event may hold besides its data, in bytes.
 const OTHER_FIELDS: usize = 4096;
 /// What is kept allocated between events.
 const USUAL: usize = 4096;
+/// The longest id that is kept, in bytes.
+const MAX_ID: usize = 64 * 1024;
 
 impl EventReader {
-    /// A reader that gives up on events with more than `limit` bytes of data.
+    /// A reader that keeps events with up to `limit` bytes of data.
     pub(crate) fn new(limit: usize, interest: Interest) -> Self {
         Self {
             interest,
-            limit,
+            limit: limit.saturating_add(OTHER_FIELDS),
             open: Vec::new(),
-            before_open: BOUNDARY[2],
-            kind: Open::Plain,
-            resumable: false,
-            may_begin_with_bom: true,
-            tail: BOUNDARY,
+            large: None,
+            before: b'\n',
+            is_first: true,
+            last_id: Vec::new(),
+            is_resumable: false,
         }
+    }
+
+    /// The client has got this id from an earlier stream.
+    pub(crate) fn resume_from(&mut self, id: &[u8]) {
+        self.set_last_id(id);
     }
 
     /// Looks at a chunk and tells what it held.
-    pub(crate) fn read(&mut self, chunk: &[u8], mut each: impl FnMut(Event<'_>)) {
-        let before = self.tail[2];
-        self.follow(chunk);
-        if self.may_begin_with_bom && self.open.is_empty() && chunk.len() >= BOM.len() {
-            self.may_begin_with_bom = chunk.starts_with(BOM);
-        }
-        let first_mark = self.first_mark(before, chunk);
-        if first_mark.is_none() && self.is_plain() && self.interest == Interest::Ids {
-            return;
-        }
-        let Some(last) = last_boundary(before, chunk) else {
-            return self.hold(before, chunk, first_mark.is_some(), &mut each);
+    pub(crate) fn read(&mut self, mut chunk: &[u8], mut each: impl FnMut(Event<'_>)) {
+        let Some(last) = chunk.last() else { return };
+        let before = std::mem::replace(&mut self.before, *last);
+        let mut ended = match last_boundary(before, chunk) {
+            None => return self.hold(chunk),
+            Some(boundary) => {
+                let (ended, open) = chunk.split_at(boundary);
+                chunk = open;
+                ended
+            }
         };
-        let (ended, open) = chunk.split_at(last);
-        let mut marked = first_mark.is_some();
-        if first_mark.is_some_and(|at| at < last) || !self.is_plain() {
-            let first = match self.open.is_empty() && self.kind == Open::Plain {
-                true => 0,
-                false => first_boundary(before, ended).unwrap_or(last),
-            };
+        if self.large.is_some() || !self.open.is_empty() {
+            let first = first_boundary(before, ended).unwrap_or(ended.len());
             let (rest, whole) = ended.split_at(first);
-            self.hold(before, rest, false, &mut each);
-            let event = std::mem::take(&mut self.open);
-            self.look(self.before_open, &event, &mut each);
-            self.look(if first == 0 { before } else { b'\n' }, whole, &mut each);
-            self.open = event;
-            marked = self.first_mark(b'\n', open).is_some();
+            self.hold(rest);
+            ended = whole;
+            match self.large.take() {
+                Some(large) => self.end_large(*large, &mut each),
+                None => {
+                    let mut open = std::mem::take(&mut self.open);
+                    self.look(&open, &mut each);
+                    open.clear();
+                    open.shrink_to(USUAL);
+                    self.open = open;
+                }
+            }
         }
-        self.open.clear();
-        self.open.shrink_to(USUAL);
-        self.kind = Open::Plain;
-        self.hold(b'\n', open, marked, &mut each);
+        if ended.len() <= self.limit {
+            self.look(ended, &mut each);
+        } else {
+            self.look_one_by_one(ended, &mut each);
+        }
+        self.hold(chunk);
     }
 
     /// More of an event that goes on in the next chunk.
-    fn hold(&mut self, before: u8, bytes: &[u8], marked: bool, each: &mut impl FnMut(Event<'_>)) {
-        // Without an id, an event is of interest for its data alone.
-        let plain = self.is_plain() && !marked && self.interest == Interest::Ids;
-        if plain || self.kind == Open::TooLarge {
-            return;
+    fn hold(&mut self, bytes: &[u8]) {
+        if let Some(large) = &mut self.large {
+            return large.feed(bytes);
         }
-        let limit = self.limit.saturating_add(OTHER_FIELDS);
-        if bytes.len() > limit.saturating_sub(self.open.len()) {
-            self.open = Vec::new();
-            self.kind = Open::TooLarge;
-            return each(Event::TooLarge);
+        if bytes.len() <= self.limit - self.open.len() {
+            return self.open.extend_from_slice(bytes);
         }
-        if marked {
-            self.kind = Open::Marked;
-        }
-        if self.open.is_empty() {
-            self.before_open = before;
-        }
-        self.open.extend_from_slice(bytes);
+        // A byte order mark may be cut, too.
+        let (few, bytes) = bytes.split_at(BOM.len().min(bytes.len()));
+        self.open.extend_from_slice(few);
+        let mut large = self.open_block();
+        large.feed(bytes);
+        self.open = Vec::new();
+        self.large = Some(Box::new(large));
     }
 
-    /// Looks for what is of interest in whole events, which follow the byte `before`.
-    fn look(&mut self, before: u8, mut events: &[u8], each: &mut impl FnMut(Event<'_>)) {
+    /// The same as [`Self::look`] where there may be an event that is over the limit.
+    fn look_one_by_one(&mut self, mut events: &[u8], each: &mut impl FnMut(Event<'_>)) {
+        while let Some(end) = first_boundary(b'\n', events) {
+            let (event, rest) = events.split_at(end);
+            events = rest;
+            if event.len() <= self.limit {
+                self.look(event, each);
+            } else {
+                let large = EventBlock::of(self.without_bom(event));
+                self.end_large(large, each);
+            }
+        }
+    }
+
+    fn end_large(&mut self, mut large: EventBlock, each: &mut impl FnMut(Event<'_>)) {
+        self.is_first = false;
+        let id = large.take_id();
+        if let Some(data) = large.into_message() {
+            each(Event::Large(data));
+        }
+        match id {
+            Some(BlockId::Short(id)) => {
+                self.set_last_id(&id);
+                tell(&id, each);
+            }
+            Some(BlockId::Long) => {
+                self.last_id.clear();
+                self.is_resumable = true;
+            }
+            None => {}
+        }
+    }
+
+    /// Looks for what is of interest in whole events.
+    fn look(&mut self, events: &[u8], each: &mut impl FnMut(Event<'_>)) {
         if events.is_empty() {
             return;
         }
-        if std::mem::replace(&mut self.may_begin_with_bom, false) {
-            events = events.strip_prefix(BOM).unwrap_or(events);
-        }
+        let events = self.without_bom(events);
+        self.is_first = false;
         if self.interest == Interest::All {
-            decode(events, self.limit, each);
+            decode(events, each);
         }
-        // The last id line, which may be followed by the data of its event.
-        let mut id = None;
+        // The last id line, which may be followed by the data of its event, and the last id told.
+        let (mut line, mut last) = (None, None);
         let mut decoded = 0;
-        for at in ID.find_iter(events) {
-            match mark(before, events, at) {
-                Some(Mark::Field) => {
-                    if let Some(line) = id.replace(at) {
-                        self.tell_id(&events[line..], each);
-                    }
-                }
-                Some(Mark::Member) if self.interest == Interest::Responses && at >= decoded => {
-                    let event = event_around(events, at);
-                    decoded = event.end;
-                    if let Some(line) = id.take_if(|line| *line < event.start) {
-                        self.tell_id(&events[line..], each);
-                    }
-                    let place = at - event.start;
-                    let event = &events[event];
-                    if has_outcome(event) {
-                        match single_line(event, place).filter(|it| it.len() <= self.limit) {
-                            Some(data) => each(Event::Data(data)),
-                            None => decode(event, self.limit, each),
+        let mut candidates = Candidates::of(events);
+        while let Some((at, mark)) = candidates.next() {
+            match mark {
+                Mark::Field => {
+                    if let Some(earlier) = line.replace(at) {
+                        // Of two in one event the last one counts.
+                        if last_boundary(b'd', &events[earlier..at]).is_some() {
+                            last = tell_line(events, earlier, each).or(last);
+                        } else if id_in(&events[at..]).is_none() {
+                            line = Some(earlier);
                         }
                     }
                 }
-                Some(Mark::Member) | None => {}
+                Mark::Member if self.interest == Interest::Responses && at >= decoded => {
+                    let event = event_around(events, at);
+                    decoded = event.end;
+                    if let Some(line) = line.take_if(|line| *line < event.start) {
+                        last = tell_line(events, line, each).or(last);
+                    }
+                    let place = at - event.start;
+                    let event = &events[event];
+                    if has_outcome(event) || has_escape(event) {
+                        match single_line(event, place) {
+                            Some(data) => each(Event::Data(data)),
+                            None => decode(event, each),
+                        }
+                    }
+                }
+                Mark::Member => {}
             }
         }
-        if let Some(line) = id {
-            self.tell_id(&events[line..], each);
+        if let Some(line) = line {
+            last = tell_line(events, line, each).or(last);
+        }
+        if let Some(id) = last {
+            self.set_last_id(id);
         }
     }
 
-    /// Tells the id in the line that `events` begin with.
-    fn tell_id(&mut self, events: &[u8], each: &mut impl FnMut(Event<'_>)) {
-        let end = memchr3(b'\n', b'\r', 0, events).unwrap_or(events.len());
-        if events.get(end) == Some(&0) {
-            return;
-        }
-        let id = events[..end].strip_prefix(b"id:").unwrap_or_default();
-        let id = id.strip_prefix(b" ").unwrap_or(id);
-        self.resumable = !id.is_empty();
-        if self.resumable {
-            each(Event::Id(id));
+    fn set_last_id(&mut self, id: &[u8]) {
+        self.is_resumable = !id.is_empty();
+        self.last_id.clear();
+        if id.len() <= MAX_ID {
+            self.last_id.extend_from_slice(id);
         }
     }
 
-    /// Whether what has come of the open event holds nothing of interest.
-    fn is_plain(&self) -> bool {
-        self.kind == Open::Plain && !self.may_begin_with_bom && self.interest != Interest::All
-    }
-
-    /// The first place of interest in bytes that may end anywhere.
-    fn first_mark(&self, before: u8, bytes: &[u8]) -> Option<usize> {
-        let mut places = ID.find_iter(bytes);
-        let first = places.find(|at| match mark(before, bytes, *at) {
-            Some(Mark::Field) => true,
-            Some(Mark::Member) => self.interest == Interest::Responses,
-            None => false,
-        });
-        first.or_else(|| bytes.ends_with(b"i").then(|| bytes.len() - 1))
-    }
-
-    fn follow(&mut self, chunk: &[u8]) {
-        if let [.., a, b, c] = *chunk {
-            self.tail = [a, b, c];
-        } else {
-            self.tail.rotate_left(chunk.len());
-            let kept = self.tail.len() - chunk.len();
-            self.tail[kept..].copy_from_slice(chunk);
+    fn without_bom<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
+        match bytes.strip_prefix(BOM) {
+            Some(rest) if self.is_first => rest,
+            _ => bytes,
         }
     }
 
     /// Whether a client could resume the stream from where it is.
     pub(crate) fn is_resumable(&self) -> bool {
-        self.resumable
+        self.is_resumable
     }
 
-    /// Whether the last byte read ended an event, or none has been read.
-    pub(crate) fn at_boundary(&self) -> bool {
-        matches!(
-            self.tail,
-            [_, b'\n' | b'\r', b'\r'] | [_, b'\n', b'\n'] | [b'\n' | b'\r', b'\r', b'\n']
-        )
+    fn open_block(&self) -> EventBlock {
+        EventBlock::of(self.without_bom(&self.open))
     }
 
-    /// Bytes that end an open event so that no client takes it for a message: what was cut off
-    /// becomes an event of a type that nobody listens to. Empty if none is open.
-    pub(crate) fn end_of_open_event(&self) -> &'static [u8] {
-        match self.tail {
-            _ if self.at_boundary() => b"",
-            // Another line end would be the blank line that dispatches it.
-            [.., b'\n' | b'\r'] => b"event: truncated\n\n",
-            _ => b"\nevent: truncated\n\n",
+    fn with_open_block<T>(&self, ask: impl FnOnce(&EventBlock) -> T) -> T {
+        match &self.large {
+            Some(large) => ask(large),
+            None => ask(&self.open_block()),
         }
     }
 
-    /// Begins anew: what is read next is another stream's.
+    /// Whether another stream may go on from here: none of the events has been cut.
+    pub(crate) fn is_between_events(&self) -> bool {
+        self.open.is_empty() && self.large.is_none()
+            || !begins_in_event(&self.open) && self.with_open_block(|open| !open.is_in_event())
+    }
+
+    /// Whether an event may be put in here, and the stream go on after it.
+    pub(crate) fn has_room(&self) -> bool {
+        self.open.is_empty() && self.large.is_none()
+            || !begins_in_event(&self.open)
+                && self.with_open_block(|open| open.is_at_line_start() && !open.is_in_event())
+    }
+
+    /// Bytes that end an open line, so that what follows is one of its own. Empty if none is open.
+    pub(crate) fn end_of_line(&self) -> &'static str {
+        self.with_open_block(EventBlock::end_of_line)
+    }
+
+    /// Bytes that end an open event so that no client takes it for a message: what was cut off
+    /// becomes an event of a type that nobody listens to, and the id that it would have set stays
+    /// what it was. Empty if none is open.
+    pub(crate) fn end_of_open_event(&self) -> Vec<u8> {
+        let (end_of_line, is_in_event, sets_id) =
+            self.with_open_block(|open| (open.end_of_line(), open.is_in_event(), open.sets_id()));
+        let mut end = end_of_line.as_bytes().to_vec();
+        if is_in_event {
+            if sets_id {
+                end.extend([b"id: ", &*self.last_id, b"\n"].concat());
+            }
+            end.extend(b"event: truncated\n\n");
+        }
+        end
+    }
+
+    /// Begins anew: what is read next is another stream's, and comes without a byte order mark.
     pub(crate) fn restart(&mut self) {
-        *self = Self::new(self.limit, self.interest);
+        self.open = Vec::new();
+        self.large = None;
+        self.before = b'\n';
+        self.is_first = false;
     }
 }
 
-/// The data of whole events.
-fn decode(mut events: &[u8], limit: usize, each: &mut impl FnMut(Event<'_>)) {
-    let limit = NonZeroUsize::new(limit).unwrap_or(NonZeroUsize::MIN);
+/// What may be of interest in whole events, in its order.
+struct Candidates<'a> {
+    events: &'a [u8],
+    ids: FindIter<'a, 'static>,
+    escapes: Option<FindIter<'a, 'static>>,
+    next_id: Option<(usize, Mark)>,
+    next_escape: Option<(usize, Mark)>,
+}
+
+impl<'a> Candidates<'a> {
+    fn of(events: &'a [u8]) -> Self {
+        // Hardly any stream escapes letters, and most have no escapes at all.
+        let escapes = memchr(b'\\', events).map(|_| ESCAPE.find_iter(events));
+        let mut candidates = Self {
+            events,
+            ids: ID.find_iter(events),
+            escapes,
+            next_id: None,
+            next_escape: None,
+        };
+        candidates.find_id();
+        candidates.find_escape();
+        candidates
+    }
+
+    fn find_id(&mut self) {
+        self.next_id = self.ids.find_map(|at| Some((at, mark(self.events, at)?)));
+    }
+
+    fn find_escape(&mut self) {
+        self.next_escape = self.escapes.as_mut().and_then(|escapes| {
+            let at = escapes.find(|at| is_escape(self.events, *at))?;
+            Some((at, Mark::Member))
+        });
+    }
+
+    fn next(&mut self) -> Option<(usize, Mark)> {
+        match (self.next_id, self.next_escape) {
+            (Some((id, _)), Some((escape, _))) if escape < id => {
+                let next = self.next_escape;
+                self.find_escape();
+                next
+            }
+            (None, next @ Some(_)) => {
+                self.find_escape();
+                next
+            }
+            (next, _) => {
+                self.find_id();
+                next
+            }
+        }
+    }
+}
+
+/// Whether this is certainly in an event. Nearly every event begins with one of its own lines.
+fn begins_in_event(open: &[u8]) -> bool {
+    [&b"data:"[..], b"event:", b"id:"]
+        .iter()
+        .any(|field| open.starts_with(field))
+}
+
+/// The id that the line sets which these bytes begin with. One with NUL counts for nothing.
+fn id_in(line: &[u8]) -> Option<&[u8]> {
+    let end = memchr3(b'\n', b'\r', 0, line).unwrap_or(line.len());
+    if line.get(end) == Some(&0) {
+        return None;
+    }
+    let id = line[..end].strip_prefix(b"id:").unwrap_or_default();
+    Some(id.strip_prefix(b" ").unwrap_or(id))
+}
+
+/// Tells the id that is set at this place, if one is.
+fn tell_line<'a>(
+    events: &'a [u8],
+    at: usize,
+    each: &mut impl FnMut(Event<'_>),
+) -> Option<&'a [u8]> {
+    let id = id_in(&events[at..])?;
+    tell(id, each);
+    Some(id)
+}
+
+fn tell(id: &[u8], each: &mut impl FnMut(Event<'_>)) {
+    if !id.is_empty() {
+        each(Event::Id(id));
+    }
+}
+
+/// The messages of whole events.
+fn decode(mut events: &[u8], each: &mut impl FnMut(Event<'_>)) {
+    let limit = NonZeroUsize::MIN.saturating_add(events.len());
     let mut decoder = SseDecoder::with_limit(limit);
     // Past the place where a byte order mark may be.
     let _ = decoder.next(&mut &b"\n"[..]);
     while events.has_remaining() {
         match decoder.next(&mut events) {
-            Some(Ok(SseEvent::Message(message))) => each(Event::Data(&message.data)),
-            Some(Ok(SseEvent::Retry(_))) | None => {}
-            Some(Err(_)) => each(Event::TooLarge),
+            Some(Ok(SseEvent::Message(message))) if message.event == "message" => {
+                each(Event::Data(&message.data));
+            }
+            Some(_) | None => {}
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::*;
-
-    fn read(chunks: &[&[u8]]) -> (EventReader, Vec<String>) {
-        let mut reader = EventReader::new(1024, Interest::All);
-        let mut events = Vec::new();
-        for chunk in chunks {
-            reader.read(chunk, |event| {
-                events.push(match event {
-                    Event::Id(id) => format!("id {}", id.escape_ascii()),
-                    Event::Data(data) => data.to_owned(),
-                    Event::TooLarge => "too large".to_owned(),
-                });
-            });
-        }
-        (reader, events)
-    }
-
-    #[test]
-    fn e6_lines_end_with_lf_cr_or_crlf_and_fields_come_in_any_order() {
-        for text in [
-            "data: {}\nid: 1\nretry: 5\n\n",
-            "id: 1\rdata: {}\r\r",
-            "retry: 5\r\nid: 1\r\ndata:{}\r\n\r\n",
-        ] {
-            let (reader, events) = read(&[text.as_bytes()]);
-            assert_eq!(events, ["{}", "id 1"], "{text:?}");
-            assert!(reader.at_boundary(), "{text:?}");
-        }
-    }
-
-    #[test]
-    fn g1_a_boundary_is_where_no_event_is_open_however_the_bytes_are_cut() {
-        for (text, boundary) in [
-            ("", true),
-            ("data: x", false),
-            ("data: x\n", false),
-            ("data: x\r\n", false),
-            ("data: x\n\n", true),
-            ("data: x\r\r", true),
-            ("data: x\r\n\r\n", true),
-            ("data: x\r\n\r", true),
-            ("data: x\r\n\n", true),
-            (": comment\n\n", true),
-            ("data: x\n\ni", false),
-        ] {
-            let whole = read(&[text.as_bytes()]).0;
-            assert_eq!(whole.at_boundary(), boundary, "{text:?}");
-            let bytes: Vec<&[u8]> = text.as_bytes().chunks(1).collect();
-            assert_eq!(
-                read(&bytes).0.at_boundary(),
-                boundary,
-                "{text:?} byte by byte"
-            );
-        }
-    }
-
-    #[test]
-    fn g3_an_id_without_data_counts_and_one_with_nul_does_not() {
-        assert_eq!(read(&[b"id: 7\n\n"]).1, ["id 7"]);
-        let (reader, events) = read(&[b"id: 7\n\nid: 8\0\ndata: x\n\n"]);
-        assert_eq!(events, ["x", "id 7"]);
-        assert!(reader.is_resumable());
-        assert!(!read(&[b"id\ndata: x\n\n"]).0.is_resumable());
-    }
-
-    #[test]
-    fn an_event_over_the_limit_is_given_up_and_the_next_one_read() {
-        let mut reader = EventReader::new(16, Interest::All);
-        let mut seen = Vec::new();
-        let mut each = |event: Event<'_>| {
-            seen.push(match event {
-                Event::Id(id) => String::from_utf8_lossy(id).into_owned(),
-                Event::Data(data) => data.to_owned(),
-                Event::TooLarge => "too large".to_owned(),
-            });
-        };
-        for lines in [64, 1024] {
-            for _ in 0..lines {
-                reader.read(b"data: 0123456789\n", &mut each);
-            }
-            reader.read(b"\ndata: next\n\n", &mut each);
-        }
-        assert_eq!(seen, ["too large", "next", "too large", "next"]);
-    }
-
-    /// What a reader makes of a stream cut at `cuts`: its data with a response, its ids, whether it
-    /// could be resumed, and whether it stopped between events.
-    fn skim(
-        interest: Interest,
-        stream: &[u8],
-        cuts: &[usize],
-    ) -> (Vec<String>, Vec<String>, bool, bool) {
-        let mut reader = EventReader::new(1 << 20, interest);
-        let (mut data, mut ids) = (Vec::new(), Vec::new());
-        let mut start = 0;
-        for &end in cuts.iter().chain([&stream.len()]) {
-            reader.read(&stream[start..end], |event| match event {
-                Event::Data(text)
-                    if ["\"id\"", "\"result\""].iter().all(|it| text.contains(it)) =>
-                {
-                    data.push(text.to_owned());
-                }
-                Event::Data(_) => {}
-                Event::Id(id) => ids.push(String::from_utf8_lossy(id).into_owned()),
-                Event::TooLarge => unreachable!("nothing is that large"),
-            });
-            start = end;
-        }
-        (data, ids, reader.is_resumable(), reader.at_boundary())
-    }
-
-    /// What the decoder alone makes of the same stream.
-    fn decode_all(mut stream: &[u8]) -> (Vec<String>, Vec<String>, bool, bool) {
-        let boundary = read(&[stream]).0.at_boundary();
-        let mut decoder = SseDecoder::new();
-        let (mut data, mut ids, mut last) = (Vec::new(), Vec::new(), None);
-        while stream.has_remaining() {
-            if let Some(Ok(SseEvent::Message(message))) = decoder.next(&mut stream) {
-                if ["\"id\"", "\"result\""]
-                    .iter()
-                    .all(|it| message.data.contains(it))
-                {
-                    data.push(message.data);
-                }
-            }
-            let id = decoder.last_event_id().cloned();
-            if id.as_ref().map(Arc::as_ptr) != last.as_ref().map(Arc::as_ptr) {
-                ids.extend(id.as_deref().map(str::to_owned));
-                last = id;
-            }
-        }
-        (data, ids, last.is_some(), boundary)
-    }
-
-    /// A little generator of numbers.
-    fn numbers(seed: u64) -> impl FnMut(usize) -> usize {
-        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-        move |below| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state >> 33) as usize % below
-        }
-    }
-
-    #[test]
-    fn g9_skimming_finds_what_decoding_finds_however_the_bytes_are_cut() {
-        const LINES: [&str; 16] = [
-            "data: {}",
-            "data: {\"id\":1,\"result\":{}}",
-            "data: {\"id\":2,",
-            "data:\"result\":2}",
-            "event: message",
-            ": comment",
-            "id: 1",
-            "id:22",
-            "id",
-            "id:",
-            "id: nul\0",
-            "idea: 3",
-            " id: 4",
-            "\u{feff}id: 5",
-            "",
-            "",
-        ];
-        for seed in 0..2_000 {
-            let mut below = numbers(seed);
-            let only = below(4);
-            let mut stream = Vec::new();
-            if below(4) == 0 {
-                stream.extend_from_slice("\u{feff}".as_bytes());
-            }
-            for _ in 0..below(24) {
-                stream.extend_from_slice(LINES[below(LINES.len())].as_bytes());
-                let end = if only < 3 { only } else { below(3) };
-                stream.extend_from_slice([&b"\n"[..], b"\r", b"\r\n"][end]);
-                if below(100) == 0 {
-                    stream.extend_from_slice(&[b'x'; USUAL]);
-                }
-            }
-            let mut cuts: Vec<_> = (0..below(12)).map(|_| below(stream.len() + 1)).collect();
-            cuts.sort_unstable();
-            let decoded = decode_all(&stream);
-            for interest in [Interest::Ids, Interest::Responses] {
-                let skimmed = skim(interest, &stream, &cuts);
-                let text = String::from_utf8_lossy(&stream);
-                if interest == Interest::Responses {
-                    assert_eq!(skimmed.0, decoded.0, "{seed}: {text:?} at {cuts:?}");
-                }
-                // Of two ids in one event the first may be told, too.
-                let mut told = skimmed.1.iter();
-                let all = decoded.1.iter().all(|id| told.any(|it| it == id));
-                assert!(all, "{seed}: {skimmed:?} {decoded:?} {text:?} at {cuts:?}");
-                assert_eq!(
-                    (skimmed.2, skimmed.3),
-                    (decoded.2, decoded.3),
-                    "{seed}: {text:?} at {cuts:?}"
-                );
-            }
-        }
-    }
-}
+mod tests;

@@ -45,10 +45,6 @@ impl Id {
     }
 
     /// What it holds in memory besides itself, in bytes.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "for the bounds of what a session remembers")
-    )]
     pub(crate) fn held_bytes(&self) -> usize {
         match &self.0 {
             Repr::Integer(_) => 0,

@@ -6,6 +6,7 @@
 mod classify;
 mod compatible;
 mod error_response;
+mod event_block;
 mod event_bytes;
 mod event_ids;
 mod event_stream;
@@ -15,6 +16,7 @@ mod id;
 mod initialize;
 mod list_changed;
 mod message;
+mod pending_requests;
 mod reader;
 mod session_words;
 mod summary;
@@ -28,7 +30,8 @@ pub use self::{
 };
 pub(crate) use self::{
     error_response::LostResponse,
-    event_ids::EventIds,
+    event_block::{LargeAnswer, LargeData},
+    event_ids::{EventIds, PackedId},
     event_stream::{Event, EventReader, Interest},
     header::{
         LAST_EVENT_ID, MCP_METHOD, PROTOCOL_VERSION, SESSION_ID, is_event_stream, is_json,
@@ -38,6 +41,7 @@ pub(crate) use self::{
     initialize::{InitializeResult, ListChanged, propose_version},
     list_changed::list_changed_event,
     message::names_method,
+    pending_requests::PendingRequests,
     reader::MessageReader,
     summary::Summary,
 };

@@ -13,7 +13,10 @@ enum Format {
         body: Vec<u8>,
         limit: usize,
     },
-    Events(EventReader),
+    Events {
+        reader: EventReader,
+        limit: usize,
+    },
     /// Over the limit: nothing more will be found.
     GivenUp,
 }
@@ -22,7 +25,8 @@ impl MessageReader {
     /// `None` where the content type is neither of the two. At most `limit` bytes are held.
     pub(crate) fn new(headers: &HeaderMap, limit: usize) -> Option<Self> {
         if header::is_event_stream(headers) {
-            Some(Self(Format::Events(EventReader::new(limit, Interest::All))))
+            let reader = EventReader::new(limit, Interest::All);
+            Some(Self(Format::Events { reader, limit }))
         } else if header::is_json(headers) {
             let body = Vec::new();
             Some(Self(Format::Json { body, limit }))
@@ -38,10 +42,9 @@ impl MessageReader {
                 self.0 = Format::GivenUp;
             }
             Format::Json { body, .. } => body.extend_from_slice(chunk),
-            Format::Events(reader) => reader.read(chunk, |event| {
-                if let Event::Data(data) = event {
-                    each(data.as_bytes());
-                }
+            Format::Events { reader, limit } => reader.read(chunk, |event| match event {
+                Event::Data(data) if data.len() <= *limit => each(data.as_bytes()),
+                Event::Data(_) | Event::Large(_) | Event::Id(_) => {}
             }),
             Format::GivenUp => {}
         }

@@ -157,6 +157,14 @@ impl Chain {
         self.lock().epoch.clone()
     }
 
+    /// The recovery under way, if there is one.
+    pub(crate) fn under_way(&self) -> Option<Flight> {
+        if self.is_first.load(Ordering::Acquire) {
+            return None;
+        }
+        self.lock().flight.clone()
+    }
+
     /// Whether it is of use to ask the server about `epoch`.
     pub(crate) fn standing(&self, epoch: &Epoch, authorization: Option<&HeaderValue>) -> Standing {
         let state = self.lock();

@@ -4,95 +4,220 @@ use std::{collections::VecDeque, sync::Arc};
 
 use http::HeaderValue;
 
-use crate::mcp::{EventIds, Id};
+use crate::mcp::{EventIds, Id, PackedId, PendingRequests};
+
+/// What all ids of a session may take up, in bytes (rule K7).
+const MAX_BYTES: usize = 64 * 1024;
+/// What a stream takes up besides its ids and its requests', in bytes.
+const STREAM: usize = 32;
 
 /// The latest event ids let through in a session, and in which stream.
 #[derive(Default)]
 pub(crate) struct EventLog {
-    runs: VecDeque<Run>,
+    /// In the order in which they told their first id.
+    streams: VecDeque<LoggedStream>,
     len: usize,
+    bytes: usize,
 }
 
-/// Ids that came one after the other in the same stream.
-struct Run {
-    ids: EventIds,
+/// A stream and its ids.
+struct LoggedStream {
     origin: StreamOrigin,
+    ids: EventIds,
 }
 
-/// The stream an event came in.
+/// The stream an event came in: the one that answers a request, with all in which that is
+/// resumed.
 #[derive(Clone)]
 pub(crate) struct StreamOrigin {
-    pub(crate) epoch: u64,
-    /// The requests that the stream was to answer; none for a listening stream.
-    pub(crate) requests: Arc<[Id]>,
+    epoch: u64,
+    kind: Kind,
+    /// Whether the log may know it already.
+    is_known: bool,
+}
+
+#[derive(Clone)]
+enum Kind {
+    Listening(Arc<()>),
+    Answer(Arc<PendingRequests>),
 }
 
 /// What a GET with `Last-Event-ID` asks to resume.
 pub(crate) enum Logged {
-    /// A listening stream of this epoch.
-    Listening { epoch: u64 },
-    /// The stream that was to answer these requests.
-    Answer { epoch: u64, requests: Arc<[Id]> },
+    /// A listening stream.
+    Listening(StreamOrigin),
+    /// The stream that answers these requests.
+    Answer(LoggedAnswer),
     /// A stream that the layer knows nothing of.
     Unknown,
 }
 
-impl EventLog {
-    /// Remembers ids, at the cost of the oldest ones if there are more than `limit` (rule K7).
-    pub(crate) fn remember(&mut self, ids: &EventIds, origin: &StreamOrigin, limit: usize) {
-        match self.runs.back_mut().filter(|run| run.origin.is(origin)) {
-            Some(run) => run.ids.append(ids),
-            None => {
-                let mut run = Run {
-                    ids: EventIds::default(),
-                    origin: origin.clone(),
-                };
-                run.ids.append(ids);
-                self.runs.push_back(run);
-            }
-        }
-        self.len += ids.len();
-        while self.len > limit {
-            self.forget_first();
-        }
+/// The stream that answers requests, at some event of it.
+pub(crate) struct LoggedAnswer {
+    pub(crate) origin: StreamOrigin,
+    pub(crate) pending: Arc<PendingRequests>,
+    /// How many of the requests had been answered before the event.
+    pub(crate) answered: usize,
+}
+
+impl LoggedAnswer {
+    /// The requests whose answers came after the event, if at all.
+    pub(crate) fn lost(&self) -> Vec<Id> {
+        self.pending.lost_since(self.answered)
     }
 
-    fn forget_first(&mut self) {
-        if let Some(run) = self.runs.front_mut() {
-            run.ids.pop_first();
-            self.len -= 1;
-            if run.ids.is_empty() {
-                self.runs.pop_front();
-            }
-        }
-    }
-
-    pub(crate) fn bytes(&self) -> usize {
-        self.runs.iter().map(|run| run.ids.bytes()).sum()
-    }
-
-    pub(crate) fn find_event(&self, last_event_id: &HeaderValue) -> Logged {
-        let asked = last_event_id.as_bytes();
-        let run = self.runs.iter().rev().find(|run| run.ids.contains(asked));
-        match run.map(|run| &run.origin) {
-            None => Logged::Unknown,
-            Some(StreamOrigin { epoch, requests }) if requests.is_empty() => {
-                Logged::Listening { epoch: *epoch }
-            }
-            Some(StreamOrigin { epoch, requests }) => Logged::Answer {
-                epoch: *epoch,
-                requests: requests.clone(),
-            },
-        }
+    /// The caller resumes the stream from the event: it has not had what came after.
+    pub(crate) fn resume(&self) {
+        self.pending.reopen(self.answered);
     }
 }
 
 impl StreamOrigin {
-    /// Whether this is the same stream, or one that comes to the same.
+    pub(crate) fn listening(epoch: u64) -> Self {
+        Self {
+            epoch,
+            kind: Kind::Listening(Arc::default()),
+            is_known: false,
+        }
+    }
+
+    pub(crate) fn answer(epoch: u64, pending: Arc<PendingRequests>) -> Self {
+        Self {
+            epoch,
+            kind: Kind::Answer(pending),
+            is_known: false,
+        }
+    }
+
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Whether this is the same stream.
     fn is(&self, other: &Self) -> bool {
-        let same_requests = Arc::ptr_eq(&self.requests, &other.requests)
-            || (self.requests.is_empty() && other.requests.is_empty());
-        self.epoch == other.epoch && same_requests
+        match (&self.kind, &other.kind) {
+            (Kind::Listening(one), Kind::Listening(other)) => Arc::ptr_eq(one, other),
+            (Kind::Answer(one), Kind::Answer(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        }
+    }
+
+    fn is_listening(&self) -> bool {
+        matches!(self.kind, Kind::Listening(_))
+    }
+
+    fn is_answered(&self) -> bool {
+        match &self.kind {
+            Kind::Listening(_) => false,
+            Kind::Answer(pending) => pending.are_answered(),
+        }
+    }
+
+    /// What the log holds for it besides its ids, in bytes.
+    fn bytes(&self) -> usize {
+        match &self.kind {
+            Kind::Listening(_) => STREAM,
+            Kind::Answer(pending) => STREAM + pending.held_bytes(),
+        }
+    }
+}
+
+impl EventLog {
+    /// Remembers ids. If there are more than `limit`, or they take up too much, others make room
+    /// (rule K7).
+    pub(crate) fn remember(&mut self, ids: &EventIds, origin: &mut StreamOrigin, limit: usize) {
+        if origin.bytes() > MAX_BYTES / 2 {
+            // It would push out all others.
+            return;
+        }
+        let known = match std::mem::replace(&mut origin.is_known, true) {
+            true => self.streams.iter().rposition(|it| it.origin.is(origin)),
+            false => None,
+        };
+        let place = known.unwrap_or_else(|| {
+            self.bytes += origin.bytes();
+            self.streams.push_back(LoggedStream {
+                origin: origin.clone(),
+                ids: EventIds::default(),
+            });
+            self.streams.len() - 1
+        });
+        self.streams[place].ids.append(ids);
+        self.len += ids.len();
+        self.bytes += ids.bytes();
+        while self.len > limit || self.bytes > MAX_BYTES {
+            let Some(place) = self.dispensable(limit) else {
+                break;
+            };
+            self.make_room(place, limit);
+        }
+    }
+
+    /// What it takes up, about, in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The stream that has to make room: one that has been answered, else one that has other ids
+    /// than its last, else one that waits for an answer, else an old listening stream.
+    fn dispensable(&self, limit: usize) -> Option<usize> {
+        let streams = || self.streams.iter();
+        let latest = streams().rposition(|it| it.origin.is_listening());
+        streams()
+            .position(|it| it.origin.is_answered())
+            .or_else(|| streams().position(|it| it.ids.len() > 1))
+            .or_else(|| streams().position(|it| !it.origin.is_listening()))
+            .or_else(|| {
+                let listening = streams().position(|it| it.origin.is_listening());
+                listening.filter(|place| limit == 0 || Some(*place) != latest)
+            })
+    }
+
+    /// Forgets ids of the stream, the first ones first, and the stream with its last one.
+    fn make_room(&mut self, place: usize, limit: usize) {
+        let stream = &mut self.streams[place];
+        let keeps = usize::from(!stream.origin.is_answered() && stream.ids.len() > 1);
+        while (self.len > limit || self.bytes > MAX_BYTES) && stream.ids.len() > keeps {
+            let before = stream.ids.bytes();
+            stream.ids.pop_first();
+            self.bytes -= before - stream.ids.bytes();
+            self.len -= 1;
+        }
+        if stream.ids.is_empty() {
+            self.bytes -= stream.origin.bytes();
+            self.streams.remove(place);
+        } else {
+            stream.ids.shrink();
+        }
+    }
+
+    /// What the caller means by an id: the latest stream of those that used it and are still to
+    /// be answered, since servers count from 0 in each session; else the latest one.
+    pub(crate) fn find_event(&self, last_event_id: &HeaderValue) -> Logged {
+        let asked = PackedId::new(last_event_id.as_bytes());
+        let mut found = None;
+        for stream in self.streams.iter().rev() {
+            if let Some(answered) = stream.ids.find(&asked) {
+                let is_open = !stream.origin.is_answered();
+                if is_open || found.is_none() {
+                    found = Some((&stream.origin, answered));
+                }
+                if is_open {
+                    break;
+                }
+            }
+        }
+        let Some((origin, answered)) = found else {
+            return Logged::Unknown;
+        };
+        match &origin.kind {
+            Kind::Listening(_) => Logged::Listening(origin.clone()),
+            Kind::Answer(pending) => Logged::Answer(LoggedAnswer {
+                origin: origin.clone(),
+                pending: pending.clone(),
+                answered,
+            }),
+        }
     }
 }
 
@@ -100,55 +225,137 @@ impl StreamOrigin {
 mod tests {
     use super::*;
 
-    fn listening(epoch: u64) -> StreamOrigin {
-        StreamOrigin {
-            epoch,
-            requests: Arc::default(),
+    fn answer(epoch: u64, id: &str) -> StreamOrigin {
+        let requests = [Id::from(id.to_owned())].into();
+        StreamOrigin::answer(epoch, Arc::new(PendingRequests::new(requests)))
+    }
+
+    fn is_answered_by(origin: &StreamOrigin, id: &str) {
+        match &origin.kind {
+            Kind::Answer(pending) => pending.read(&format!(r#"{{"id":"{id}","result":0}}"#)),
+            Kind::Listening(_) => unreachable!("nothing to answer"),
         }
     }
 
-    fn remember(ids: &mut EventLog, id: &str, epoch: u64, limit: usize) {
+    fn remember(log: &mut EventLog, id: &str, origin: &mut StreamOrigin, limit: usize) {
         let mut more = EventIds::default();
-        more.push(id.as_bytes());
-        ids.remember(&more, &listening(epoch), limit);
+        more.push(id.as_bytes(), 0);
+        log.remember(&more, origin, limit);
     }
 
-    fn epoch(ids: &EventLog, id: &str) -> Option<u64> {
-        match ids.find_event(&HeaderValue::from_str(id).unwrap()) {
-            Logged::Listening { epoch } | Logged::Answer { epoch, .. } => Some(epoch),
+    /// The epoch of the stream, and its request.
+    fn find(log: &EventLog, id: &str) -> Option<(u64, Option<String>)> {
+        match log.find_event(&HeaderValue::from_str(id).unwrap()) {
+            Logged::Listening(origin) => Some((origin.epoch(), None)),
+            Logged::Answer(logged) => {
+                let lost = logged.lost().first().map(Id::to_string);
+                Some((logged.origin.epoch(), lost))
+            }
             Logged::Unknown => None,
         }
     }
 
+    fn listens(epoch: u64) -> Option<(u64, Option<String>)> {
+        Some((epoch, None))
+    }
+
+    fn answers(epoch: u64, id: &str) -> Option<(u64, Option<String>)> {
+        Some((epoch, Some(format!("{id:?}"))))
+    }
+
     #[test]
     fn k7_the_oldest_id_is_forgotten_first() {
-        let mut ids = EventLog::default();
+        let (mut log, mut stream) = (EventLog::default(), StreamOrigin::listening(0));
         for id in ["a", "b", "c"] {
-            remember(&mut ids, id, 0, 2);
+            remember(&mut log, id, &mut stream, 2);
         }
-        assert_eq!(
-            ["a", "b", "c"].map(|id| epoch(&ids, id)),
-            [None, Some(0), Some(0)]
-        );
+        let found = ["a", "b", "c"].map(|id| find(&log, id));
+        assert_eq!(found, [None, listens(0), listens(0)]);
     }
 
     #[test]
-    fn g3_an_id_that_comes_again_counts_from_its_latest() {
-        let mut ids = EventLog::default();
-        remember(&mut ids, "0", 0, 2);
-        remember(&mut ids, "0", 1, 2);
-        remember(&mut ids, "1", 1, 2);
-        assert_eq!(epoch(&ids, "0"), Some(1));
-        remember(&mut ids, "2", 1, 2);
-        assert_eq!(epoch(&ids, "0"), None);
+    fn k7_what_is_answered_makes_room_and_the_last_id_of_a_listener_never() {
+        let mut log = EventLog::default();
+        let (mut old, mut idle) = (StreamOrigin::listening(0), StreamOrigin::listening(0));
+        remember(&mut log, "old", &mut old, 4);
+        remember(&mut log, "idle", &mut idle, 4);
+        let mut calls = ["1", "2", "3"].map(|id| answer(0, id));
+        for (call, id) in calls.iter_mut().zip(["one", "two", "three"]) {
+            if id == "three" {
+                continue;
+            }
+            remember(&mut log, id, call, 4);
+        }
+        is_answered_by(&calls[1], "2");
+        remember(&mut log, "three", &mut calls[2], 4);
+        assert_eq!(find(&log, "two"), None, "answered");
+        assert_eq!(find(&log, "one"), answers(0, "1"));
+
+        for number in 0..1_100 {
+            let mut call = answer(0, "x");
+            remember(&mut log, &format!("x{number}"), &mut call, 4);
+        }
+        assert_eq!([find(&log, "one"), find(&log, "three")], [None, None]);
+        let found = ["old", "idle"].map(|id| find(&log, id));
+        assert_eq!(found, [listens(0), listens(0)]);
+        for number in 0..1_100 {
+            let mut stream = StreamOrigin::listening(1);
+            remember(&mut log, &format!("y{number}"), &mut stream, 4);
+        }
+        assert_eq!(find(&log, "y1099"), listens(1));
+        assert_eq!([find(&log, "idle"), find(&log, "y1095")], [None, None]);
+        assert_eq!((log.len, log.streams.len()), (4, 4));
     }
 
     #[test]
-    fn k7_a_hundred_thousand_ids_hold_no_more_than_the_limit() {
-        let mut ids = EventLog::default();
-        for id in 0..100_000 {
-            remember(&mut ids, &(id % 7_000).to_string(), 0, 1_024);
+    fn g4_an_id_that_comes_again_means_the_latest_that_is_not_yet_answered() {
+        let mut log = EventLog::default();
+        let (mut five, mut six) = (answer(0, "5"), answer(1, "6"));
+        remember(&mut log, "0/0", &mut five, 9);
+        remember(&mut log, "0/0", &mut six, 9);
+        assert_eq!(find(&log, "0/0"), answers(1, "6"));
+        is_answered_by(&six, "6");
+        assert_eq!(find(&log, "0/0"), answers(0, "5"));
+        is_answered_by(&five, "5");
+        assert_eq!(find(&log, "0/0"), answers(1, "6"));
+        // A listening stream is never answered.
+        let mut stream = StreamOrigin::listening(1);
+        remember(&mut log, "0/0", &mut stream, 9);
+        let mut seven = answer(1, "7");
+        remember(&mut log, "0/0", &mut seven, 9);
+        is_answered_by(&seven, "7");
+        assert_eq!(find(&log, "0/0"), listens(1));
+    }
+
+    #[test]
+    fn k7_ids_are_bounded_in_bytes_whatever_the_streams_and_requests() {
+        let mut log = EventLog::default();
+        let long = "x".repeat(60_000);
+        for number in 0..5_000 {
+            let mut call = answer(0, &long[..number * 12]);
+            let id = format!("{}{number}", &long[..number % 3_000]);
+            remember(&mut log, &id, &mut call, 1_024);
+            remember(&mut log, &id, &mut call, 1_024);
+            assert!(log.len <= 1_024 && log.bytes <= MAX_BYTES, "{number}");
         }
-        assert!(ids.len <= 1_024);
+        let (mut log, mut small) = (EventLog::default(), StreamOrigin::listening(0));
+        remember(&mut log, "first", &mut small, 1_024);
+        for number in 0..1_023 {
+            let mut call = answer(0, "1");
+            remember(&mut log, &number.to_string(), &mut call, 1_024);
+        }
+        assert_eq!(log.len, 1_024, "short ids of as many streams fit");
+        let mut huge = answer(0, &"x".repeat(100_000));
+        remember(&mut log, "huge", &mut huge, 1_024);
+        assert_eq!(find(&log, "huge"), None);
+        assert_eq!(find(&log, "first"), listens(0));
+    }
+
+    #[test]
+    fn k7_nothing_is_remembered_where_nothing_may_be() {
+        let mut log = EventLog::default();
+        remember(&mut log, "a", &mut StreamOrigin::listening(0), 0);
+        remember(&mut log, "b", &mut answer(0, "1"), 0);
+        assert_eq!((log.len, log.bytes, log.streams.len()), (0, 0, 0));
     }
 }

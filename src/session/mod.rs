@@ -3,6 +3,7 @@
 //! A [`Session`] is what a caller's `initialize` made. It outlives the sessions that the server
 //! forgets: each of those is an [`Epoch`] of it, and the caller's id names it through all of them.
 
+mod accepted;
 mod affinity;
 mod chain;
 mod endpoint;
@@ -24,7 +25,7 @@ pub(crate) use self::{
     chain::{Chain, Claim, Leader, Snapshot, Standing},
     endpoint::Endpoint,
     epoch::{Epoch, Handshake},
-    event_log::{EventLog, Logged, StreamOrigin},
+    event_log::{EventLog, Logged, LoggedAnswer, StreamOrigin},
     orphan_timer::{OrphanTimer, Replaced},
     pace::Pauses,
     recovery_error::RecoveryError,

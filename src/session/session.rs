@@ -10,8 +10,9 @@ use http::{HeaderMap, HeaderValue};
 
 use super::{
     Chain, Endpoint, Epoch, EventLog, Logged, Pauses, Principal, State, StateChange, StreamOrigin,
+    accepted::AcceptedRequests,
 };
-use crate::mcp::{EventIds, ListChanged};
+use crate::mcp::{EventIds, Id, ListChanged};
 
 /// A caller's session.
 pub(crate) struct Session {
@@ -53,6 +54,7 @@ struct Memory {
 #[derive(Default)]
 struct Content {
     event_log: EventLog,
+    accepted: AcceptedRequests,
     state: State,
     /// The lists that the caller is still to be told about (rule H3).
     notices: ListChanged,
@@ -112,7 +114,7 @@ impl Session {
     }
 
     /// Remembers that events were let through (rule G3).
-    pub(crate) fn remember(&self, ids: &EventIds, origin: &StreamOrigin, limit: usize) {
+    pub(crate) fn remember(&self, ids: &EventIds, origin: &mut StreamOrigin, limit: usize) {
         self.content(|content| content.event_log.remember(ids, origin, limit));
     }
 
@@ -122,6 +124,29 @@ impl Session {
             Some(content) => content.event_log.find_event(last_event_id),
             None => Logged::Unknown,
         }
+    }
+
+    /// Requests were accepted with 202 in this epoch, to be answered on a listening stream.
+    pub(crate) fn accept(&self, epoch: u64, requests: &[Id]) {
+        self.content(|content| content.accepted.accept(epoch, requests));
+    }
+
+    /// A listening stream brought what may be the response to one of those.
+    pub(crate) fn responded(&self, data: &str) {
+        self.content(|content| content.accepted.read(data));
+    }
+
+    /// It brought a large one.
+    pub(crate) fn responded_to(&self, id: Id) {
+        self.content(|content| content.accepted.answer(id));
+    }
+
+    /// Those that were accepted before this epoch, and whose answers will not come, once.
+    pub(crate) fn take_lost(&self, epoch: u64) -> Vec<Id> {
+        let mut memory = self.lock_memory();
+        let content = memory.content.as_mut();
+        let lost = content.map(|content| content.accepted.take_lost(epoch));
+        lost.unwrap_or_default()
     }
 
     /// Notes a change that the server accepted (rule H1).
@@ -190,7 +215,10 @@ impl Session {
 
     fn count(&self, memory: &mut Memory) {
         let content = memory.content.as_ref().map_or(0, |content| {
-            size_of::<Content>() + content.event_log.bytes() + content.state.bytes()
+            size_of::<Content>()
+                + content.event_log.bytes()
+                + content.accepted.bytes()
+                + content.state.bytes()
         });
         let counted = size_of::<Self>() + self.initialize.bytes() + OTHER + content;
         if let Some(total) = &memory.total {

@@ -1,0 +1,137 @@
+//! Requests that a server accepted with 202, to answer them on a listening stream (rule G6).
+//!
+//! The specification does not have it (2025-11-25, Transports), but some servers do it, and some
+//! clients take it.
+
+use std::collections::VecDeque;
+
+use crate::mcp::{Id, Message};
+
+/// How many of them a session keeps in mind, and how much their ids may take up, in bytes.
+const MAX_LEN: usize = 1024;
+const MAX_BYTES: usize = 64 * 1024;
+/// How many responses to nothing that is known.
+const MAX_EARLY: usize = 64;
+
+/// The requests of a session that were accepted and not yet answered, and their epochs.
+#[derive(Default)]
+pub(super) struct AcceptedRequests {
+    waiting: VecDeque<(u64, Id)>,
+    /// What was answered before it was known to be accepted: the two come on their own ways.
+    early: VecDeque<Id>,
+    bytes: usize,
+}
+
+impl AcceptedRequests {
+    pub(super) fn accept(&mut self, epoch: u64, requests: &[Id]) {
+        for id in requests {
+            if let Some(place) = self.early.iter().position(|early| early == id) {
+                self.early.remove(place);
+                continue;
+            }
+            self.bytes += id.held_bytes();
+            self.waiting.push_back((epoch, id.clone()));
+        }
+        while self.waiting.len() > MAX_LEN || self.bytes > MAX_BYTES {
+            match self.waiting.pop_front() {
+                Some((_, id)) => self.bytes -= id.held_bytes(),
+                None => break,
+            }
+        }
+    }
+
+    /// Strikes those that the data of an event answer.
+    pub(super) fn read(&mut self, data: &str) {
+        let mut answered = Vec::new();
+        let read = Message::each(data.as_bytes(), |message| {
+            if message.is_response() && answered.len() < MAX_LEN {
+                answered.extend(message.parsed_id());
+            }
+        });
+        if read.is_some() {
+            answered.into_iter().for_each(|id| self.answer(id));
+        }
+    }
+
+    pub(super) fn answer(&mut self, id: Id) {
+        match self.waiting.iter().position(|(_, waiting)| *waiting == id) {
+            Some(place) => {
+                self.waiting.remove(place);
+                self.bytes -= id.held_bytes();
+            }
+            None if id.held_bytes() < MAX_BYTES / MAX_LEN => {
+                self.early.truncate(MAX_EARLY - 1);
+                self.early.push_front(id);
+            }
+            None => {}
+        }
+    }
+
+    /// What they take up, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes + (self.waiting.len() + self.early.len()) * size_of::<(u64, Id)>()
+    }
+
+    /// Those of epochs before this one, whose answers are not heard any more.
+    pub(super) fn take_lost(&mut self, epoch: u64) -> Vec<Id> {
+        let mut lost = Vec::new();
+        self.waiting.retain(|(of, id)| {
+            let stays = *of >= epoch;
+            if !stays {
+                self.bytes -= id.held_bytes();
+                lost.push(id.clone());
+            }
+            stays
+        });
+        lost
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ids(ids: &[&str]) -> Vec<Id> {
+        ids.iter().map(|id| Id::from((*id).to_owned())).collect()
+    }
+
+    fn lost(accepted: &mut AcceptedRequests, epoch: u64) -> Vec<String> {
+        let lost = accepted.take_lost(epoch);
+        lost.iter().map(Id::to_string).collect()
+    }
+
+    #[test]
+    fn g6_what_was_accepted_and_never_answered_is_lost_with_its_epoch() {
+        let mut accepted = AcceptedRequests::default();
+        accepted.accept(0, &ids(&["a", "b", "c"]));
+        accepted.accept(1, &ids(&["d"]));
+        accepted.read(r#"{"id":"b","result":{}}"#);
+        accepted.read(r#"{"id":"c","method":"ping"}"#);
+        assert!(lost(&mut accepted, 0).is_empty());
+        assert_eq!(lost(&mut accepted, 1), ["\"a\"", "\"c\""]);
+        assert!(lost(&mut accepted, 1).is_empty());
+        assert_eq!(lost(&mut accepted, 2), ["\"d\""]);
+        assert_eq!(accepted.bytes, 0);
+    }
+
+    #[test]
+    fn g6_an_answer_may_overtake_the_word_that_the_request_was_accepted() {
+        let mut accepted = AcceptedRequests::default();
+        for id in 0..200 {
+            accepted.read(&format!(r#"{{"id":"{id}","result":{{}}}}"#));
+        }
+        accepted.accept(0, &ids(&["199", "1"]));
+        assert_eq!(lost(&mut accepted, 1), ["\"1\""]);
+        assert!(accepted.early.len() <= MAX_EARLY);
+    }
+
+    #[test]
+    fn k_what_is_kept_in_mind_is_bounded() {
+        let mut accepted = AcceptedRequests::default();
+        for number in 0..5_000 {
+            accepted.accept(0, &ids(&[&"x".repeat(number)]));
+            assert!(accepted.waiting.len() <= MAX_LEN && accepted.bytes <= MAX_BYTES);
+            assert!(accepted.bytes() < 2 * MAX_BYTES);
+        }
+    }
+}
