@@ -31,6 +31,8 @@ pin_project! {
         // Those of the last chunk.
         ids: EventIds,
         pending: Arc<PendingRequests>,
+        // Nothing is waited for in this stream any more.
+        is_done: bool,
         remember: M,
         #[pin]
         orphan_timer: Option<O>,
@@ -58,6 +60,7 @@ impl<R, M, O> AnswerStream<R, M, O> {
             reader,
             ids: EventIds::default(),
             pending,
+            is_done: false,
             remember,
             orphan_timer,
             trailers: None,
@@ -89,7 +92,11 @@ where
                 coop.made_progress();
                 let frame = into_bytes(frame);
                 if let Some(data) = frame.data_ref() {
-                    look(this.reader, data, this.pending, this.ids, this.remember);
+                    *this.is_done |= this.pending.are_answered();
+                    if !*this.is_done {
+                        look(this.reader, data, this.pending, this.ids, this.remember);
+                        *this.is_done = this.pending.are_answered();
+                    }
                     return Poll::Ready(Some(Ok(frame)));
                 }
                 (Some(Ok(frame)), LostResponse::StreamEnded)
@@ -98,7 +105,7 @@ where
                 end.map(|end| end.map(into_bytes)),
                 LostResponse::StreamEnded,
             ),
-            Poll::Pending if this.pending.are_answered() => return Poll::Pending,
+            Poll::Pending if *this.is_done || this.pending.are_answered() => return Poll::Pending,
             Poll::Pending => match this.orphan_timer.as_mut().as_pin_mut() {
                 Some(orphan_timer) => {
                     ready!(orphan_timer.poll(cx));
@@ -116,7 +123,8 @@ where
         // Nothing more comes from the server.
         this.body.set(None);
         let resumable = this.reader.is_resumable() && reason == LostResponse::StreamEnded;
-        if this.pending.are_answered() || resumable || this.orphan_timer.is_none() {
+        let is_done = *this.is_done || this.pending.are_answered();
+        if is_done || resumable || this.orphan_timer.is_none() {
             return Poll::Ready(end);
         }
         *this.trailers = end.and_then(Result::ok);
@@ -132,7 +140,7 @@ where
     }
 }
 
-/// Reads a chunk as it passes, until every request has been answered.
+/// Reads a chunk as it passes.
 fn look(
     reader: &mut EventReader,
     chunk: &[u8],
@@ -140,9 +148,6 @@ fn look(
     ids: &mut EventIds,
     remember: &mut impl FnMut(&EventIds),
 ) {
-    if pending.are_answered() {
-        return;
-    }
     reader.read(chunk, |event| match event {
         Event::Data(data) => pending.read(data),
         Event::Large(data) => pending.read_large(&data),

@@ -40,6 +40,7 @@ mod replaying {
 
 /// G. Streams.
 mod streams {
+    mod differential;
     mod listening;
     mod lost_answers;
     mod orphans;
