@@ -2,14 +2,12 @@
 
 use std::{
     fmt,
-    future::{Future, poll_fn},
     pin::pin,
     task::{Context, Poll, Waker},
 };
 
 use bytes::Bytes;
 use http_body::Body;
-use tokio::task::unconstrained;
 
 /// Polls a body to its end, or until it stays pending, and notes every step: each frame as it is
 /// cut, trailers, errors, and what the body says beforehand of its size and its end.
@@ -25,9 +23,7 @@ where
         let hint = body.size_hint();
         let size = (hint.lower(), hint.upper());
         let ended = body.is_end_stream();
-        // A body that always has something yields to others now and then: not here.
-        let frame = poll_fn(|cx| body.as_mut().poll_frame(cx));
-        let step = match pin!(unconstrained(frame)).poll(&mut cx) {
+        let step = match body.as_mut().poll_frame(&mut cx) {
             Poll::Pending => "pending".to_owned(),
             Poll::Ready(None) => "end".to_owned(),
             Poll::Ready(Some(Err(error))) => format!("error {error}"),

@@ -43,6 +43,7 @@ mod streams {
     mod differential;
     mod listening;
     mod lost_answers;
+    mod many_streams;
     mod orphans;
     mod passing;
     mod properties;

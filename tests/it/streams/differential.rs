@@ -751,7 +751,7 @@ fn from_env(name: &str) -> Option<u64> {
 #[test]
 fn g1_g3_g4_g5_g6_g9_the_layer_and_the_oracle_agree() {
     let first = from_env("DIFFERENTIAL_FIRST").unwrap_or(0);
-    let seeds = from_env("DIFFERENTIAL_SEEDS").unwrap_or(200);
+    let seeds = from_env("DIFFERENTIAL_SEEDS").unwrap_or(150);
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = runtime.enable_all().start_paused(true);
     for seed in first..first + seeds {

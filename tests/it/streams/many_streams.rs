@@ -1,0 +1,334 @@
+//! Requests that more than one stream may answer, ids that more than one stream used, and events
+//! that are too large to be kept: rules G2 to G6, K7.
+
+use std::time::Duration;
+
+use mcp_session_recovery::{Outcome, SessionRecoveryLayer};
+use serde_json::json;
+use testing::streams::*;
+use testing::*;
+use tokio::time::{advance, timeout};
+
+const ORPHAN_TIMEOUT: Duration = Duration::from_secs(30);
+
+async fn a_scene() -> (Scene, Fed, Fed) {
+    let scene = scene(SessionRecoveryLayer::new()).await;
+    let calls = feed_all(&scene.server, "tools/call");
+    let gets = feed_all(&scene.server, "GET");
+    (scene, calls, gets)
+}
+
+async fn after_the_orphan_timeout() {
+    settle().await;
+    advance(ORPHAN_TIMEOUT + Duration::from_millis(5)).await;
+    settle().await;
+}
+
+fn event(data: impl std::fmt::Display) -> String {
+    format!("data: {data}\n\n")
+}
+
+fn answer(id: u64) -> serde_json::Value {
+    serde_json::from_str(&result(id)).unwrap()
+}
+
+fn large(data: &str) -> String {
+    data.replace('?', &"x".repeat(2 << 20))
+}
+
+#[tokio::test(start_paused = true)]
+async fn g6_a_stream_left_open_gets_no_error_if_a_resumed_one_brought_the_answer() {
+    for resumed_answers in [true, false] {
+        // Given a call whose stream is open, and resumed in another,
+        let (scene, calls, gets) = a_scene().await;
+        let mut call = scene.call(5).await;
+        calls.data(0, "id: p\ndata: \n\n");
+        call.now().await;
+        let mut resumed = scene.open(get(&scene.session, Some("p"))).await;
+
+        // when one of the two brings the answer, and the session is lost,
+        match resumed_answers {
+            true => gets.data(0, event(result(5))),
+            false => calls.data(0, event(result(5))),
+        }
+        call.now().await;
+        resumed.now().await;
+        scene.recover().await;
+        after_the_orphan_timeout().await;
+
+        // then neither is told that it is lost.
+        let messages = [call.messages(), resumed.messages()].concat();
+        assert_eq!(messages, [answer(5)], "{resumed_answers}");
+        assert!(call.is_open() && resumed.is_open());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn g4_an_id_of_two_sessions_means_the_call_that_is_not_answered() {
+    // Given servers that count from 0 in each session: call 5 waits, call 6 is answered,
+    let (scene, calls, gets) = a_scene().await;
+    let mut five = scene.call(5).await;
+    calls.data(0, "id: 0/0\ndata: \n\n");
+    calls.error(0);
+    five.read_to_end().await;
+    scene.server.restart();
+    let mut six = scene.call(6).await;
+    calls.data(1, format!("id: 0/0\ndata: \n\n{}", event(result(6))));
+    six.now().await;
+
+    // when the caller resumes, then it is told that call 5 is lost,
+    let answer = scene.resume("0/0").await;
+    assert_eq!(answer.messages(), [lost(5, "session_expired")]);
+    assert_eq!(answer.outcome(), Some(Outcome::AnswerLost));
+    assert_eq!(gets.count(), 0);
+
+    // and not once more when its old stream would be.
+    after_the_orphan_timeout().await;
+    assert!(six.is_open() && five.messages().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn g4_a_listening_stream_is_not_taken_for_an_answered_call() {
+    // Given a listening stream and an answered call that used the same id,
+    let (scene, calls, gets) = a_scene().await;
+    let mut listening = scene.listen().await;
+    gets.data(0, "id: 0\ndata: \n\n");
+    listening.now().await;
+    let mut call = scene.call(5).await;
+    calls.data(0, format!("id: 0\ndata: \n\n{}", event(result(5))));
+    call.now().await;
+    gets.end(0);
+    listening.read_to_end().await;
+
+    // when the caller resumes it, and the session moves, then so does the stream.
+    let mut resumed = scene.open(get(&scene.session, Some("0"))).await;
+    scene.recover().await;
+    after_the_orphan_timeout().await;
+    assert_eq!(gets.count(), 3);
+    gets.data(2, event("new"));
+    assert_eq!(resumed.now().await, event("new"));
+    assert!(resumed.is_open());
+}
+
+#[tokio::test(start_paused = true)]
+async fn k7_an_idle_listening_stream_is_remembered_whatever_the_calls_bring() {
+    // Given a listening stream with one event, long ago,
+    let (scene, calls, gets) = a_scene().await;
+    let mut listening = scene.listen().await;
+    gets.data(0, "id: idle\ndata: {}\n\n");
+    gets.end(0);
+    listening.read_to_end().await;
+    for call in 0..1_100 {
+        let mut stream = scene.call(call).await;
+        calls.data(call as usize, format!("id: {call}\ndata: \n\n"));
+        stream.now().await;
+        drop(stream);
+    }
+
+    // when its caller reconnects in the next session,
+    scene.server.restart();
+    let mut resumed = scene.open(get(&scene.session, Some("idle"))).await;
+
+    // then it has a listening stream, which moves like any other.
+    assert_eq!(resumed.head.status, 200);
+    scene.recover().await;
+    resumed.now().await;
+    assert_eq!(gets.count(), 3);
+    assert!(resumed.is_open());
+}
+
+#[tokio::test(start_paused = true)]
+async fn g3_ids_of_any_length_are_remembered_and_an_empty_one_is_none() {
+    let (scene, calls, gets) = a_scene().await;
+    let long = "i".repeat(3_000);
+    let mut call = scene.call(5).await;
+    calls.data(0, format!("id: {long}\ndata: \n\n"));
+    call.now().await;
+    scene.server.restart();
+    let answer = scene.resume(&long).await;
+    assert_eq!(answer.messages(), [lost(5, "session_expired")]);
+
+    // An empty one comes with a listening stream, which is opened anew without it.
+    let mut listening = scene.open(get(&scene.session, Some(""))).await;
+    scene.recover().await;
+    listening.now().await;
+    assert_eq!(gets.count(), 2);
+    scene.server.restart();
+    let mut other = scene.open(get(&scene.session, Some(""))).await;
+    assert_eq!(other.head.status, 200);
+    assert_eq!(scene.server.last("GET").header(LAST_EVENT_ID), None);
+    other.now().await;
+    assert!(listening.is_open() && other.is_open());
+}
+
+#[tokio::test(start_paused = true)]
+async fn g5_a_large_answer_that_did_not_end_is_none() {
+    for (sent, answers) in [
+        (
+            large(r#"data: {"jsonrpc":"2.0","id":5,"result":"?"}"#),
+            false,
+        ),
+        (
+            large("data: {\"jsonrpc\":\"2.0\",\"id\":5,\"result\":\"?\"}\n"),
+            false,
+        ),
+        (
+            large("data: {\"jsonrpc\":\"2.0\",\"id\":5,\"result\":\"?\"}\n\n"),
+            true,
+        ),
+        (
+            large("data: {\"result\":\"?\",\"jsonrpc\":\"2.0\",\"id\":5}\n\n"),
+            true,
+        ),
+        (
+            large("event: message\r\ndata: {\"id\":5,\"result\":\"?\"}\r\n\r\n"),
+            true,
+        ),
+        (
+            large("event: other\ndata: {\"id\":5,\"result\":\"?\"}\n\n"),
+            false,
+        ),
+        (
+            large("data: {\"jsonrpc\":\"2.0\",\"method\":\"a\",\"params\":\"?\"}\n\n"),
+            false,
+        ),
+        (
+            large("data: {\"id\":5,\"method\":\"a\",\"params\":{\"result\":\"?\"}}\n\n"),
+            false,
+        ),
+        (large(": ?\n\n"), false),
+        (large("data: ?"), false),
+    ] {
+        for size in [64 * 1024, usize::MAX] {
+            let (scene, calls, _) = a_scene().await;
+            let mut call = scene.call(5).await;
+            for chunk in sent.as_bytes().chunks(size) {
+                calls.data(0, chunk);
+            }
+            calls.error(0);
+            let read = call.read_to_end().await;
+            let case = format!("{:?} {size}", sent.replace("xxxx", ""));
+            assert!(read.starts_with(&sent), "{case}");
+            let lost_ = lost(5, "stream_ended");
+            let messages = call.messages();
+            assert_eq!(messages.last() == Some(&lost_), !answers, "{case}");
+            assert_eq!(call.ended_cleanly(), !answers, "{case}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn g6_a_stream_that_hangs_after_a_large_notification_is_left_behind_like_any_other() {
+    let (scene, calls, gets) = a_scene().await;
+    let mut call = scene.call(5).await;
+    let sent =
+        large("id: 1\ndata: {\"method\":\"a\",\"params\":\"?\"}\nid: 2\n\nid: 3\ndata: open");
+    for chunk in sent.as_bytes().chunks(100_000) {
+        calls.data(0, chunk);
+    }
+    call.now().await;
+    scene.recover().await;
+    after_the_orphan_timeout().await;
+
+    let read = call.read_to_end().await;
+    assert_eq!(call.messages().last(), Some(&lost(5, "session_expired")));
+    // The id of the event that was cut is not the client's last one.
+    let added = &read[sent.len()..];
+    assert!(
+        added.starts_with("\nid: 2\nevent: truncated\n\n"),
+        "{added:?}"
+    );
+    // That of the large one is remembered.
+    let answer = scene.resume("2").await;
+    assert_eq!(answer.messages(), [lost(5, "session_expired")]);
+    let stream = scene.open(get(&scene.session, Some("3"))).await;
+    assert_eq!((stream.outcome(), gets.count()), (None, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn g6_what_was_accepted_to_be_answered_on_a_listening_stream_is_reported_there() {
+    let accepted = |id| {
+        let mut call = tool_call(id);
+        call["params"]["name"] = json!("accepted");
+        call
+    };
+    for loses in [true, false] {
+        // Given a server that accepts calls with 202, and answers one of two on the other stream,
+        let layer = SessionRecoveryLayer::new().answer_lost_requests(loses);
+        let scene = scene(layer).await;
+        let gets = feed_all(&scene.server, "GET");
+        let living = scene.server.clone();
+        scene.server.on(move |seen| {
+            let is_call = seen.what() == "tools/call" && is_live(&living, seen);
+            is_call.then(|| reply(202, None, ""))
+        });
+        let mut listening = scene.listen().await;
+        for id in [5, 6] {
+            assert_eq!(scene.post(&accepted(id)).await.status, 202);
+        }
+        gets.data(0, event(result(5)));
+        listening.now().await;
+
+        // when the session is lost, then the other one is, too, and the caller is told once.
+        scene.recover().await;
+        listening.now().await;
+        gets.data(1, event(r#"{"method":"new"}"#));
+        listening.now().await;
+        scene.recover().await;
+        listening.now().await;
+        let mut expected = vec![answer(5)];
+        expected.extend(loses.then(|| lost(6, "session_expired")));
+        let messages = listening.messages();
+        let answers: Vec<_> = messages
+            .iter()
+            .filter(|it| it["id"] != json!(null))
+            .collect();
+        assert_eq!(answers, expected.iter().collect::<Vec<_>>());
+        assert!(listening.is_open());
+    }
+}
+
+/// A body that always has another frame.
+struct Always(&'static str);
+
+impl http_body::Body for Always {
+    type Data = bytes::Bytes;
+    type Error = TestError;
+
+    fn poll_frame(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<bytes::Bytes>, TestError>>> {
+        let chunk = bytes::Bytes::from_static(self.0.as_bytes());
+        std::task::Poll::Ready(Some(Ok(http_body::Frame::data(chunk))))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn k_a_stream_that_always_has_something_does_not_keep_its_thread() {
+    use http_body_util::BodyExt;
+
+    for chunk in ["", "data: x\n\n", "\u{feff}", "id: 7\ndata: x\n\n"] {
+        let scene = scene(SessionRecoveryLayer::new()).await;
+        scene.server.on(move |seen| {
+            let streams = matches!(seen.what().as_str(), "GET" | "tools/call");
+            streams.then(|| {
+                let mut reply = http::Response::new(Always(chunk).boxed());
+                let event_stream = "text/event-stream".parse().unwrap();
+                reply.headers_mut().insert("content-type", event_stream);
+                reply
+            })
+        });
+        for request in [
+            get(&scene.session, None),
+            post(Some(&scene.session), &tool_call(1)),
+        ] {
+            let mut body = scene.unread(request).await.into_body();
+            let reading = async { while body.frame().await.is_some() {} };
+            let read = timeout(Duration::from_millis(5), async {
+                tokio::join!(reading, advance(Duration::from_millis(10)));
+            });
+            assert!(read.await.is_err(), "the time is up, for all that it has");
+        }
+    }
+}
