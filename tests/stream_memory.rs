@@ -146,6 +146,7 @@ fn no_stream_makes_the_layer_hold_much() {
         .build()
         .unwrap();
     runtime.block_on(async {
+        k7_a_batch_that_is_answered_bit_by_bit_holds_little().await;
         let server = Server::new(Profile::TypeScript);
         let client = client(&server, SessionRecoveryLayer::new());
         for (name, chunk, count, limit) in &streams {
@@ -186,4 +187,47 @@ fn no_stream_makes_the_layer_hold_much() {
             }
         }
     });
+}
+
+/// K7: a batch of 496 KiB, each of whose requests is answered with an event id.
+async fn k7_a_batch_that_is_answered_bit_by_bit_holds_little() {
+    const BATCH: usize = 1_000;
+    const CALLS: usize = 3;
+    let server = Server::new(Profile::TypeScript);
+    let client = client(&server, SessionRecoveryLayer::new());
+    let session = handshake(&client).await;
+    let id = |number: usize| format!("{number:0450}");
+    let requests: Vec<_> = (0..BATCH)
+        .map(|number| serde_json::json!({"id": id(number), "method": "tools/call"}))
+        .collect();
+    let batch = serde_json::Value::Array(requests);
+    server.on(move |seen| {
+        let answers = move |left: usize| {
+            let number = BATCH - 1 - left;
+            let data = format!(r#"{{"id":"{}","result":0}}"#, id(number));
+            Bytes::from(format!("id: {number}\ndata: {data}\n\n"))
+        };
+        seen.message().is_array().then(|| {
+            let generated = Generated {
+                chunk: answers,
+                left: BATCH - 1,
+            };
+            let mut reply = Response::new(generated.boxed());
+            let event_stream = "text/event-stream".parse().unwrap();
+            reply.headers_mut().insert("content-type", event_stream);
+            reply
+        })
+    });
+    let before = LIVE.load(Relaxed);
+    PEAK.store(before, Relaxed);
+    for _ in 0..CALLS {
+        let request = post(Some(&session), &batch);
+        let response = client.clone().oneshot(request).await.unwrap();
+        let _ = response.into_body().collect().await;
+    }
+    let held = PEAK.load(Relaxed) - before;
+    let left = LIVE.load(Relaxed).saturating_sub(before);
+    // The server keeps what it has seen.
+    assert!(held < 32 << 20, "{held} bytes at most");
+    assert!(left < 4 << 20, "{left} bytes left");
 }
