@@ -37,10 +37,32 @@ pub(super) enum BlockId {
 /// The line that the bytes so far end in.
 enum Line {
     /// As much as there is of its name.
-    Name(Vec<u8>),
+    Name(Name),
     /// The colon is there, the value is not.
     Colon(Field),
     Value(Field, Vec<u8>),
+}
+
+/// A name, up to the letter that tells that it is none of those that are known.
+#[derive(Default)]
+struct Name {
+    letters: [u8; LONGEST + 1],
+    len: usize,
+}
+
+const LONGEST: usize = "event".len();
+
+impl Name {
+    fn add(&mut self, letters: &[u8]) {
+        let room = &mut self.letters[self.len..];
+        let len = letters.len().min(room.len());
+        room[..len].copy_from_slice(&letters[..len]);
+        self.len += len;
+    }
+
+    fn get(&self) -> &[u8] {
+        &self.letters[..self.len]
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -55,7 +77,7 @@ enum Field {
 
 impl Default for Line {
     fn default() -> Self {
-        Self::Name(Vec::new())
+        Self::Name(Name::default())
     }
 }
 
@@ -105,13 +127,10 @@ impl EventBlock {
     fn add(&mut self, mut bytes: &[u8]) {
         if let Line::Name(name) = &mut self.line {
             let colon = memchr(b':', bytes);
-            let more = &bytes[..colon.unwrap_or(bytes.len())];
-            // One more letter than the longest name that is known tells that it is none of them.
-            let room = "event".len() + 1 - name.len().min("event".len() + 1);
-            name.extend_from_slice(&more[..more.len().min(room)]);
+            name.add(&bytes[..colon.unwrap_or(bytes.len())]);
             let Some(colon) = colon else { return };
             bytes = &bytes[colon + 1..];
-            self.line = Line::Colon(Field::named(name));
+            self.line = Line::Colon(Field::named(name.get()));
         }
         if let Line::Colon(field) = self.line {
             let Some(first) = bytes.first() else { return };
@@ -151,7 +170,7 @@ impl EventBlock {
 
     fn end_line(&mut self) {
         let (field, value) = match std::mem::take(&mut self.line) {
-            Line::Name(name) => (Field::named(&name), Vec::new()),
+            Line::Name(name) => (Field::named(name.get()), Vec::new()),
             Line::Colon(field) => (field, Vec::new()),
             Line::Value(field, value) => {
                 self.end_value(field, value);
@@ -189,20 +208,20 @@ impl EventBlock {
         };
         self.has_field
             || match &self.line {
-                Line::Name(name) => may_be(name),
+                Line::Name(name) => may_be(name.get()),
                 Line::Colon(field) | Line::Value(field, _) => field.is_of_event(),
             }
     }
 
     /// Whether the bytes so far end with a line.
     pub(super) fn is_at_line_start(&self) -> bool {
-        matches!(&self.line, Line::Name(name) if name.is_empty())
+        matches!(&self.line, Line::Name(name) if name.len == 0)
     }
 
     /// Bytes that end the line, so that what follows is one of its own.
     pub(super) fn end_of_line(&self) -> &'static str {
         match &self.line {
-            Line::Name(name) if name.is_empty() => "",
+            Line::Name(name) if name.len == 0 => "",
             // Half a number is another number, and no client takes one with a sign behind it.
             Line::Colon(Field::Retry) | Line::Value(Field::Retry, _) => "-\n",
             _ => "\n",
@@ -213,7 +232,7 @@ impl EventBlock {
     pub(super) fn sets_id(&self) -> bool {
         self.has_id_line
             || match &self.line {
-                Line::Name(name) => name == b"id",
+                Line::Name(name) => name.get() == b"id",
                 Line::Colon(field) | Line::Value(field, _) => *field == Field::Id,
             }
     }
