@@ -127,6 +127,8 @@ mod recovery;
 mod route;
 mod service;
 mod session;
+#[cfg(feature = "store")]
+pub mod store;
 
 pub use self::{
     body::{RequestBody, ResponseBody},

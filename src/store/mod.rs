@@ -1,0 +1,170 @@
+//! Sessions that outlive the process (feature `store`).
+//!
+//! A layer keeps its sessions in memory. With a [`SessionStore`] they outlive the process, and any
+//! process with the same store goes on with them: after a restart, behind a load balancer, in the
+//! second replica of a gateway.
+//!
+//! | store | feature | for | needs |
+//! |---|---|---|---|
+//! | [`MemoryStore`] | `store` | tests; several layers of one process | |
+//! | `RedbStore` | `redb` | one process at a time, a file | Rust 1.90 |
+//! | `RedisStore` | `redis`, `redis-tls` | any number of processes | Redis 6 or Valkey, alone or as a cluster |
+//! | `Sealed` | `seal` | encrypts what goes to another store | |
+//! | your own | `store`, `store-conformance` | a database that you have already | |
+//!
+//! # What is stored
+//!
+//! A record for each session, under a SHA-256 of its endpoint, principal and caller's id. In it, as
+//! JSON with a version:
+//!
+//! - the endpoint: scheme, host and port, path (no user information, no query);
+//! - digests of the principal and of the caller's id;
+//! - the number of the current epoch, and the server's id of it if that is not the caller's;
+//! - the negotiated versions, digests of the server's info, capabilities and instructions, the
+//!   lists whose changes it promised to announce;
+//! - the `initialize` request with its `accept` and `content-type`;
+//! - the log level and the resource subscriptions.
+//!
+//! **No credentials**: the handshake that makes the next epoch has those of the request that found
+//! the last one expired. No messages, no answers, no event ids.
+//!
+//! A record is removed with its session (DELETE), and expires when the session was not used for
+//! `session_ttl`, 24 hours if not told otherwise.
+//!
+//! # What a stolen store is worth
+//!
+//! The server's session ids are in it. Where a server asks for nothing but the id, who has the
+//! record is in the session; where it asks for credentials, too, the record alone opens nothing.
+//! `Sealed` encrypts the records with a key of yours, and then a stolen store tells how many
+//! sessions there are and when they were used. Whoever can *write* to a store can send the calls of
+//! a caller into another session of the same server; sealed, records cannot be made up, nor moved
+//! from one session to another.
+//!
+//! # When the store fails
+//!
+//! No request fails for it, or waits for it longer than `store_timeout` (250 ms). A session that
+//! could not be read is an unknown one, and its requests pass through untouched; what could not be
+//! written is written when the store is back.
+//!
+//! # Writing a store
+//!
+//! Three operations make a store: see [`SessionStore`] for what they have to hold. This one is
+//! complete. A table of a database with the columns of its `Row` becomes one in the same way, with
+//! `UPDATE … WHERE key = ? AND revision = ?` and a look at how many rows that has changed.
+//!
+//! ```
+//! use std::{
+//!     collections::HashMap,
+//!     sync::Mutex,
+//!     time::{Duration, Instant},
+//! };
+//!
+//! use bytes::Bytes;
+//! use mcp_session_recovery::store::{
+//!     Revision, Saved, SessionStore, StoreFuture, StoreKey, Stored,
+//! };
+//!
+//! #[derive(Default)]
+//! struct MyStore(Mutex<Table>);
+//!
+//! #[derive(Default)]
+//! struct Table {
+//!     rows: HashMap<StoreKey, Row>,
+//!     last_revision: u64,
+//! }
+//!
+//! struct Row {
+//!     value: Bytes,
+//!     revision: Revision,
+//!     /// `None` if that is later than the clock goes.
+//!     expires: Option<Instant>,
+//! }
+//!
+//! impl Table {
+//!     fn current(&self, key: StoreKey) -> Option<&Row> {
+//!         let row = self.rows.get(&key)?;
+//!         row.expires.is_none_or(|at| at > Instant::now()).then_some(row)
+//!     }
+//! }
+//!
+//! impl SessionStore for MyStore {
+//!     fn load(&self, key: StoreKey) -> StoreFuture<'_, Option<Stored>> {
+//!         Box::pin(async move {
+//!             let table = self.0.lock().unwrap();
+//!             Ok(table.current(key).map(|row| Stored {
+//!                 value: row.value.clone(),
+//!                 revision: row.revision,
+//!             }))
+//!         })
+//!     }
+//!
+//!     fn save(
+//!         &self,
+//!         key: StoreKey,
+//!         value: Bytes,
+//!         expected: Option<Revision>,
+//!         ttl: Duration,
+//!     ) -> StoreFuture<'_, Saved> {
+//!         Box::pin(async move {
+//!             let mut table = self.0.lock().unwrap();
+//!             if table.current(key).map(|row| row.revision) != expected {
+//!                 return Ok(Saved::Conflict);
+//!             }
+//!             table.last_revision += 1;
+//!             let revision = Revision::new(table.last_revision);
+//!             let expires = Instant::now().checked_add(ttl);
+//!             table.rows.insert(key, Row { value, revision, expires });
+//!             Ok(Saved::Yes(revision))
+//!         })
+//!     }
+//!
+//!     fn remove(&self, key: StoreKey) -> StoreFuture<'_, ()> {
+//!         Box::pin(async move {
+//!             self.0.lock().unwrap().rows.remove(&key);
+//!             Ok(())
+//!         })
+//!     }
+//! }
+//!
+//! # #[cfg(feature = "store-conformance")]
+//! # tokio::runtime::Runtime::new().unwrap().block_on(async {
+//! // In your tests, with the feature `store-conformance`:
+//! mcp_session_recovery::store::conformance::check(MyStore::default()).await;
+//! # });
+//! ```
+
+mod error;
+// The layer does not ask it yet.
+#[cfg_attr(not(test), allow(dead_code))]
+mod key;
+mod memory;
+#[cfg_attr(not(test), allow(dead_code))]
+mod record;
+#[cfg(feature = "redb")]
+mod redb;
+#[cfg(feature = "redis")]
+mod redis;
+#[cfg(feature = "seal")]
+mod sealed;
+mod session_store;
+
+#[cfg(feature = "store-conformance")]
+pub mod conformance;
+
+use std::time::Duration;
+
+#[cfg(feature = "redb")]
+pub use self::redb::RedbStore;
+#[cfg(feature = "redis")]
+pub use self::redis::RedisStore;
+#[cfg(feature = "seal")]
+pub use self::sealed::{SealKey, Sealed};
+pub use self::{
+    error::{StoreError, StoreErrorKind},
+    key::StoreKey,
+    memory::MemoryStore,
+    session_store::{Revision, Saved, SessionStore, StoreFuture, Stored},
+};
+
+/// A hundred years, which every clock can add.
+const LONGEST_TTL: Duration = Duration::from_secs(100 * 365 * 86_400);
