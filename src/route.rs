@@ -66,6 +66,8 @@ impl Route {
     }
 
     /// Decides about the request with its body, whenever that came.
+    // Inlined, since what it gives is large.
+    #[inline(always)]
     pub(crate) fn prepare<S, B>(
         self,
         shared: &Arc<Shared<S>>,

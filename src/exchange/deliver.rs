@@ -1,14 +1,17 @@
 //! Passes on an answer that needs no recovery, and learns from it (rules C2, I1, B5, H1).
 
+use std::sync::LazyLock;
+
 use http::{HeaderMap, Method, Response, StatusCode};
 use http_body::Body;
+use memchr::memmem::Finder;
 
 use super::{Candidate, Exchange};
 use crate::{
     Outcome,
-    body::{BufferedBody, ResponseBody, Tap},
+    body::{ResponseBody, Tap},
     http_service::{HttpService, LayerResponse},
-    mcp::{LostResponse, MessageReader, is_event_stream},
+    mcp::{LostResponse, MessageReader, SESSION_ID, is_event_stream},
     recovery,
     session::{PendingChanges, StateChange},
 };
@@ -42,7 +45,7 @@ where
             Method::DELETE => self.note_end(response.status()),
             _ if is_success => {
                 self.note_success();
-                if let Some(candidate) = self.candidate() {
+                if let Some(candidate) = self.candidate(response.headers()) {
                     return candidate.settle(&self.shared, response);
                 }
             }
@@ -110,20 +113,23 @@ where
         Some((reader, Box::new(look)))
     }
 
-    /// An `initialize` that carried the session's id makes a session of its own (rule B5).
-    fn candidate(&self) -> Option<Candidate> {
+    /// An `initialize` that carried the session's id and was answered with one makes a session of
+    /// its own (rule B5).
+    fn candidate(&self, answer: &HeaderMap) -> Option<Candidate> {
+        static INITIALIZE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("initialize"));
+
         let body = self.body.as_ref()?;
-        if *self.head.method() != Method::POST || !self.may_be_initialize(body) {
+        // Some servers say the session's id with every answer, so that the body has to tell.
+        let may_be = *self.head.method() == Method::POST
+            && answer.contains_key(SESSION_ID)
+            && body.len() <= self.shared.config.max_initialize_bytes
+            && INITIALIZE.find(&body.data()).is_some();
+        if !may_be || !self.summary().is_initialize {
             return None;
         }
         let principal = self.session.principal().cloned();
         let candidate = Candidate::of(&self.head.unpack(), principal, body)?;
         Some(candidate.renewing(&self.session))
-    }
-
-    fn may_be_initialize(&self, body: &BufferedBody) -> bool {
-        // Most bodies show that they are none without being parsed.
-        memchr::memmem::find(&body.data(), b"initialize").is_some() && self.summary().is_initialize
     }
 
     /// What the answer to a DELETE says of the session (rule I1).

@@ -63,6 +63,8 @@ where
     B: Body<Error: Send> + Send + 'static,
 {
     /// Decides about a request, and makes it what is to be sent.
+    // Inlined, since what it gives is large.
+    #[inline(always)]
     pub(crate) fn prepare(
         shared: &Arc<Shared<S>>,
         session: Arc<Session>,
