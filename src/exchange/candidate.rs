@@ -109,7 +109,11 @@ impl Candidate {
             body: Bytes::copy_from_slice(&self.body.data()),
             credentials: callers_headers(&self.headers),
         };
-        if initialize_request.bytes() > config.max_initialize_bytes {
+        let len = initialize_request.body.len();
+        // Its headers take up no more than that again.
+        if len > config.max_initialize_bytes
+            || initialize_request.bytes() - len > config.max_initialize_bytes
+        {
             warn!(
                 host = self.endpoint.host(),
                 bytes = initialize_request.bytes(),
