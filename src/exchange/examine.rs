@@ -67,11 +67,12 @@ impl<R: Body> Examined<R> {
         }
     }
 
-    /// Whether an answer that was found alive proves that the session is: these say only that the
-    /// server did not look at the request (rule J4).
+    /// Whether an answer that was found alive proves that the session is: one that broke off says
+    /// nothing, and these only that the server did not look at the request (rule J4).
     fn is_proof(&self) -> bool {
         let status = self.head.status;
-        !status.is_server_error()
+        !self.body.is_broken()
+            && !status.is_server_error()
             && !matches!(
                 status,
                 StatusCode::UNAUTHORIZED
@@ -161,12 +162,16 @@ where
             Verdict::Alive => Verdict::Alive,
             // It makes a session of its own (rule D7).
             _ if self.summary().is_initialize => Verdict::Alive,
-            // There was no session to be found (rules D7, E8).
-            _ if is_not_found && self.epoch().id().is_none() => Verdict::Alive,
+            _ if self.is_about_nothing(answer) => Verdict::Alive,
             // Some servers answer so to the wrong credentials (rule D8).
             Verdict::Expired if is_not_found && !self.has_epochs_credentials() => Verdict::Unsure,
             verdict => verdict,
         }
+    }
+
+    /// A 404 where there was no session to be found (rules D7, E8).
+    fn is_about_nothing(&self, answer: &Examined<S::ResBody>) -> bool {
+        answer.head.status == StatusCode::NOT_FOUND && self.epoch().id().is_none()
     }
 
     /// Whether the request carries the `authorization` that its epoch was made with.
@@ -183,13 +188,12 @@ where
     /// Whether the session must not be recovered for now (rule K6).
     fn is_paused(&self) -> bool {
         let own = self.head.header(&AUTHORIZATION);
-        let standing = self.session.chain().standing(self.epoch(), own.as_ref());
-        matches!(standing, Standing::Paused)
+        self.session.chain().is_paused(self.epoch(), own.as_ref())
     }
 
     /// An answer that was examined says by what it says that the session lives (rule J4).
     fn note_life(&self, answer: &Examined<S::ResBody>) {
-        if answer.is_proof() && !self.summary().is_initialize {
+        if answer.is_proof() && !self.is_about_nothing(answer) && !self.summary().is_initialize {
             self.session.chain().lives(self.epoch());
         }
     }

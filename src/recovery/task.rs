@@ -85,8 +85,9 @@ where
             .shared
             .sessions
             .handshakes(self.session.endpoint(), self.shared.config.max_handshakes);
-        let permit = timeout_at(deadline, handshakes.acquire()).await;
-        let established = match permit {
+        let turn = timeout_at(deadline, handshakes.acquire()).await;
+        let has_turn = turn.is_ok();
+        let established = match turn {
             Ok(_) => self.establish(deadline).await,
             Err(_) => Err(Failure::TimedOut.into()),
         };
@@ -97,7 +98,10 @@ where
         let result = match established {
             Err(error) => {
                 let failure = error.failure;
-                leader.fail(error);
+                match has_turn {
+                    true => leader.fail(error),
+                    false => leader.give_up(error),
+                }
                 Err(failure)
             }
             Ok((established, recovered)) => {

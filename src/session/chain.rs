@@ -11,8 +11,8 @@
 //! - A waiter holds a receiver of the result, made under the lock, so that none is missed. It
 //!   claims again when it wakes, since the session may have moved on by then.
 //! - A latecomer, who arrives while a flight is under way, finds it in its snapshot and waits.
-//! - A flight whose task no longer runs is abandoned after twice its time: the next claim leads,
-//!   and what the old leader may still publish is refused.
+//! - A flight whose task no longer runs is abandoned after twice its time: whoever waits for it then
+//!   claims again, the first to do so leads, and what the old leader may still publish is refused.
 
 use std::{
     sync::{
@@ -23,7 +23,10 @@ use std::{
 };
 
 use http::HeaderValue;
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
 
 use super::{Epoch, Pauses, RecoveryError, pace::Pace};
 use crate::Failure;
@@ -69,6 +72,10 @@ pub(crate) struct Flight {
     waiting: Arc<AtomicUsize>,
     abandoned: Option<Instant>,
 }
+
+/// How long a flight is waited for before it is abandoned, however little time a recovery has: it
+/// has to come to its end first, since there is one at a time.
+const AT_LEAST: Duration = Duration::from_secs(1);
 
 /// How a recovery ended.
 pub(crate) type FlightResult = Result<(), Arc<RecoveryError>>;
@@ -177,6 +184,20 @@ impl Chain {
         }
     }
 
+    /// Whether the recovery of `epoch` would be refused if it was claimed now (rule K6): also if
+    /// that is what shows that the recovery before was of no use.
+    pub(crate) fn is_paused(&self, epoch: &Epoch, authorization: Option<&HeaderValue>) -> bool {
+        let state = self.lock();
+        if state.epoch.number() != epoch.number() || state.flight.is_some() {
+            return false;
+        }
+        let mut pace = state.pace.clone();
+        if epoch.is_unproven() {
+            pace.useless(self.pauses, state.ended);
+        }
+        !pace.allows(Instant::now(), authorization)
+    }
+
     /// Claims the recovery of the epoch in `seen`, which has expired, for a caller with these
     /// credentials. `patience` is how long the recovery may take.
     pub(crate) fn claim(
@@ -218,7 +239,7 @@ impl Chain {
             number: state.flights,
             ended,
             waiting: Arc::default(),
-            abandoned: now.checked_add(patience.saturating_mul(2)),
+            abandoned: now.checked_add(patience.saturating_mul(2).max(AT_LEAST)),
         };
         state.flight = Some(flight.clone());
         let leader = Leader {
@@ -279,10 +300,17 @@ impl State {
 }
 
 impl Flight {
-    /// Waits for the recovery to end.
+    /// Waits for the recovery to end, or to be abandoned: then it is claimed again.
     pub(crate) async fn ended(mut self) -> FlightResult {
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        let ended = self.ended.wait_for(Option::is_some).await;
+        let ended = self.ended.wait_for(Option::is_some);
+        let ended = match self.abandoned {
+            None => ended.await,
+            Some(abandoned) => match timeout_at(abandoned, ended).await {
+                Ok(ended) => ended,
+                Err(_) => return Ok(()),
+            },
+        };
         let ended = ended.ok().and_then(|ended| ended.clone());
         ended.unwrap_or_else(|| Err(Arc::new(Failure::Cancelled.into())))
     }
@@ -335,10 +363,16 @@ impl Leader {
 
     /// Ends the recovery without a new epoch.
     pub(crate) fn fail(mut self, error: RecoveryError) {
-        self.end(error);
+        self.end(error, true);
     }
 
-    fn end(&mut self, error: RecoveryError) {
+    /// Ends the recovery without a new epoch, before it had its turn (rule E12). Since nothing was
+    /// attempted, there is no pause.
+    pub(crate) fn give_up(mut self, error: RecoveryError) {
+        self.end(error, false);
+    }
+
+    fn end(&mut self, error: RecoveryError, attempted: bool) {
         self.has_ended = true;
         let error = Arc::new(error);
         {
@@ -351,6 +385,7 @@ impl Leader {
                 state.failures += 1;
                 state.error = Some(error.clone());
                 match error.failure {
+                    _ if !attempted => {}
                     Failure::Denied(_) => {
                         let authorization = error.authorization.as_ref();
                         state.pace.denied(pauses, now, authorization);
@@ -374,7 +409,7 @@ impl State {
 impl Drop for Leader {
     fn drop(&mut self) {
         if !self.has_ended {
-            self.end(Failure::Cancelled.into());
+            self.end(Failure::Cancelled.into(), true);
         }
     }
 }

@@ -23,7 +23,7 @@ pub(crate) struct Epoch {
     translates: bool,
     /// Known late in epoch 0: it is tapped from the answer as that streams to the caller.
     result: OnceLock<InitializeResult>,
-    /// The versions of earlier epochs that are not this one's (rule C1).
+    /// The versions of earlier epochs, that of the first one before all others (rule C1).
     outdated_versions: Vec<HeaderValue>,
     /// What epoch 0 promised the caller (rule H3).
     promised: ListChanged,
@@ -72,8 +72,9 @@ impl Epoch {
         handshake: Handshake,
     ) -> Self {
         let mut outdated_versions = self.outdated_versions.clone();
-        outdated_versions.extend(self.version().cloned());
-        outdated_versions.retain(|version| Some(version) != result.version());
+        let own = self.version().cloned();
+        let own = own.filter(|version| !outdated_versions.contains(version));
+        outdated_versions.extend(own);
         if outdated_versions.len() > MAX_VERSIONS {
             // The first one stays: it is what the caller was told.
             outdated_versions.remove(1);

@@ -26,10 +26,12 @@ mod detecting {
 
 /// E. Recovering.
 mod recovering {
+    mod epochs;
     mod handshake;
     mod handshake_answers;
     mod new_session;
     mod one_recovery;
+    mod stampede;
 }
 
 /// F. Replaying.
@@ -65,6 +67,7 @@ mod ending {
 mod failing {
     mod answers;
     mod pace;
+    mod proof;
 }
 
 /// K. Limits.
