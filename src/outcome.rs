@@ -97,7 +97,8 @@ pub enum Failure {
     Paused,
     /// The session was forgotten while it was being recovered, or before it could be.
     Forgotten,
-    /// The runtime that ran the recovery shut down, or there was none.
+    /// The recovery was cut off: the runtime that ran it shut down, or there was none, or the inner
+    /// service panicked.
     Cancelled,
 }
 
@@ -120,7 +121,7 @@ impl fmt::Display for Failure {
             Self::TimedOut => f.write_str("the recovery timed out"),
             Self::Paused => f.write_str("it is too soon after an attempt that was of no use"),
             Self::Forgotten => f.write_str("the session was forgotten"),
-            Self::Cancelled => f.write_str("the runtime shut down"),
+            Self::Cancelled => f.write_str("the recovery was cut off"),
         }
     }
 }

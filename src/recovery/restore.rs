@@ -1,14 +1,17 @@
 //! Tells a new session what the old one held (rule H1).
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use bytes::Bytes;
 use http_body::Body;
 use tokio::{
-    task::JoinSet,
+    task::{self, JoinSet},
     time::{Instant, timeout_at},
 };
 
@@ -79,11 +82,11 @@ where
     B: Body<Error: Send> + Send + 'static,
 {
     let mut not_restored = Vec::new();
-    let mut under_way = JoinSet::new();
+    let mut under_way = UnderWay::default();
     for change in changes {
         let method = change.method();
-        if under_way.len() >= CONCURRENCY {
-            not_restored.extend(under_way.join_next().await.and_then(Result::ok).flatten());
+        if under_way.tasks.len() >= CONCURRENCY {
+            not_restored.extend(under_way.next().await.flatten());
         }
         if Instant::now() >= deadline {
             not_restored.push(method);
@@ -92,15 +95,38 @@ where
         let (client, upstream) = (client.clone(), upstream.clone());
         let restoring = async move {
             let asked = ask(&client, &upstream, &change);
-            let restored = timeout_at(deadline, asked).await.unwrap_or(false);
-            (!restored).then_some(method)
+            timeout_at(deadline, asked).await.unwrap_or(false)
         };
-        under_way.spawn(restoring.in_current_span());
+        under_way.spawn(method, restoring.in_current_span());
     }
-    while let Some(done) = under_way.join_next().await {
-        not_restored.extend(done.ok().flatten());
+    while let Some(done) = under_way.next().await {
+        not_restored.extend(done);
     }
     not_restored
+}
+
+/// Requests under way, each with its method.
+#[derive(Default)]
+struct UnderWay {
+    tasks: JoinSet<bool>,
+    methods: HashMap<task::Id, &'static str>,
+}
+
+impl UnderWay {
+    fn spawn(&mut self, method: &'static str, task: impl Future<Output = bool> + Send + 'static) {
+        self.methods.insert(self.tasks.spawn(task).id(), method);
+    }
+
+    /// Waits for the next one to end, and gives its method if it had no success; a panic of the
+    /// inner service is none (rule M2).
+    async fn next(&mut self) -> Option<Option<&'static str>> {
+        let (id, restored) = match self.tasks.join_next_with_id().await? {
+            Ok(done) => done,
+            Err(error) => (error.id(), false),
+        };
+        let method = self.methods.remove(&id);
+        Some(method.filter(|_| !restored))
+    }
 }
 
 /// Whether the server did as it was told.

@@ -84,6 +84,7 @@ mod secrets {
 
 /// M. Reporting.
 mod reporting {
+    mod panics;
     mod reports;
 }
 
