@@ -22,10 +22,10 @@ const MAX_DENIED: usize = 16;
 
 /// Spaces out attempts. An attempt is without use if it failed, or if the session that it made was
 /// found expired before anything proved that it lived.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Pace {
-    /// Attempts without use, one after the other.
-    useless: u32,
+    /// The pause after the last attempt, if that was without use.
+    pause: Option<Duration>,
     until: Until,
     /// Whose credentials were denied in this pause; a digest of each.
     denied: Vec<u64>,
@@ -61,9 +61,9 @@ impl Pace {
 
     /// An attempt that ended at `ended` was without use.
     pub(super) fn useless(&mut self, pauses: Pauses, ended: Instant) {
-        let factor = 1_u32.checked_shl(self.useless).unwrap_or(u32::MAX);
-        let pause = pauses.first.saturating_mul(factor).min(pauses.longest);
-        self.useless = self.useless.saturating_add(1);
+        let twice = self.pause.map(|pause| pause.saturating_mul(2));
+        let pause = twice.unwrap_or(pauses.first).min(pauses.longest);
+        self.pause = Some(pause);
         self.until = match ended.checked_add(pause) {
             Some(until) => Until::At(until),
             None => Until::ForEver,
@@ -143,6 +143,17 @@ mod tests {
             assert!(!pace.allows(start, Some(&token(number))));
         }
         assert!(!pace.allows(start, Some(&token(MAX_DENIED))));
+    }
+
+    #[test]
+    fn k6_the_smallest_first_pause_grows_to_the_longest() {
+        let start = Instant::now();
+        let first = Duration::from_nanos(1);
+        let pauses = Pauses { first, ..PAUSES };
+        let mut pace = Pace::default();
+        (0..40).for_each(|_| pace.useless(pauses, start));
+        assert!(!pace.allows(start + PAUSES.longest - first, None));
+        assert!(pace.allows(start + PAUSES.longest, None));
     }
 
     #[test]

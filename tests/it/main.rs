@@ -73,6 +73,7 @@ mod failing {
 /// K. Limits.
 mod limits {
     mod bounds;
+    mod knobs;
     mod timeouts;
 }
 
