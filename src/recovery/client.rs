@@ -203,7 +203,10 @@ where
         let Some(id) = &upstream.id else { return };
         if !self.shared.sessions.names(&self.endpoint, id) {
             let request = self.request(Method::DELETE, upstream, Bytes::new());
-            self.send_in_background(request);
+            let shared = self.shared.clone();
+            in_background(self.shared.config.recovery_timeout, async move {
+                shared.send_and_drain(request).await;
+            });
         }
     }
 
@@ -217,18 +220,25 @@ where
         {
             let answer = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{}}}}"#);
             let request = self.request(Method::POST, upstream, answer.into());
-            self.send_in_background(request);
+            let (shared, turns) = (self.shared.clone(), self.turns.clone());
+            in_background(self.shared.config.recovery_timeout, async move {
+                // One at a time.
+                let _turn = turns.acquire().await;
+                shared.send_and_drain(request).await;
+            });
         }
     }
+}
 
-    /// One at a time.
-    fn send_in_background(&self, request: Request<RequestBody<B>>) {
-        let (shared, turns) = (self.shared.clone(), self.turns.clone());
-        in_background(self.shared.config.recovery_timeout, async move {
-            let _turn = turns.acquire().await;
-            if let Ok(response) = shared.inner.send(request).await {
-                drain(Box::pin(response.into_body())).await;
-            }
-        });
+impl<S> Shared<S> {
+    /// Sends a request whose answer is of no interest.
+    async fn send_and_drain<B>(&self, request: Request<RequestBody<B>>)
+    where
+        S: HttpService<B>,
+        B: Body<Error: Send> + Send + 'static,
+    {
+        if let Ok(response) = self.inner.send(request).await {
+            drain(Box::pin(response.into_body())).await;
+        }
     }
 }

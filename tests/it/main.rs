@@ -72,6 +72,7 @@ mod failing {
 
 /// K. Limits.
 mod limits {
+    mod always_ready;
     mod bounds;
     mod knobs;
     mod timeouts;
