@@ -66,6 +66,7 @@ mod ending {
 /// J. Failing.
 mod failing {
     mod answers;
+    mod deadlines;
     mod pace;
     mod proof;
 }
