@@ -1,13 +1,10 @@
 //! Event ids by the thousand.
 
-use std::{
-    borrow::Cow,
-    collections::VecDeque,
-    hash::{DefaultHasher, Hash, Hasher},
-};
+use std::hash::{DefaultHasher, Hash, Hasher};
 
-/// The longest id that is kept as it is, in bytes. Of a longer one a digest of this size is.
-const MAX_LEN: usize = 48;
+/// The longest id that is kept as it is, in bytes. Of a longer one a digest is.
+const MAX_LEN: usize = DIGEST - 1;
+const DIGEST: usize = 48;
 /// What comes before each id: its length, and how many answers came before it.
 const PREFIX: usize = size_of::<u8>() + size_of::<u16>();
 
@@ -15,30 +12,37 @@ const PREFIX: usize = size_of::<u8>() + size_of::<u16>();
 /// are hardly ever asked for.
 #[derive(Default)]
 pub(crate) struct EventIds {
-    packed: VecDeque<u8>,
+    packed: Vec<u8>,
+    /// Where the first of them is.
+    start: usize,
     len: usize,
 }
 
-/// An id as it is kept.
-pub(crate) struct PackedId<'a>(Cow<'a, [u8]>);
+/// An id that is looked for, as a client sent it: decoded, so that what was no Unicode is none any
+/// more.
+pub(crate) struct AskedId<'a> {
+    id: &'a [u8],
+    /// What is kept of a long one.
+    digest: [u8; DIGEST],
+}
 
-impl<'a> PackedId<'a> {
-    /// Clients send an id back as they decoded it, so an id that is no Unicode is kept like that.
+impl<'a> AskedId<'a> {
     pub(crate) fn new(id: &'a [u8]) -> Self {
-        let id = match std::str::from_utf8(id) {
-            Ok(_) => Cow::Borrowed(id),
-            Err(_) => Cow::Owned(String::from_utf8_lossy(id).into_owned().into()),
-        };
-        match id.len() {
-            0..MAX_LEN => Self(id),
-            _ => Self(Cow::Owned(digest(&id).into())),
-        }
+        let digest = digest(id);
+        Self { id, digest }
+    }
+
+    fn is(&self, kept: &[u8]) -> bool {
+        kept == self.id
+            || kept == self.digest
+            || std::str::from_utf8(kept).is_err()
+                && kept.len() < DIGEST
+                && String::from_utf8_lossy(kept).as_bytes() == self.id
     }
 }
 
-/// So long that no id that is kept as it is can be the same.
-fn digest(id: &[u8]) -> [u8; MAX_LEN] {
-    let mut digest = [0; MAX_LEN];
+fn digest(id: &[u8]) -> [u8; DIGEST] {
+    let mut digest = [0; DIGEST];
     for (salt, place) in digest.chunks_exact_mut(size_of::<u64>()).enumerate() {
         let mut hasher = DefaultHasher::new();
         (salt, id).hash(&mut hasher);
@@ -50,32 +54,40 @@ fn digest(id: &[u8]) -> [u8; MAX_LEN] {
 impl EventIds {
     /// Adds an id that came after so many answers.
     pub(crate) fn push(&mut self, id: &[u8], answered: usize) {
-        let PackedId(id) = PackedId::new(id);
-        // At most `MAX_LEN`.
-        self.packed.push_back(id.len() as u8);
-        let answered = u16::try_from(answered).unwrap_or(u16::MAX);
-        self.packed.extend(answered.to_ne_bytes());
-        self.packed.extend(&*id);
+        match id.len() {
+            0..=MAX_LEN => self.add(id, answered),
+            _ => self.add(&digest(String::from_utf8_lossy(id).as_bytes()), answered),
+        }
+    }
+
+    fn add(&mut self, id: &[u8], answered: usize) {
+        let [low, high] = u16::try_from(answered).unwrap_or(u16::MAX).to_le_bytes();
+        // At most `DIGEST`.
+        self.packed.extend_from_slice(&[id.len() as u8, low, high]);
+        self.packed.extend_from_slice(id);
         self.len += 1;
     }
 
     pub(crate) fn append(&mut self, other: &Self) {
-        let (one, two) = other.packed.as_slices();
-        self.packed.extend(one);
-        self.packed.extend(two);
+        self.packed.extend_from_slice(&other.packed[other.start..]);
         self.len += other.len;
     }
 
     pub(crate) fn pop_first(&mut self) {
-        if let Some(len) = self.packed.front() {
-            let end = PREFIX + usize::from(*len);
-            self.packed.drain(..end);
+        if let Some(len) = self.packed.get(self.start) {
+            self.start += PREFIX + usize::from(*len);
             self.len -= 1;
+        }
+        // Moved down now and then, so that it costs next to nothing for each id.
+        if self.start > self.packed.len() / 2 {
+            self.packed.drain(..self.start);
+            self.start = 0;
         }
     }
 
     pub(crate) fn clear(&mut self) {
         self.packed.clear();
+        self.start = 0;
         self.len = 0;
     }
 
@@ -96,32 +108,19 @@ impl EventIds {
 
     /// What they take up, in bytes.
     pub(crate) fn bytes(&self) -> usize {
-        self.packed.len()
+        self.packed.len() - self.start
     }
 
     /// How many answers came before an id; before the last one, if it came more than once.
-    pub(crate) fn find(&self, id: &PackedId<'_>) -> Option<usize> {
-        let (one, two) = self.packed.as_slices();
+    pub(crate) fn find(&self, asked: &AskedId<'_>) -> Option<usize> {
         let mut found = None;
-        let mut at = 0;
-        while at < self.packed.len() {
-            let byte = |at: usize| self.packed[at];
-            let start = at + PREFIX;
-            let end = start + usize::from(byte(at));
-            let is_it = match (one.get(start..end), start.checked_sub(one.len())) {
-                (Some(it), _) => *it == *id.0,
-                (None, Some(start)) => two[start..end - one.len()] == *id.0,
-                (None, None) => {
-                    let (head, tail) = (&one[start..], &two[..end - one.len()]);
-                    id.0.len() == head.len() + tail.len()
-                        && id.0.starts_with(head)
-                        && id.0.ends_with(tail)
-                }
-            };
-            if is_it {
-                found = Some(u16::from_ne_bytes([byte(at + 1), byte(at + 2)]).into());
+        let mut rest = &self.packed[self.start..];
+        while let Some(([len, low, high], after)) = rest.split_first_chunk() {
+            let (id, after) = after.split_at_checked(usize::from(*len))?;
+            if asked.is(id) {
+                found = Some(u16::from_le_bytes([*low, *high]).into());
             }
-            at = end;
+            rest = after;
         }
         found
     }
@@ -132,7 +131,7 @@ mod tests {
     use super::*;
 
     fn find(ids: &EventIds, id: &[u8]) -> Option<usize> {
-        ids.find(&PackedId::new(id))
+        ids.find(&AskedId::new(id))
     }
 
     #[test]
@@ -156,6 +155,18 @@ mod tests {
         assert_eq!(find(&ids, b"98/4"), Some(4));
         assert_eq!(find(&ids, b"98/3"), None);
         assert!(ids.bytes() < 1000 && ids.packed.capacity() < 4096);
+    }
+
+    #[test]
+    fn g3_an_id_that_is_no_unicode_is_found_however_long_it_is() {
+        let mut ids = EventIds::default();
+        for len in 1..100 {
+            ids.push(&vec![0xff; len], len);
+        }
+        for len in 1..100 {
+            let sent = "\u{fffd}".repeat(len);
+            assert_eq!(find(&ids, sent.as_bytes()), Some(len));
+        }
     }
 
     #[test]

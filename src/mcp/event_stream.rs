@@ -191,7 +191,7 @@ impl EventReader {
                 Mark::Field => {
                     if let Some(earlier) = line.replace(at) {
                         // Of two in one event the last one counts.
-                        if last_boundary(b'd', &events[earlier..at]).is_some() {
+                        if is_after_boundary(&events[earlier..at]) {
                             last = tell_line(events, earlier, each).or(last);
                         } else if id_in(&events[at..]).is_none() {
                             line = Some(earlier);
@@ -358,6 +358,14 @@ fn begins_in_event(open: &[u8]) -> bool {
     [&b"data:"[..], b"event:", b"id:"]
         .iter()
         .any(|field| open.starts_with(field))
+}
+
+/// Whether an event ended in these bytes. Nearly all ids are in the first or second line of theirs.
+fn is_after_boundary(bytes: &[u8]) -> bool {
+    [&b"\n\n"[..], b"\n\nevent: message\n"]
+        .iter()
+        .any(|end| bytes.ends_with(end))
+        || last_boundary(b'd', bytes).is_some()
 }
 
 /// The id that the line sets which these bytes begin with. One with NUL counts for nothing.

@@ -31,7 +31,7 @@ pub use self::{
 pub(crate) use self::{
     error_response::LostResponse,
     event_block::{LargeAnswer, LargeData},
-    event_ids::{EventIds, PackedId},
+    event_ids::{AskedId, EventIds},
     event_stream::{Event, EventReader, Interest},
     header::{
         LAST_EVENT_ID, MCP_METHOD, PROTOCOL_VERSION, SESSION_ID, is_event_stream, is_json,

@@ -4,7 +4,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use http::HeaderValue;
 
-use crate::mcp::{EventIds, Id, PackedId, PendingRequests};
+use crate::mcp::{AskedId, EventIds, Id, PendingRequests};
 
 /// What all ids of a session may take up, in bytes (rule K7).
 const MAX_BYTES: usize = 64 * 1024;
@@ -194,7 +194,7 @@ impl EventLog {
     /// What the caller means by an id: the latest stream of those that used it and are still to
     /// be answered, since servers count from 0 in each session; else the latest one.
     pub(crate) fn find_event(&self, last_event_id: &HeaderValue) -> Logged {
-        let asked = PackedId::new(last_event_id.as_bytes());
+        let asked = AskedId::new(last_event_id.as_bytes());
         let mut found = None;
         for stream in self.streams.iter().rev() {
             if let Some(answered) = stream.ids.find(&asked) {
