@@ -57,7 +57,15 @@ impl Server {
         Self::start_with(|router, _| router).await
     }
 
-    /// The same with something around it: an authorization, say.
+    /// Starts one where another one has been, and knows nothing of its sessions.
+    pub async fn start_again(url: &str) -> io::Result<Self> {
+        let address = url.trim_start_matches("http://").trim_end_matches("/mcp");
+        let listener = TcpListener::bind(address).await?;
+        let listener = listener.tap_io(without_delay);
+        Ok(Self::serve(url.to_owned(), listener, |router, _| router))
+    }
+
+    /// Starts one with something around it: an authorization, say.
     pub async fn start_with(
         wrap: impl FnOnce(Router, Arc<LocalSessionManager>) -> Router,
     ) -> io::Result<Self> {

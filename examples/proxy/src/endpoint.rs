@@ -41,6 +41,40 @@ impl Endpoint {
         self.0.path()
     }
 
+    pub fn path_and_query(&self) -> &str {
+        self.0.path_and_query().map_or("/", PathAndQuery::as_str)
+    }
+
+    /// What a reference in an answer means (RFC 3986, 5), if it is absolute or has a whole path.
+    pub fn resolve(&self, reference: &str) -> Option<Self> {
+        let (scheme, authority) = (self.0.scheme_str()?, self.0.authority()?);
+        let url = match reference {
+            network if network.starts_with("//") => format!("{scheme}:{network}"),
+            path if path.starts_with('/') => format!("{scheme}://{authority}{path}"),
+            absolute => absolute.to_owned(),
+        };
+        Self::parse(&url).ok()
+    }
+
+    /// Whether both are the same but for their queries.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let host = |it: &Self| it.0.host().map(str::to_ascii_lowercase);
+        (self.is_https(), host(self), self.port(), self.path())
+            == (other.is_https(), host(other), other.port(), other.path())
+    }
+
+    /// Another path of the same server.
+    pub fn at(&self, path: &str) -> Option<Uri> {
+        let mut parts = self.0.clone().into_parts();
+        parts.path_and_query = Some(path.parse().ok()?);
+        Uri::from_parts(parts).ok()
+    }
+
+    fn port(&self) -> u16 {
+        let own = if self.is_https() { 443 } else { 80 };
+        self.0.port_u16().unwrap_or(own)
+    }
+
     pub fn is_https(&self) -> bool {
         self.0.scheme_str() == Some("https")
     }
@@ -64,12 +98,11 @@ impl Endpoint {
     /// would go on until no socket is left.
     pub fn is_at(&self, address: SocketAddr) -> bool {
         let host = self.0.host().unwrap_or_default();
-        let port = self.0.port_u16().unwrap_or(80);
         let ip = host.trim_matches(['[', ']']).parse();
         let same_host = ip.is_ok_and(|ip: IpAddr| ip == address.ip());
         let both_local =
             names_loopback(host) && (address.ip().is_loopback() || address.ip().is_unspecified());
-        port == address.port() && !self.is_https() && (same_host || both_local)
+        self.port() == address.port() && !self.is_https() && (same_host || both_local)
     }
 }
 

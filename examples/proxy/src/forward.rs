@@ -2,38 +2,29 @@
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use http::{
-    HeaderValue, Method, Request, Response, StatusCode, Version, header::CONTENT_TYPE,
-    request::Parts,
-};
-use http_body::Body;
-use http_body_util::{BodyExt, Full, Limited, combinators::UnsyncBoxBody};
+use http::{Method, Request, Response, StatusCode, header::HOST, request::Parts};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use tokio::time::timeout;
+use mcp_session_recovery::ResponseBody;
 use tower::ServiceExt;
 use tracing::{debug, warn};
 
 use super::{
+    admission::{Admission, Asks, Refusal},
+    body::ClientBody,
+    busy::Holding,
     endpoint::Endpoint,
     guard::Guard,
-    headers::{drop_hop_by_hop, to_upstream},
     listening::{Ending, is_stream},
+    lost, oauth,
     options::Options,
-    reason::{TOO_LARGE, failure},
-    stop::Stop,
+    quiet::Quiet,
+    reason::refused_body,
+    redirect,
+    reply::{Reply, boxed, read_on, say},
+    stop::{Stop, Stopping},
     upstream::Upstream,
 };
-
-/// A client's request body, which breaks when it turns out too large.
-pub type ClientBody = Limited<Incoming>;
-
-/// How much of a refused request is read on, and how long, for its client to see the answer: one
-/// that is still sending when the connection is closed sees an error instead.
-const MAX_READ_ON: usize = 64 * 1024 * 1024;
-const MAX_TIME_READ_ON: Duration = Duration::from_secs(5);
-
-type Reply = Response<UnsyncBoxBody<Bytes, hyper::Error>>;
 
 /// Forwards requests. Clones share everything.
 #[derive(Clone)]
@@ -43,9 +34,12 @@ pub struct Forward {
 }
 
 struct Shared {
-    guard: Guard,
+    admission: Admission,
     endpoint: Endpoint,
+    public_origin: Option<String>,
     max_body_bytes: usize,
+    body_timeout: Duration,
+    quiet: Quiet,
     stop: Stop,
 }
 
@@ -57,10 +51,14 @@ impl Forward {
         upstream: Upstream,
         stop: Stop,
     ) -> Self {
+        let public_origin = &options.upstream_options.public_origin;
         let shared = Arc::new(Shared {
-            guard,
+            admission: Admission::new(options, guard, endpoint.clone()),
             endpoint,
-            max_body_bytes: options.max_body_bytes,
+            public_origin: public_origin.as_ref().map(ToString::to_string),
+            max_body_bytes: options.limits.max_body_bytes,
+            body_timeout: options.limits.body_timeout,
+            quiet: Quiet::default(),
             stop,
         });
         Self { shared, upstream }
@@ -69,80 +67,99 @@ impl Forward {
     pub async fn forward(self, request: Request<Incoming>) -> Result<Reply, Infallible> {
         let (mut parts, body) = request.into_parts();
         let method = parts.method.clone();
-        let reply = match self.shared.admit(&mut parts, &body) {
-            Ok(()) => {
-                let body = Limited::new(body, self.shared.max_body_bytes);
-                self.send(Request::from_parts(parts, body)).await
+        let own_url = self.shared.own_url(&parts);
+        let reply = match self.shared.admission.admit(&mut parts, &body) {
+            Ok(Asks::Health) => say(StatusCode::OK, "ok"),
+            Ok(asks) => {
+                let (limit, patience) = (self.shared.max_body_bytes, self.shared.body_timeout);
+                match ClientBody::read(body, limit, patience).await {
+                    Ok(body) => {
+                        let request = Request::from_parts(parts, body);
+                        self.send(request, asks, &own_url).await
+                    }
+                    Err(broken) => self
+                        .shared
+                        .refuse((refused_body(broken), broken.to_string())),
+                }
             }
-            Err((status, why)) => {
-                warn!(%method, status = status.as_u16(), "refused: {why}");
+            Err(refusal) => {
                 read_on(body).await;
-                say(status, why)
+                self.shared.refuse(refusal)
             }
         };
         debug!(%method, status = reply.status().as_u16(), "answered");
         Ok(reply)
     }
 
-    async fn send(self, request: Request<ClientBody>) -> Reply {
-        let stop = &self.shared.stop;
-        let listens = request.method() == Method::GET;
-        let call = (!listens).then(|| stop.call());
-        let answer = tokio::select! {
-            answer = self.upstream.oneshot(request) => answer,
-            () = stop.ended() => return say(StatusCode::SERVICE_UNAVAILABLE, "the proxy stops"),
-        };
-        match answer {
-            Ok(mut response) => {
-                drop_hop_by_hop(response.headers_mut());
-                match listens && is_stream(response.headers()) {
-                    true => response.map(|body| stop.body(Ending::new(body), None).boxed_unsync()),
-                    false => response.map(|body| stop.body(body, call).boxed_unsync()),
-                }
-            }
+    async fn send(self, request: Request<ClientBody>, asks: Asks, own_url: &str) -> Reply {
+        let Self { shared, upstream } = self;
+        let method = request.method().clone();
+        // A listening stream brings no answer that anyone waits for.
+        let call = (method != Method::GET).then(|| shared.stop.call());
+        let body = request.body().whole();
+        let response = match upstream.oneshot(request).await {
+            Ok(response) => response,
             Err(error) => {
-                let (status, why) = failure(&error);
-                warn!(status = status.as_u16(), "not forwarded: {why}");
-                say(status, &why)
+                let (status, why) = error.failure();
+                shared.quiet.say(&why, |why| {
+                    warn!(status = status.as_u16(), "not answered: {why}");
+                });
+                let lost = body.filter(|_| error.was_sent());
+                let lost = lost.and_then(|body| lost::answer(&method, &body));
+                return lost.map_or_else(|| say(status, &why), |lost| lost.map(boxed));
             }
+        };
+        match shared.answer(response, asks, own_url).await {
+            Ok(reply) => reply.map(|body| Holding::new(body, call).boxed_unsync()),
+            Err(why) => shared.refuse((StatusCode::BAD_GATEWAY, why)),
         }
     }
 }
 
 impl Shared {
-    /// Makes a client's request the upstream's, unless it is refused.
-    fn admit(&self, parts: &mut Parts, body: &Incoming) -> Result<(), (StatusCode, &'static str)> {
-        self.guard
-            .check(parts)
-            .map_err(|why| (StatusCode::FORBIDDEN, why))?;
-        if parts.uri.path() != self.endpoint.path() {
-            return Err((StatusCode::NOT_FOUND, "this path is not served here"));
+    /// Makes the upstream's answer the proxy's.
+    async fn answer(
+        &self,
+        mut response: Response<ResponseBody<Stopping<Incoming>>>,
+        asks: Asks,
+        own_url: &str,
+    ) -> Result<Reply, String> {
+        let status = response.status();
+        if status == StatusCode::SWITCHING_PROTOCOLS {
+            return Err("the upstream speaks another protocol, which nobody asked for".to_owned());
         }
-        // One that does not tell its length breaks when it is over the limit.
-        if body.size_hint().lower() > self.max_body_bytes as u64 {
-            return Err((StatusCode::PAYLOAD_TOO_LARGE, TOO_LARGE));
+        redirect::rewrite(status, response.headers_mut(), &self.endpoint)?;
+        let challenges = oauth::rewrite_challenges(response.headers_mut(), &self.endpoint, own_url);
+        if challenges && status == StatusCode::UNAUTHORIZED {
+            self.quiet.say(oauth::HINT, |hint| warn!("{hint}"));
         }
-        let too_long = (StatusCode::URI_TOO_LONG, "the query is too long");
-        parts.uri = self.endpoint.uri(parts.uri.query()).ok_or(too_long)?;
-        // Which version it is sent with is between the proxy and the upstream.
-        parts.version = Version::HTTP_11;
-        to_upstream(&mut parts.headers);
-        Ok(())
+        match asks {
+            Asks::Metadata => {
+                let resource = format!("{own_url}{}", self.endpoint.path());
+                let metadata = oauth::rewrite_metadata(response, &resource).await?;
+                Ok(metadata.map(boxed))
+            }
+            Asks::Listening if is_stream(response.headers()) => {
+                Ok(response.map(|body| Ending::new(body).boxed_unsync()))
+            }
+            _ => Ok(response.map(|body| body.boxed_unsync())),
+        }
     }
-}
 
-async fn read_on(body: Incoming) {
-    let mut body = Limited::new(body, MAX_READ_ON);
-    let reading = async { while let Some(Ok(_)) = body.frame().await {} };
-    let _ = timeout(MAX_TIME_READ_ON, reading).await;
-}
+    /// What its client calls the proxy, without a path.
+    fn own_url(&self, parts: &Parts) -> String {
+        if let Some(origin) = &self.public_origin {
+            return origin.clone();
+        }
+        let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok());
+        let host = host.or(parts.uri.authority().map(|host| host.as_str()));
+        format!("http://{}", host.unwrap_or("localhost"))
+    }
 
-/// An answer of the proxy's own: one line of text.
-fn say(status: StatusCode, line: &str) -> Reply {
-    let body = Full::from(format!("{line}\n"));
-    let mut reply = Response::new(body.map_err(|never| match never {}).boxed_unsync());
-    *reply.status_mut() = status;
-    let text = HeaderValue::from_static("text/plain; charset=utf-8");
-    reply.headers_mut().insert(CONTENT_TYPE, text);
-    reply
+    fn refuse(&self, (status, why): Refusal) -> Reply {
+        self.quiet.say(&why, |why| {
+            warn!(status = status.as_u16(), "refused: {why}");
+        });
+        say(status, &why)
+    }
 }

@@ -4,18 +4,21 @@
 //! rebinding it could: the attacker's name comes to resolve to 127.0.0.1, and the browser takes
 //! the proxy for the page's own site. The page's `Origin` tells, and MCP demands that it is looked
 //! at (2025-11-25, "Transports", "Security Warning"). A page's GET to what the browser takes for
-//! its own site has no `Origin`; there the name in `Host` tells.
+//! its own site has no `Origin`; there the name in `Host` tells. And a GET for another site's image
+//! has none, either: there `Sec-Fetch-Site` tells, which no page can set.
 
-use std::{net::IpAddr, str::FromStr};
+use std::{fmt, net::IpAddr, str::FromStr};
 
 use http::{
-    HeaderValue, Uri,
+    HeaderName, HeaderValue, Uri,
     header::{HOST, ORIGIN},
     request::Parts,
     uri::Authority,
 };
 
 use super::options::Options;
+
+static SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Decides which requests are served.
 #[derive(Debug)]
@@ -27,26 +30,30 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// `listen` is the address that the proxy turned out to listen on.
-    pub fn new(options: &Options, listen: IpAddr) -> Self {
+    /// `listen` is the address that the proxy turned out to listen on, if it is one.
+    pub fn new(options: &Options, listen: Option<IpAddr>) -> Self {
         let listen_name = options.listen.rsplit_once(':').map(|(host, _)| host);
-        let names = options.allow_host.iter().map(String::as_str);
+        let names = options.access.allow_host.iter().map(String::as_str);
         let names = names.chain(listen_name).map(str::to_owned).collect();
         Self {
-            origins: options.allow_origin.clone(),
-            hosts: listen.is_loopback().then_some(names),
+            origins: options.access.allow_origin.clone(),
+            hosts: listen
+                .is_some_and(|ip| ip.to_canonical().is_loopback())
+                .then_some(names),
         }
     }
 
     /// Says why a request is not served, in one line.
     pub fn check(&self, request: &Parts) -> Result<(), &'static str> {
         let headers = &request.headers;
-        if !headers
-            .get_all(ORIGIN)
-            .iter()
-            .all(|origin| self.allows_origin(origin))
-        {
+        let mut origins = headers.get_all(ORIGIN).iter();
+        if !origins.all(|origin| self.allows_origin(origin)) {
             return Err("this Origin is not allowed; --allow-origin allows one");
+        }
+        // An Origin that is allowed is another site's, most of the time.
+        let mut sites = headers.get_all(&SEC_FETCH_SITE).iter();
+        if !headers.contains_key(ORIGIN) && sites.any(|site| site == "cross-site") {
+            return Err("another site's page asks without an Origin");
         }
         let named = headers.get_all(HOST).iter().map(authority);
         let mut named = named.chain(request.uri.authority().cloned().map(Some));
@@ -96,6 +103,13 @@ pub struct Origin {
 impl Origin {
     fn is_local(&self) -> bool {
         matches!(&*self.scheme, "http" | "https") && names_loopback(&self.host)
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}", self.scheme, self.host)?;
+        self.port.map_or(Ok(()), |port| write!(f, ":{port}"))
     }
 }
 

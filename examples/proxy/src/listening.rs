@@ -3,52 +3,14 @@
 use std::{
     pin::Pin,
     task::{Context, Poll},
-    time::Duration,
 };
 
-use bytes::Bytes;
 use http::{
-    HeaderMap, Request, Response,
+    HeaderMap,
     header::{CONTENT_LENGTH, CONTENT_TYPE},
 };
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::Empty;
-use hyper::body::Incoming;
-use hyper_util::client::legacy::{Client, Error, connect::Connect};
 use pin_project_lite::pin_project;
-use tokio::time::{Instant, sleep};
-
-/// How long a stream is waited for. Clients try again one to three times within seconds when they
-/// are told that there is no upstream, and then give up, so that nothing reaches them any more when
-/// it is back. It is one that restarts, most likely.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-
-/// Sends a GET. One that belongs to a session waits for an upstream that cannot be reached.
-pub async fn listen<C, B>(
-    client: Client<C, Empty<Bytes>>,
-    request: Request<B>,
-) -> Result<Response<Incoming>, Error>
-where
-    C: Connect + Clone + Send + Sync + 'static,
-{
-    let request = request.map(|_| Empty::new());
-    let until = Instant::now() + PATIENCE;
-    let mut pause = FIRST_PAUSE;
-    loop {
-        let answer = client.request(request.clone()).await;
-        let waits = matches!(&answer, Err(error) if error.is_connect())
-            && request.headers().contains_key("mcp-session-id")
-            && Instant::now() + pause < until;
-        if !waits {
-            return answer;
-        }
-        sleep(pause).await;
-        pause = LONGEST_PAUSE.min(pause * 2);
-    }
-}
 
 /// Whether an answer to a GET is a listening stream, and not, say, a 405.
 pub fn is_stream(headers: &HeaderMap) -> bool {

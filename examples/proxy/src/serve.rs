@@ -1,22 +1,35 @@
 //! Listens, until told to stop.
 
-use std::{pin::pin, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use http::{
-    HeaderName,
+    HeaderName, Request,
     header::{AUTHORIZATION, COOKIE},
 };
+use http_body_util::BodyExt;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto, graceful::GracefulShutdown},
+    server::conn::auto,
     service::TowerToHyperService,
 };
-use tokio::{net::TcpListener, time::sleep};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{sleep, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceBuilder;
 use tower_http::sensitive_headers::SetSensitiveRequestHeadersLayer;
 use tracing::{debug, info, warn};
 
-use super::{forward::Forward, options::Options, signals::Signals, stop::Stop};
+use super::{
+    busy::{Activity, Holding},
+    forward::Forward,
+    listener::{Connection, Listener},
+    options::Limits,
+    quiet::Quiet,
+    signals::Signals,
+    stop::Stop,
+};
 
 const SECRETS: [HeaderName; 3] = [
     AUTHORIZATION,
@@ -25,10 +38,6 @@ const SECRETS: [HeaderName; 3] = [
 ];
 
 const MAX_HEADER_BYTES: usize = 64 * 1024;
-
-/// For the headers of a request to arrive in, and for an idle connection; longer than clients
-/// keep one, so that they are the ones to close it.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// How often an HTTP/2 connection is asked whether it is still there.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
@@ -41,57 +50,123 @@ const FLUSH: Duration = Duration::from_secs(1);
 
 /// Serves until a signal, then lets calls under way go on for a while, but not after a second one.
 pub async fn serve(
-    listener: TcpListener,
+    listener: Listener,
     forward: Forward,
-    options: &Options,
+    limits: &Limits,
+    max_connections: usize,
     stop: Stop,
     mut signals: Signals,
 ) {
-    let server = server();
-    let service = ServiceBuilder::new()
-        // So that no HTTP/2 connection keeps them in a table, and no `Debug` shows them.
-        .layer(SetSensitiveRequestHeadersLayer::new(SECRETS))
-        .service_fn(move |request| forward.clone().forward(request));
-    let service = TowerToHyperService::new(service);
-
-    let connections = GracefulShutdown::new();
+    let seats = Arc::new(Semaphore::new(max_connections));
+    let connections = Connections {
+        server: server(),
+        forward,
+        first_request: limits.head_timeout,
+        next_request: limits.idle_timeout,
+        closing: CancellationToken::new(),
+        open: TaskTracker::new(),
+    };
+    let quiet = Quiet::default();
     loop {
+        if seats.available_permits() == 0 {
+            let full = format!("{max_connections} clients are connected; the next one waits");
+            quiet.say(&full, |full| {
+                warn!("{full}; --max-connections sets the limit")
+            });
+        }
+        let accepted = async {
+            let seat = seats.clone().acquire_owned().await.ok()?;
+            Some((listener.accept().await, seat))
+        };
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = accepted => accepted,
             () = signals.next() => break,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                // Too many open files, say: it may pass.
-                warn!("cannot accept a connection: {}", error.kind());
+        match accepted {
+            Some((Ok(stream), seat)) => connections.begin(stream, seat),
+            // Too many open files, say: it may pass.
+            Some((Err(error), _)) => {
+                let why = format!("cannot accept a connection: {}", error.kind());
+                quiet.say(&why, |why| warn!("{why}"));
                 sleep(Duration::from_millis(100)).await;
-                continue;
             }
-        };
-        // An event is a small packet, and must not wait for the next.
-        let _ = stream.set_nodelay(true);
-        let connection = server.serve_connection(TokioIo::new(stream), service.clone());
-        let connection = connections.watch(connection.into_owned());
-        tokio::spawn(async move {
-            if connection.await.is_err() {
-                debug!("a connection broke");
-            }
-        });
+            None => break,
+        }
     }
     drop(listener);
     info!("stopping");
 
-    let mut closed = pin!(connections.shutdown());
+    connections.closing.cancel();
+    connections.open.close();
+    let mut closed = pin!(connections.open.wait());
     tokio::select! {
         () = &mut closed => return,
         // Nothing is lost in a listening stream: its client opens another.
         () = stop.no_more_calls() => {}
-        () = sleep(Duration::from_secs(options.grace)) => {}
+        () = sleep(limits.grace) => {}
         () = signals.next() => {}
     }
     stop.end();
-    let _ = tokio::time::timeout(FLUSH, closed).await;
+    let _ = timeout(FLUSH, closed).await;
+}
+
+/// What all connections have in common.
+struct Connections {
+    server: auto::Builder<TokioExecutor>,
+    forward: Forward,
+    first_request: Duration,
+    next_request: Duration,
+    closing: CancellationToken,
+    open: TaskTracker,
+}
+
+impl Connections {
+    /// Serves a connection until it is closed, or idle for too long.
+    fn begin(&self, stream: Box<dyn Connection>, seat: OwnedSemaphorePermit) {
+        let activity = Activity::default();
+        let (forward, requests) = (self.forward.clone(), activity.clone());
+        let service = ServiceBuilder::new()
+            // So that no HTTP/2 connection keeps them in a table, and no `Debug` shows them.
+            .layer(SetSensitiveRequestHeadersLayer::new(SECRETS))
+            .service_fn(move |request: Request<_>| {
+                let (forward, busy) = (forward.clone(), requests.begin());
+                async move {
+                    let reply = forward.forward(request).await?;
+                    Ok::<_, std::convert::Infallible>(
+                        reply.map(|body| Holding::new(body, busy).boxed_unsync()),
+                    )
+                }
+            });
+        let connection = self
+            .server
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
+            .into_owned();
+        let (first, next) = (self.first_request, self.next_request);
+        let closing = self.closing.clone();
+        self.open.spawn(async move {
+            let _seat = seat;
+            let mut connection = pin!(connection);
+            let idle = tokio::select! {
+                closed = connection.as_mut() => return said(closed),
+                () = activity.idle(first, next) => true,
+                () = closing.cancelled() => false,
+            };
+            connection.as_mut().graceful_shutdown();
+            match idle {
+                true => {
+                    let _ = timeout(FLUSH, connection).await;
+                    debug!("closed an idle connection");
+                }
+                false => said(connection.await),
+            }
+        });
+    }
+}
+
+fn said<E>(closed: Result<(), E>) {
+    if closed.is_err() {
+        debug!("a connection broke");
+    }
 }
 
 fn server() -> auto::Builder<TokioExecutor> {
@@ -99,7 +174,8 @@ fn server() -> auto::Builder<TokioExecutor> {
     server
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
+        // `Activity` has its own.
+        .header_read_timeout(None)
         .max_buf_size(MAX_HEADER_BYTES);
     server
         .http2()

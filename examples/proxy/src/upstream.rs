@@ -1,23 +1,34 @@
 //! The client stack: the layer around hyper-util's client.
 
-use std::{io, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures::future::Either;
 use http::{Method, Request, Response};
 use http_body::Body;
+use http_body_util::Empty;
 use hyper::body::Incoming;
 use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::{
     client::legacy::{
-        self, Client,
+        Client,
         connect::{Connect, HttpConnector},
     },
     rt::{TokioExecutor, TokioTimer},
 };
-use mcp_session_recovery::{RequestBody, ResponseBody, SessionRecoveryLayer};
-use tower::{ServiceBuilder, util::BoxCloneService};
+use mcp_session_recovery::{Principal, RequestBody, ResponseBody, SessionRecoveryLayer};
+use tower::{ServiceBuilder, retry::RetryLayer, util::BoxCloneService};
 
-use super::{endpoint::Endpoint, forward::ClientBody, listening::listen};
+use super::{
+    body::ClientBody,
+    endpoint::Endpoint,
+    headers::from_upstream,
+    options::Options,
+    own_headers::OwnHeaders,
+    reason::Unanswered,
+    retry::WaitForUpstream,
+    stop::{Stop, Stopping},
+};
 
 /// For a connection, TLS included. Answers may take as long as they like: some tools do.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -32,9 +43,21 @@ const PING_INTERVAL: Duration = Duration::from_secs(30);
 /// What every connection forwards through, so that there is one table of sessions: a client may
 /// call on one connection and listen on another.
 pub type Upstream =
-    BoxCloneService<Request<ClientBody>, Response<ResponseBody<Incoming>>, legacy::Error>;
+    BoxCloneService<Request<ClientBody>, Response<ResponseBody<Stopping<Incoming>>>, Unanswered>;
 
-pub fn connect(endpoint: &Endpoint) -> io::Result<Upstream> {
+/// From top to bottom: sessions; the end, when the proxy is told to stop; waiting for a server that
+/// is away; the credentials, so that the layer's own requests have them, too; the client.
+pub fn connect(
+    options: &Options,
+    endpoint: &Endpoint,
+    own_headers: OwnHeaders,
+    stop: Stop,
+) -> io::Result<Upstream> {
+    let mut sessions = SessionRecoveryLayer::new();
+    if let Some(header) = options.access.principal() {
+        sessions =
+            sessions.principal(move |request| request.headers.get(&header).map(Principal::from));
+    }
     let connector = connector(endpoint)?;
     let calls = client(&connector, usize::MAX);
     // A server allows some hundred streams on an HTTP/2 connection. Listening streams stay open,
@@ -42,12 +65,25 @@ pub fn connect(endpoint: &Endpoint) -> io::Result<Upstream> {
     // connection of its own.
     let listening = client(&connector, 0);
     let send = move |request: Request<RequestBody<ClientBody>>| match *request.method() {
-        Method::GET => Either::Left(listen(listening.clone(), request)),
+        Method::GET => Either::Left(listening.request(request.map(|_| Empty::<Bytes>::new()))),
         _ => Either::Right(calls.request(request)),
     };
+    let own_headers = Arc::new(own_headers);
     Ok(ServiceBuilder::new()
         .boxed_clone()
-        .layer(SessionRecoveryLayer::new())
+        .layer(sessions)
+        .layer(stop)
+        .layer(RetryLayer::new(WaitForUpstream::new(
+            options.upstream_options.wait,
+        )))
+        .map_request(move |mut request: Request<_>| {
+            own_headers.set(request.headers_mut());
+            request
+        })
+        .map_response(|mut response: Response<_>| {
+            from_upstream(response.headers_mut());
+            response
+        })
         .service_fn(send))
 }
 

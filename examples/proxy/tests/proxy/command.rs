@@ -3,19 +3,14 @@
 
 use std::sync::Arc;
 
-use crate::program::Proxy;
+use crate::{program::Proxy, scene::raw};
 use http::{HeaderName, Method, Request};
-use http_body_util::BodyExt;
 use testing::loopback::*;
 use testing::*;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    sync::Notify,
-};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::TlsAcceptor;
 
-async fn start(args: &[&str]) -> (Server, Loopback, Proxy) {
+pub async fn start(args: &[&str]) -> (Server, Loopback, Proxy) {
     let server = Server::new(Profile::TypeScript);
     let upstream = Loopback::serve(server.service()).await;
     let proxy = Proxy::start(&upstream.url(), args).await;
@@ -100,6 +95,24 @@ async fn what_cannot_work_ends_it_with_a_message_and_status_2() {
             "origin",
         ),
         (&["--upstream", good, "--allow-origin", "*"], "origin"),
+        (&["--upstream", good, "--wait", "soon"], "10s"),
+        (&["--upstream", good, "--header", "secret"], "--header: "),
+        (
+            &["--upstream", good, "--header-file", "/nowhere/secret"],
+            "--header-file: entity not found",
+        ),
+        (&["--upstream", good, "--max-connections", "0"], "0"),
+        (
+            &[
+                "--upstream",
+                good,
+                "--principal",
+                "authorization",
+                "--principal-header",
+                "x-user",
+            ],
+            "--principal",
+        ),
         (
             &["--upstream", good, "--no-such-option"],
             "--no-such-option",
@@ -231,18 +244,6 @@ async fn on_a_loopback_address_only_its_own_names_are_served() {
         "GET http://evil.test/mcp HTTP/1.1\r\nhost: localhost:{port}\r\nconnection: close\r\n\r\n"
     );
     assert!(raw(&proxy, &line).await.starts_with("HTTP/1.1 403"));
-}
-
-/// Sends text and reads text, on a connection of its own.
-async fn raw(proxy: &Proxy, request: &str) -> String {
-    let address = proxy.url.split('/').nth(2).unwrap();
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = Vec::new();
-    soon("an answer", stream.read_to_end(&mut answer))
-        .await
-        .unwrap();
-    String::from_utf8_lossy(&answer).into_owned()
 }
 
 #[tokio::test]
@@ -400,6 +401,7 @@ async fn an_https_upstream_is_reached_with_the_systems_roots_and_http2() {
     ] {
         let proxy = Proxy::start_with(&url, &[], trusting(&other_file)).await;
         let answer = fetch(&client, to(&proxy.url, post(None, &initialize()))).await;
+        // No use to wait for that.
         let line = format!("the upstream cannot be reached: {why}\n");
         assert_eq!((answer.status, answer.text()), (502, &*line));
     }
@@ -439,94 +441,172 @@ async fn without_roots_an_https_upstream_is_refused_and_a_plain_one_is_not() {
 }
 
 #[tokio::test]
-async fn told_to_stop_it_ends_streams_in_which_nobody_waits_at_once() {
-    for signal in ["TERM", "INT"] {
-        for (name, client) in [("HTTP/1.1", http1()), ("HTTP/2", http2())] {
-            // Given a client that listens, and one that has said nothing,
-            let (_server, _upstream, proxy) = start(&["--grace", "3600"]).await;
-            let answer = fetch(&client, to(&proxy.url, post(None, &initialize()))).await;
-            let session = answer.session().unwrap();
-            let stream = open(&client, to(&proxy.url, get(session, None))).await;
-            let address = proxy.url.split('/').nth(2).unwrap();
-            let _silent = TcpStream::connect(address).await.unwrap();
-
-            // when the proxy is told to stop,
-            proxy.signal(signal);
-
-            // then the stream ends as if it were complete, and so does the proxy.
-            let rest = soon(name, stream.into_body().collect()).await;
-            assert_eq!(rest.expect("a clean end").to_bytes(), "");
-            assert_eq!(proxy.ends().await.0.code(), Some(0), "{signal} {name}");
-        }
+async fn it_says_its_version_and_how_it_is_used() {
+    for (arg, says) in [
+        (
+            "--version",
+            concat!("mcp-session-proxy ", env!("CARGO_PKG_VERSION")),
+        ),
+        ("-h", "Point clients at"),
+        ("--help", "--header-file token.txt"),
+    ] {
+        let (status, stdout, stderr) = crate::program::run(&[arg]).await;
+        assert_eq!((status, &*stderr), (Some(0), ""), "{arg}");
+        assert!(stdout.contains(says), "{arg}: {stdout}");
     }
 }
 
 #[tokio::test]
-async fn told_to_stop_it_lets_calls_under_way_be_answered() {
-    for client in [http1(), http2()] {
-        // Given a call under way, and a stream that its answer may need,
-        let (server, _upstream, mut proxy) = start(&["--grace", "3600"]).await;
-        let answer = fetch(&client, to(&proxy.url, post(None, &initialize()))).await;
+async fn it_says_that_it_is_well_without_asking_the_upstream() {
+    let (server, _upstream, proxy) = start(&[]).await;
+    for method in [Method::GET, Method::HEAD] {
+        let url = proxy.url.replace("/mcp", "/healthz");
+        let answer = fetch(&http1(), to(&url, request(method.clone(), None, ""))).await;
+        let text = if method == Method::GET { "ok\n" } else { "" };
+        assert_eq!((answer.status, answer.text()), (200, text));
+    }
+    assert!(server.seen().is_empty());
+}
+
+#[tokio::test]
+async fn it_warns_of_other_machines_unless_it_tells_users_apart() {
+    let upstream = "http://127.0.0.1:1/mcp";
+    for (args, warns) in [
+        (&["--listen", "0.0.0.0:0"] as &[_], true),
+        (&["--listen", "[::]:0"], true),
+        (&["--listen", "127.0.0.1:0"], false),
+        (
+            &["--listen", "0.0.0.0:0", "--principal", "authorization"],
+            false,
+        ),
+        (
+            &["--listen", "0.0.0.0:0", "--principal-header", "x-user"],
+            false,
+        ),
+    ] {
+        let proxy = Proxy::start(upstream, args).await;
+        proxy.signal("TERM");
+        let (_, _, log) = proxy.ends().await;
+        assert_eq!(
+            log.contains("other machines can connect"),
+            warns,
+            "{args:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn it_listens_on_a_unix_socket() {
+    // Given a socket that a proxy has left behind,
+    let path = std::env::temp_dir().join(format!("mcp-proxy-{}.sock", std::process::id()));
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let listen = format!("unix:{}", path.display());
+
+    // when another one is to listen there,
+    let (server, upstream, proxy) = start(&["--listen", &listen]).await;
+    assert_eq!(proxy.url, listen);
+    assert!(!proxy.log().contains("other machines"));
+
+    // then clients are served, whatever they call it,
+    let mut stream = tokio::net::UnixStream::connect(&path).await.unwrap();
+    let body = initialize().to_string();
+    let request = format!(
+        "POST /mcp HTTP/1.1\r\nhost: any.test\r\nconnection: close\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    let read = soon("an answer", stream.read_to_string(&mut answer));
+    read.await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert_eq!(server.count("initialize"), 1);
+
+    // a second proxy does not take it away, and it goes with the first.
+    let (status, _, error) =
+        crate::program::run(&["--listen", &listen, "--upstream", &upstream.url()]).await;
+    assert_eq!(status, Some(2));
+    assert!(error.contains("in use"), "{error}");
+    proxy.signal("TERM");
+    assert_eq!(proxy.ends().await.0.code(), Some(0));
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn headers_of_its_own_replace_the_clients_and_are_read_again() {
+    // Given a proxy with a header, and a file with a token,
+    let file = std::env::temp_dir().join(format!("mcp-proxy-{}.token", std::process::id()));
+    std::fs::write(&file, "# a token\n\nAuthorization: Bearer secret-1\n").unwrap();
+    let args = [
+        "--header",
+        "X-Team: secret blue",
+        "--header-file",
+        file.to_str().unwrap(),
+        "--log",
+        "trace",
+    ];
+    let (server, _upstream, mut proxy) = start(&args).await;
+    let client = http1();
+    let answer = fetch(&client, to(&proxy.url, post(None, &initialize()))).await;
+    let session = answer.session().unwrap().to_owned();
+    let sent = |what: &str| {
+        let seen = server.last(what);
+        let headers = [seen.header("x-team"), seen.header("authorization")];
+        headers.map(|header| header.map(str::to_owned))
+    };
+    let own = |token: &str| {
+        [
+            Some("secret blue".to_owned()),
+            Some(format!("Bearer {token}")),
+        ]
+    };
+    assert_eq!(sent("initialize"), own("secret-1"));
+
+    // when the token changes and the server forgets the session,
+    std::fs::write(&file, "authorization: Bearer secret-two\n").unwrap();
+    server.restart();
+    let call = || fetch(&client, to(&proxy.url, post(Some(&session), &tool_call(1))));
+    assert_eq!(call().await.status, 200);
+
+    // then the handshake and the call have the new one, and a broken file changes nothing.
+    assert_eq!(sent("initialize"), own("secret-two"));
+    assert_eq!(sent("tools/call"), own("secret-two"));
+    std::fs::write(&file, "secret").unwrap();
+    assert_eq!(call().await.status, 200);
+    assert_eq!(sent("tools/call"), own("secret-two"));
+    proxy.logs("what it said before still counts").await;
+    assert!(!proxy.log().contains("secret"), "{}", proxy.log());
+    std::fs::remove_file(file).unwrap();
+}
+
+/// A4 through the program.
+#[tokio::test]
+async fn principals_do_not_share_sessions() {
+    for (args, header) in [
+        (["--principal", "authorization"], "authorization"),
+        (
+            ["--principal-header", "x-forwarded-user"],
+            "x-forwarded-user",
+        ),
+    ] {
+        // Given a session of one user,
+        let (server, _upstream, proxy) = start(&args).await;
+        let client = http1();
+        let by = |user: &str, mut request: Request<CallerBody>| {
+            let name = HeaderName::from_static(header);
+            request.headers_mut().insert(name, user.parse().unwrap());
+            to(&proxy.url, request)
+        };
+        let answer = fetch(&client, by("alice", post(None, &initialize()))).await;
         let session = answer.session().unwrap();
-        let stream = open(&client, to(&proxy.url, get(session, None))).await;
-        let (tap, body) = tap();
-        let mut body = Some(event_stream(body));
-        server.on(move |_| body.take());
-        let call = to(&proxy.url, post(Some(session), &tool_call(1)));
-        let mut call = open(&client, call).await.into_body();
+        server.restart();
 
-        // when the proxy is told to stop,
-        proxy.signal("TERM");
-        proxy.logs("stopping").await;
-
-        // then nobody is served any more, but the call can still be answered, and ends it.
-        let address = proxy.url.split('/').nth(2).unwrap();
-        assert!(TcpStream::connect(address).await.is_err());
-        tap.send("data: {\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{}}\n\n");
-        assert!(chunk(&mut call).await.is_some());
-        drop(tap);
-        assert!(chunk(&mut call).await.is_none());
-        let rest = soon("the end", stream.into_body().collect()).await;
-        assert_eq!(rest.expect("a clean end").to_bytes(), "");
-        assert_eq!(proxy.ends().await.0.code(), Some(0));
-    }
-}
-
-#[tokio::test]
-async fn calls_that_go_on_end_with_the_grace_period_or_a_second_signal() {
-    for (grace, client) in [("0", http1()), ("0", http2()), ("3600", http1())] {
-        // Given a call whose answer has begun, and one that has none,
-        let (server, _upstream, mut proxy) = start(&["--grace", grace]).await;
-        let arrived = Arc::new(Notify::new());
-        let arrives = arrived.clone();
-        server.on_async(move |seen| {
-            let begins = seen.message()["id"] == 1;
-            arrives.notify_one();
-            Some(Box::pin(async move {
-                match begins {
-                    true => Ok(pending_sse()),
-                    false => std::future::pending().await,
-                }
-            }))
-        });
-        let begun = open(&client, to(&proxy.url, post(None, &tool_call(1)))).await;
-        soon("one", arrived.notified()).await;
-        let other = to(&proxy.url, post(None, &tool_call(2)));
-        let asking = client.clone();
-        let waiting = tokio::spawn(async move { fetch(&asking, other).await });
-        soon("the other", arrived.notified()).await;
-
-        // when the proxy is told to stop, and waits no longer,
-        proxy.signal("TERM");
-        proxy.logs("stopping").await;
-        if grace != "0" {
-            proxy.signal("TERM");
-        }
-
-        // then both end.
-        let rest = soon("the end", begun.into_body().collect()).await;
-        assert_eq!(rest.expect("a clean end").to_bytes(), "");
-        assert_eq!(waiting.await.unwrap().status, 503);
-        assert_eq!(proxy.ends().await.0.code(), Some(0));
+        // when another presents its id, then that is the server's to refuse,
+        let call = || post(Some(session), &tool_call(1));
+        assert_eq!(fetch(&client, by("mallory", call())).await.status, 404);
+        assert_eq!(server.count("initialize"), 1, "{header}");
+        // and its own user is recovered.
+        assert_eq!(fetch(&client, by("alice", call())).await.status, 200);
+        assert_eq!(server.last("tools/call").header(header), Some("alice"));
     }
 }

@@ -3,5 +3,11 @@
 #[path = "../support/program.rs"]
 mod program;
 
+mod authorization;
+mod away;
 mod command;
 mod forwarding;
+mod limits;
+mod refusing;
+mod scene;
+mod stopping;

@@ -20,7 +20,9 @@ use testing::loopback::soon;
 /// The program: cargo builds it for the proxy's own tests, and nobody does for those of others.
 pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| option_env!("CARGO_BIN_EXE_proxy").map_or_else(build, PathBuf::from))
+    BINARY.get_or_init(|| {
+        option_env!("CARGO_BIN_EXE_mcp-session-proxy").map_or_else(build, PathBuf::from)
+    })
 }
 
 fn build() -> PathBuf {
@@ -48,7 +50,7 @@ fn build() -> PathBuf {
         build.status().is_ok_and(|status| status.success()),
         "cargo builds the proxy"
     );
-    profile.join("proxy")
+    profile.join("mcp-session-proxy")
 }
 
 /// A running proxy. It is killed when this is dropped.
