@@ -30,7 +30,7 @@ where
         !status.is_success()
             && !matches!(self.outcome, Some(outcome) if outcome != Outcome::Replayed)
             // Nothing else is ever recovered (rules D7, I1).
-            && matches!(*self.head.method(), Method::POST | Method::GET)
+            && self.leads()
             && self.shared.config.classify.examines(status)
     }
 
@@ -38,6 +38,8 @@ where
     pub(super) fn deliver(&self, mut response: Response<S::ResBody>) -> LayerResponse<S, B> {
         if let Some(outcome) = self.outcome {
             response = self.mark(response, outcome);
+        }
+        if self.led {
             response = self.bring_cookies(response);
         }
         let is_success = response.status().is_success();
@@ -46,7 +48,11 @@ where
             _ if is_success => {
                 self.note_success();
                 if let Some(candidate) = self.candidate(response.headers()) {
-                    return candidate.settle(&self.shared, response);
+                    let mut response = candidate.settle(&self.shared, response);
+                    // It may have made no session, and been answered in this one.
+                    self.epoch()
+                        .translate_response(response.headers_mut(), self.session.id());
+                    return response;
                 }
             }
             _ => {}
@@ -133,8 +139,10 @@ where
     }
 
     /// What the answer to a DELETE says of the session (rule I1).
-    fn note_end(&self, status: StatusCode) {
-        if status.is_success() || status == StatusCode::NOT_FOUND {
+    pub(super) fn note_end(&self, status: StatusCode) {
+        // A 404 to a stranger says nothing of the session (rule D8).
+        let is_gone = status == StatusCode::NOT_FOUND && self.has_epochs_credentials();
+        if status.is_success() || is_gone {
             self.shared.sessions.forget(&self.session);
             // A recovery may have made another while the DELETE was on its way.
             let current = self.session.chain().current();

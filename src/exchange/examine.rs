@@ -3,6 +3,7 @@
 use http::{
     Method, Response, StatusCode,
     header::{AUTHORIZATION, CONTENT_LENGTH},
+    request::Parts,
 };
 use http_body::Body;
 use tracing::debug;
@@ -111,8 +112,10 @@ where
             // It was sent again, and is not sent a third time (rule F1).
             match verdict {
                 Verdict::Alive => exchange.note_life(&answer),
-                Verdict::Expired => exchange.session.chain().useless(exchange.epoch()),
-                Verdict::Unsure => {}
+                Verdict::Expired if !exchange.is_strangers(&answer) => {
+                    exchange.session.chain().useless(exchange.epoch());
+                }
+                Verdict::Expired | Verdict::Unsure => {}
             }
             return Ok(exchange.give_back(answer, outcome));
         }
@@ -121,8 +124,15 @@ where
                 exchange.note_life(&answer);
                 false
             }
-            Verdict::Expired => true,
-            Verdict::Unsure => Box::pin(exchange.ask(answer.head.status, &mut allowance)).await,
+            // Some servers answer so to the wrong credentials (rule D8).
+            Verdict::Expired => {
+                !exchange.is_strangers(&answer) || {
+                    Box::pin(exchange.ask(answer.head.status, true, &mut allowance)).await
+                }
+            }
+            Verdict::Unsure => {
+                Box::pin(exchange.ask(answer.head.status, false, &mut allowance)).await
+            }
         };
         if !expired {
             return Ok(exchange.pass(answer));
@@ -157,25 +167,26 @@ where
         let config = &self.shared.config;
         let same = self.has_epochs_authorization();
         let verdict = answer.verdict(config, self.head.method(), message.as_deref(), same);
-        let is_not_found = answer.head.status == StatusCode::NOT_FOUND;
         match verdict {
-            Verdict::Alive => Verdict::Alive,
             // It makes a session of its own (rule D7).
             _ if self.summary().is_initialize => Verdict::Alive,
-            _ if self.is_about_nothing(answer) => Verdict::Alive,
-            // Some servers answer so to the wrong credentials (rule D8).
-            Verdict::Expired if is_not_found && !self.has_epochs_credentials() => Verdict::Unsure,
+            _ if self.is_of_no_session(answer) => Verdict::Alive,
             verdict => verdict,
         }
     }
 
-    /// A 404 where there was no session to be found (rules D7, E8).
-    fn is_about_nothing(&self, answer: &Examined<S::ResBody>) -> bool {
+    /// Whether there was no session to be found (rules D7, E8).
+    fn is_of_no_session(&self, answer: &Examined<S::ResBody>) -> bool {
         answer.head.status == StatusCode::NOT_FOUND && self.epoch().id().is_none()
     }
 
+    /// Whether this is a 404 that may be about who asked (rule D8).
+    fn is_strangers(&self, answer: &Examined<S::ResBody>) -> bool {
+        answer.head.status == StatusCode::NOT_FOUND && !self.has_epochs_credentials()
+    }
+
     /// Whether the request carries the `authorization` that its epoch was made with.
-    fn has_epochs_credentials(&self) -> bool {
+    pub(super) fn has_epochs_credentials(&self) -> bool {
         self.head.header(&AUTHORIZATION).as_ref()
             == authorization(self.session.credentials(self.epoch()))
     }
@@ -193,50 +204,71 @@ where
 
     /// An answer that was examined says by what it says that the session lives (rule J4).
     fn note_life(&self, answer: &Examined<S::ResBody>) {
-        if answer.is_proof() && !self.is_about_nothing(answer) && !self.summary().is_initialize {
+        let is_about_it = !self.summary().is_initialize && !self.is_of_no_session(answer);
+        if answer.is_proof() && is_about_it {
             self.session.chain().lives(self.epoch());
         }
     }
 
     /// Whether the session has expired, which an answer leaves open: asks the server, unless that
-    /// is of no use (rules D4, D8, D9).
-    async fn ask(&self, answered: StatusCode, allowance: &mut Allowance) -> bool {
-        let config = &self.shared.config;
-        if !config.reinitialize {
+    /// is of no use (rules D4, D8, D9). `counts` says that the answer means it unless the session is
+    /// found alive.
+    async fn ask(&self, answered: StatusCode, counts: bool, allowance: &mut Allowance) -> bool {
+        if !self.shared.config.reinitialize {
             return false;
         }
-        let mut head = self.head.unpack();
+        let own = self.head.unpack();
         let chain = self.session.chain();
-        match chain.standing(self.epoch(), authorization(&head.headers)) {
+        match chain.standing(self.epoch(), authorization(&own.headers)) {
             Standing::Open => {}
             Standing::Expired => return true,
             Standing::Paused => return false,
         }
-        let is_strangers = answered == StatusCode::NOT_FOUND
-            && *self.head.method() == Method::POST
-            && !self.has_epochs_credentials();
-        if is_strangers {
-            head.headers = self.session.credentials(self.epoch()).clone();
+        if self.has_epochs_credentials() {
+            return self.ask_as(&own, answered, allowance).await == Some(true);
         }
-        let asked = ping::<S, B>(&self.shared, &self.session, self.epoch(), &head);
+        let mut epochs = self.head.unpack();
+        epochs.headers = self.session.credentials(self.epoch()).clone();
+        if let Some(handshake) = self.epoch().handshake() {
+            epochs.uri = handshake.uri.clone();
+            epochs.version = handshake.version;
+            epochs.extensions = handshake.extensions.clone();
+        }
+        match self.ask_as(&epochs, answered, allowance).await {
+            Some(expired) => expired,
+            // The epoch's own credentials are no longer good, which proves nothing (rule D8).
+            None => counts || self.ask_as(&own, answered, allowance).await == Some(true),
+        }
+    }
+
+    /// Whether a `ping` as this caller finds the session expired. `None` if the caller is denied.
+    async fn ask_as(
+        &self,
+        caller: &Parts,
+        answered: StatusCode,
+        allowance: &mut Allowance,
+    ) -> Option<bool> {
+        let config = &self.shared.config;
+        let asked = ping::<S, B>(&self.shared, &self.session, self.epoch(), caller);
         let Some(Ok((response, message))) = allowance.spend(asked).await else {
-            return false;
+            return Some(false);
         };
         let status = response.status();
         if status.is_success() {
-            chain.lives(self.epoch());
-            return false;
+            self.session.chain().lives(self.epoch());
+            return Some(false);
         }
-        if is_strangers && matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-            // The epoch's own credentials are no longer good: that proves nothing.
-            return true;
+        let credentials = authorization(self.session.credentials(self.epoch()));
+        let same = authorization(&caller.headers) == credentials;
+        let is_denied = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+        if is_denied && same && !self.has_epochs_credentials() {
+            return None;
         }
         let pong = Examined::read(response, config, allowance).await;
-        let same = is_strangers || self.has_epochs_authorization();
         match pong.verdict(config, &Method::POST, Some(&message), same) {
-            Verdict::Expired => true,
-            Verdict::Unsure => status == answered,
-            Verdict::Alive => false,
+            Verdict::Expired => Some(true),
+            Verdict::Unsure => Some(status == answered),
+            Verdict::Alive => Some(false),
         }
     }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, header::HeaderMap, request::Parts};
+use http::{Request, Response, StatusCode, header::HeaderMap, request::Parts};
 use http_body::Body;
 
 use super::{LastEventId, allowance::Allowance, packed::PackedHead};
@@ -128,9 +128,15 @@ where
                 parts.headers.remove(LAST_EVENT_ID);
                 epoch.translate_request(&mut parts.headers);
             }
-            // The caller's id names a session that is gone, so that is what the server will say.
+            // The caller's id names a session that is gone, so that is what the server will say;
+            // unless it calls another one like that by now (rule A5).
             LastEventId::Refused => {
-                self.outcome = Some(Outcome::NotReplayed(Refusal::LastEventId));
+                let refused = Outcome::NotReplayed(Refusal::LastEventId);
+                let sessions = &self.shared.sessions;
+                if sessions.names(self.session.endpoint(), self.session.id()) {
+                    return Err(Box::new(self.mark(unknown_session(), refused)));
+                }
+                self.outcome = Some(refused);
             }
             LastEventId::Lost(answer) => {
                 let requests = answer.lost();
@@ -147,6 +153,13 @@ where
         let body = unbuffered
             .unwrap_or_else(|| RequestBody::buffered(self.body.clone().unwrap_or_default()));
         Ok(Request::from_parts(parts, body))
+    }
+
+    /// Whether the id that the request's epoch had upstream is another caller's by now, so that the
+    /// request must not be sent (rule A5).
+    pub(super) fn is_taken(&self) -> bool {
+        let id = self.epoch().id();
+        id.is_some_and(|id| self.shared.sessions.is_anothers(&self.session, id))
     }
 
     /// The body of a request that was made, if it could not be buffered and has to be sent as it is.
@@ -199,4 +212,12 @@ where
             .insert(Recovery::new(outcome, epoch));
         response
     }
+}
+
+/// What a server says to a session that it does not know, where it cannot be asked: it has given the
+/// id to another.
+pub(super) fn unknown_session() -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = StatusCode::NOT_FOUND;
+    response
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use http::Response;
+use http::{Method, Response};
 use http_body::Body;
 
 use super::{Exchange, allowance::Allowance};
@@ -26,11 +26,17 @@ where
         &mut self,
         allowance: &mut Allowance,
     ) -> Result<(), Arc<RecoveryError>> {
+        let mut denied = None;
         loop {
             let head = self.head.unpack();
             let own = authorization(&head.headers);
             let patience = self.shared.config.recovery_timeout;
-            let flight = match self.session.chain().claim(self.snapshot(), own, patience) {
+            let (chain, leads) = (self.session.chain(), self.leads());
+            let flight = match chain.claim(self.snapshot(), own, patience, leads) {
+                Claim::NotLed => {
+                    let failure = denied.unwrap_or(Failure::Paused);
+                    return Err(Arc::new(failure.into()));
+                }
                 Claim::Moved(snapshot) => {
                     self.enter(snapshot);
                     return Ok(());
@@ -50,10 +56,17 @@ where
                 None => return Err(Arc::new(Failure::TimedOut.into())),
                 Some(Ok(())) => {}
                 // Somebody else's credentials were denied: these may do.
-                Some(Err(error)) if !error.concerns(own.as_ref()) => {}
+                Some(Err(error)) if !error.concerns(own.as_ref()) => {
+                    denied = Some(error.failure);
+                }
                 Some(Err(error)) => return Err(error),
             }
         }
+    }
+
+    /// Whether the request may start a recovery (rule D7).
+    pub(super) fn leads(&self) -> bool {
+        matches!(*self.head.method(), Method::POST | Method::GET)
     }
 
     /// The 401 or 403 that the handshake met with this caller's credentials (rule J1).

@@ -3,16 +3,15 @@
 
 use std::future::poll_fn;
 
-use bytes::Bytes;
-use http::{Response, StatusCode};
+use http::Method;
 use http_body::Body;
 
-use super::{Exchange, in_flight::send};
+use super::{Exchange, exchange::unknown_session, in_flight::send};
 use crate::{
     Outcome, Recovery, Refusal,
     body::{RequestBody, ResponseBody},
     http_service::{HttpService, LayerResponse, LayerResult},
-    mcp::names_method,
+    mcp::{SESSION_ID, names_method},
 };
 
 /// Sends a request for the first time, once its session is there to be used and the inner service
@@ -26,7 +25,8 @@ where
     B: Body<Error: Send> + Send + 'static,
 {
     // It makes a session of its own (rule D7).
-    let mut stays = exchange.summary().is_initialize;
+    let is_initialize = exchange.summary().is_initialize;
+    let mut stays = is_initialize;
     let is_response = exchange.is_response(unbuffered.as_ref());
     let mut has_waited = false;
     let service = loop {
@@ -45,8 +45,17 @@ where
     };
     let waited = has_waited.then(|| Recovery::new(Outcome::Waited, exchange.epoch().number()));
     let parts = exchange.head.unpack();
+    let is_taken = stays && exchange.is_taken();
+    if is_taken && !is_initialize {
+        return Ok(exchange.turn_away());
+    }
     let mut response = match exchange.address(parts, unbuffered) {
-        Ok(request) => send(service, exchange, request).await?,
+        Ok(mut request) => {
+            if is_taken {
+                request.headers_mut().remove(SESSION_ID);
+            }
+            send(service, exchange, request).await?
+        }
         Err(response) => response.map(ResponseBody::whole),
     };
     if let Some(waited) = waited {
@@ -76,6 +85,9 @@ where
     }
 
     async fn wait(&mut self, is_response: bool) -> Waited<LayerResponse<S, B>> {
+        if !self.leads() && !self.session.chain().is_recovering() {
+            return Waited::Stays;
+        }
         let arrived = self.snapshot().clone();
         let mut allowance = self.take_allowance();
         let recovered = self.recover(&mut allowance).await;
@@ -98,13 +110,24 @@ where
         // It answers a question of the old session, whatever that id means in the new one.
         let new = self.epoch().id().cloned();
         self.enter(arrived);
-        if self.epoch().id() != new.as_ref() {
-            return Waited::Stays;
+        // If the server calls both by the same id, or another's, there is no way to the old one.
+        if self.epoch().id() == new.as_ref() || self.is_taken() {
+            self.outcome = Some(Outcome::NotReplayed(Refusal::Response));
+            return Waited::Answer(self.turn_away());
         }
-        // The server calls both by the same id, so that there is no way to the old one.
-        let mut response = Response::new(ResponseBody::whole(Bytes::new()));
-        *response.status_mut() = StatusCode::NOT_FOUND;
-        Waited::Answer(self.mark(response, Outcome::NotReplayed(Refusal::Response)))
+        Waited::Stays
+    }
+
+    /// The answer to a request that must not be sent: the server would take it for another's.
+    fn turn_away(&self) -> LayerResponse<S, B> {
+        let mut response = unknown_session();
+        if let Some(outcome) = self.outcome {
+            response = self.mark(response, outcome);
+        }
+        if *self.head.method() == Method::DELETE {
+            self.note_end(response.status());
+        }
+        response.map(ResponseBody::whole)
     }
 
     /// Whether it is a JSON-RPC response, or a batch with one (rule F2). A body that was not

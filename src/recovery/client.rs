@@ -113,6 +113,14 @@ where
         Self::of_trigger(shared, session, &trigger)
     }
 
+    /// A client for a session that the caller has made itself.
+    pub(super) fn of_initialize(shared: &Arc<Shared<S>>, session: &Session) -> Self {
+        let (mut initialize, ()) = Request::new(()).into_parts();
+        initialize.uri = session.endpoint().uri().clone();
+        initialize.headers = session.initialize().credentials.clone();
+        Self::of_trigger(shared, session, &initialize)
+    }
+
     /// The same caller, who knows what an epoch's affinity is.
     pub(super) fn in_epoch(mut self, epoch: &Epoch) -> Self {
         if let Some(handshake) = epoch.handshake() {

@@ -42,15 +42,18 @@ where
     }
 }
 
-/// Ends the upstream session of an epoch that a recovery made and that nobody can name any more
-/// (rules I1, I2). The session that the caller made itself is the caller's to end. Nobody waits.
+/// Ends the upstream session of an epoch that nobody can name any more: a recovery made it, or the
+/// caller goes by an id of the layer's making (rules A5, I1, I2). A session that the caller can name
+/// is the caller's to end. Nobody waits.
 pub(crate) fn end<S, B>(shared: &Arc<Shared<S>>, session: &Session, epoch: &Epoch)
 where
     S: HttpService<B>,
     B: Body<Error: Send> + Send + 'static,
 {
-    if let Some(handshake) = epoch.handshake() {
-        Client::<S, B>::of_handshake(shared, session, handshake)
-            .delete(&UpstreamSession::of(epoch));
-    }
+    let client = match epoch.handshake() {
+        Some(handshake) => Client::<S, B>::of_handshake(shared, session, handshake),
+        None if epoch.id() != Some(session.id()) => Client::of_initialize(shared, session),
+        None => return,
+    };
+    client.delete(&UpstreamSession::of(epoch));
 }

@@ -166,6 +166,7 @@ where
         match self.shared.sessions.publish(&self.session, leader, epoch) {
             Ok(()) => {
                 established.session.keep();
+                super::make_room::<S, B>(&self.shared);
                 if self.shared.config.restore_state {
                     // What the old session accepted meanwhile.
                     let later = self.session.state().changes_from(&restored);

@@ -34,9 +34,13 @@ impl Affinity {
             let Some((name, value)) = pair(set_cookie.as_bytes()) else {
                 continue;
             };
-            if set_cookie.len() > MAX_LEN || self.set_cookie.len() >= MAX_COOKIES {
+            // What is set again takes the place of what was set before.
+            let is_other = |it: &HeaderValue| pair(it.as_bytes()).is_none_or(|it| it.0 != name);
+            let others = self.set_cookie.iter().filter(|it| is_other(it)).count();
+            if set_cookie.len() > MAX_LEN || others >= MAX_COOKIES {
                 continue;
             }
+            self.set_cookie.retain(is_other);
             self.set_cookie.push(set_cookie.clone());
             self.cookies.retain(|cookie| cookie.name != name);
             if !is_removal(set_cookie.as_bytes()) {
@@ -69,6 +73,16 @@ impl Affinity {
                 }
             }
         }
+    }
+
+    /// What it holds, about, in bytes (rule K10).
+    pub(super) fn bytes(&self) -> usize {
+        let cookies = self.cookies.iter().map(|cookie| {
+            let outdated = cookie.outdated.iter().map(Vec::len).sum::<usize>();
+            cookie.name.len() + cookie.value.len() + outdated
+        });
+        let set_cookie = self.set_cookie.iter().map(HeaderValue::len);
+        cookies.sum::<usize>() + set_cookie.sum::<usize>()
     }
 
     /// A caller's request that carries an outdated value gets the new one.
@@ -163,7 +177,10 @@ fn is_removal(set_cookie: &[u8]) -> bool {
         .skip(1)
         .filter_map(pair)
         .any(|(name, value)| {
+            // Those who take one back with a date take the first one that there is.
+            let is_past = || memchr::memmem::find(value, b"1970").is_some();
             name.eq_ignore_ascii_case(b"max-age") && (value == b"0" || value.starts_with(b"-"))
+                || name.eq_ignore_ascii_case(b"expires") && is_past()
         })
 }
 

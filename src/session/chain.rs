@@ -45,6 +45,9 @@ struct State {
     epoch: Arc<Epoch>,
     /// The epoch is known to have expired, although no request has met that yet (rule A5).
     expired: bool,
+    /// The server calls the epoch as it called the one before, and another caller's, too: it does
+    /// not tell its sessions apart.
+    shares: bool,
     flight: Option<Flight>,
     flights: u64,
     /// When the last recovery ended.
@@ -90,6 +93,8 @@ pub(crate) enum Claim {
     Lead(Arc<Epoch>, Flight, Leader),
     /// There is no recovery to wait for.
     Failed(Arc<RecoveryError>),
+    /// Nor is there, and this request must not start one.
+    NotLed,
 }
 
 /// What is known of an epoch that may have expired (rules D4, K6).
@@ -110,6 +115,7 @@ impl Chain {
             state: Mutex::new(State {
                 epoch: first,
                 expired: false,
+                shares: false,
                 flight: None,
                 flights: 0,
                 ended: Instant::now(),
@@ -198,13 +204,27 @@ impl Chain {
         !pace.allows(Instant::now(), authorization)
     }
 
+    /// Whether the current epoch is being recovered.
+    pub(crate) fn is_recovering(&self) -> bool {
+        self.lock().flight.is_some()
+    }
+
+    /// Whether the current epoch is known to have expired, because the server gave its id to
+    /// another, and does tell its sessions apart (rule A5).
+    pub(super) fn is_taken(&self) -> bool {
+        let state = self.lock();
+        state.expired && !state.shares
+    }
+
     /// Claims the recovery of the epoch in `seen`, which has expired, for a caller with these
-    /// credentials. `patience` is how long the recovery may take.
+    /// credentials. `patience` is how long the recovery may take; `leads`, whether the request may
+    /// start it.
     pub(crate) fn claim(
         self: &Arc<Self>,
         seen: &Snapshot,
         authorization: Option<&HeaderValue>,
         patience: Duration,
+        leads: bool,
     ) -> Claim {
         let now = Instant::now();
         let mut state = self.lock();
@@ -217,6 +237,9 @@ impl Chain {
         }
         if state.forgotten {
             return Claim::Failed(Arc::new(Failure::Forgotten.into()));
+        }
+        if !leads {
+            return Claim::NotLed;
         }
         if state.epoch.settle() {
             // What made it was of no use.
@@ -350,6 +373,7 @@ impl Leader {
             state.failures = 0;
             state.error = None;
             state.expired = false;
+            state.shares = collided && epoch.id() == state.epoch.id();
             if collided && epoch.settle() {
                 state.pace.useless(self.chain.pauses, now);
             }

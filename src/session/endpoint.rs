@@ -10,41 +10,54 @@ use http::{
 
 /// Scheme, authority and path; and the `Host` header where it names another host than the URI
 /// (RFC 9112, 3.2: that is what an HTTP/1.1 server goes by), or the URI names none.
-#[derive(Debug)]
 pub(crate) struct Endpoint {
     uri: Uri,
-    host: Option<HeaderValue>,
+    /// Hardly ever one, and never several from a client that keeps to HTTP.
+    hosts: Vec<HeaderValue>,
 }
 
 impl Endpoint {
     pub(crate) fn new(uri: &Uri, headers: &HeaderMap) -> Self {
         Self {
             uri: uri.clone(),
-            host: other_host(uri, headers).cloned(),
+            hosts: other_hosts(uri, headers).cloned().collect(),
         }
     }
 
     /// Whether a request with this URI and these headers goes to this endpoint.
     pub(crate) fn matches(&self, uri: &Uri, headers: &HeaderMap) -> bool {
-        self.is(uri, other_host(uri, headers))
+        self.is(uri, other_hosts(uri, headers))
     }
 
-    fn is(&self, uri: &Uri, host: Option<&HeaderValue>) -> bool {
+    fn is<'a>(&self, uri: &Uri, mut hosts: impl Iterator<Item = &'a HeaderValue>) -> bool {
+        let is_next = |own: &HeaderValue| {
+            let other = hosts.next();
+            other.is_some_and(|it| it.as_bytes().eq_ignore_ascii_case(own.as_bytes()))
+        };
         self.uri.path() == uri.path()
             && same_authority(&self.uri, uri)
             && self.uri.scheme() == uri.scheme()
-            && match (&self.host, host) {
-                (None, None) => true,
-                (Some(one), Some(other)) => one.as_bytes().eq_ignore_ascii_case(other.as_bytes()),
-                _ => false,
-            }
+            && self.hosts.iter().all(is_next)
+            && hosts.next().is_none()
+    }
+
+    /// The URI, whose query is the query of the first request that came here.
+    pub(crate) fn uri(&self) -> &Uri {
+        &self.uri
+    }
+
+    /// What it holds, about, in bytes (rule K10).
+    pub(super) fn bytes(&self) -> usize {
+        let uri = self.uri.authority().map_or(0, |it| it.as_str().len());
+        let path = self.uri.path_and_query().map_or(0, |it| it.as_str().len());
+        uri + path + self.hosts.iter().map(HeaderValue::len).sum::<usize>()
     }
 
     /// The host alone, for logs: no user information, no path, no query (rule L1). A `Host` header
     /// that is no authority is not told.
     pub(crate) fn host(&self) -> String {
         let header = || {
-            let host = self.host.as_ref()?.to_str().ok()?;
+            let host = self.hosts.first()?.to_str().ok()?;
             Some(host.parse::<Authority>().ok()?.host().to_owned())
         };
         header()
@@ -55,7 +68,7 @@ impl Endpoint {
 
 impl PartialEq for Endpoint {
     fn eq(&self, other: &Self) -> bool {
-        self.is(&other.uri, other.host.as_ref())
+        self.is(&other.uri, other.hosts.iter())
     }
 }
 
@@ -73,7 +86,9 @@ impl Hash for Endpoint {
                 .authority()
                 .map_or(b"", |it| it.as_str().as_bytes()),
         );
-        lower(self.host.as_ref().map_or(b"", HeaderValue::as_bytes));
+        for host in &self.hosts {
+            lower(host.as_bytes());
+        }
         self.uri.path().hash(state);
     }
 }
@@ -85,22 +100,22 @@ fn same_authority(one: &Uri, other: &Uri) -> bool {
     one.map(Authority::as_str) == other.map(Authority::as_str) || one == other
 }
 
-/// The `Host` header, unless it names the URI's own host.
-fn other_host<'a>(uri: &Uri, headers: &'a HeaderMap) -> Option<&'a HeaderValue> {
-    let host = headers.get(HOST)?;
-    let Some(authority) = uri.authority() else {
-        return Some(host);
-    };
-    let mut values = headers.get_all(HOST).iter();
-    let own = values.all(|host| {
+/// The `Host` headers, unless all of them name the URI's own host.
+fn other_hosts<'a>(uri: &Uri, headers: &'a HeaderMap) -> impl Iterator<Item = &'a HeaderValue> {
+    let hosts = headers.get_all(HOST);
+    let is_own = |host: &HeaderValue| {
+        let Some(authority) = uri.authority() else {
+            return false;
+        };
         host.as_bytes() == authority.as_str().as_bytes()
             || host
                 .to_str()
                 .ok()
                 .and_then(|host| host.parse::<Authority>().ok())
                 .is_some_and(|host| is_same_host(uri.scheme(), authority, &host))
-    });
-    (!own).then_some(host)
+    };
+    let are_own = hosts.iter().all(is_own);
+    hosts.iter().skip(if are_own { usize::MAX } else { 0 })
 }
 
 fn is_same_host(scheme: Option<&Scheme>, one: &Authority, other: &Authority) -> bool {

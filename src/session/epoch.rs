@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{Extensions, HeaderMap, HeaderValue, Response, Uri, Version};
 use tokio::sync::Notify;
 
-use super::Affinity;
+use super::{Affinity, session::headers_bytes};
 use crate::mcp::{InitializeResult, ListChanged, SESSION_ID, session_headers_mut};
 
 /// How many versions of earlier epochs are known: a server could name another each time.
@@ -45,6 +45,14 @@ pub(crate) struct Handshake {
     /// The answer to `notifications/initialized` (rule F3).
     pub(crate) accepted: Response<Bytes>,
     pub(crate) affinity: Affinity,
+}
+
+impl Handshake {
+    fn bytes(&self) -> usize {
+        let accepted = headers_bytes(self.accepted.headers()) + self.accepted.body().len();
+        let uri = self.uri.path_and_query().map_or(0, |it| it.as_str().len());
+        size_of::<Self>() + uri + headers_bytes(&self.headers) + accepted + self.affinity.bytes()
+    }
 }
 
 impl Epoch {
@@ -130,6 +138,12 @@ impl Epoch {
 
     pub(crate) fn handshake(&self) -> Option<&Handshake> {
         self.handshake.as_deref()
+    }
+
+    /// What the epoch holds, about, in bytes (rule K10).
+    pub(super) fn bytes(&self) -> usize {
+        let handshake = self.handshake.as_ref().map_or(0, |it| it.bytes());
+        self.id.as_ref().map_or(0, HeaderValue::len) + handshake
     }
 
     /// Makes a caller's headers this epoch's (rule C1). Where nothing differs, nothing is done (C3).

@@ -190,6 +190,11 @@ impl Session {
         self.count(&mut memory);
     }
 
+    /// The session has moved on: what that left behind counts.
+    pub(super) fn recount(&self) {
+        self.count(&mut self.lock_memory());
+    }
+
     pub(super) fn touch(&self, used: u64) {
         self.last_use.fetch_max(used, Ordering::Relaxed);
     }
@@ -220,7 +225,12 @@ impl Session {
                 + content.accepted.bytes()
                 + content.state.bytes()
         });
-        let counted = size_of::<Self>() + self.initialize.bytes() + OTHER + content;
+        let counted = size_of::<Self>()
+            + self.key.bytes()
+            + self.initialize.bytes()
+            + self.chain.current().bytes()
+            + OTHER
+            + content;
         if let Some(total) = &memory.total {
             total.fetch_add(counted, Ordering::Relaxed);
             total.fetch_sub(memory.counted, Ordering::Relaxed);
@@ -233,14 +243,29 @@ impl Session {
     }
 }
 
-/// What else a session takes up: its epoch with what the handshake left behind, its chain, its
-/// places in the table.
+/// What else a session takes up: its epoch, its chain, its places in the table.
 const OTHER: usize = 1024;
+
+impl Key {
+    fn bytes(&self) -> usize {
+        let principal = self.principal.as_ref();
+        self.id.len() + self.endpoint.bytes() + principal.map_or(0, |it| it.as_bytes().len())
+    }
+}
 
 impl Initialize {
     pub(crate) fn bytes(&self) -> usize {
-        let credentials = self.credentials.iter();
-        let credentials = credentials.map(|(name, value)| name.as_str().len() + value.len() + 64);
-        self.body.len() + credentials.sum::<usize>()
+        let negotiated = [&self.accept, &self.content_type].into_iter().flatten();
+        self.body.len()
+            + headers_bytes(&self.credentials)
+            + negotiated.map(HeaderValue::len).sum::<usize>()
     }
+}
+
+/// What headers take up, about.
+pub(super) fn headers_bytes(headers: &HeaderMap) -> usize {
+    let headers = headers.iter();
+    headers
+        .map(|(name, value)| name.as_str().len() + value.len() + 64)
+        .sum()
 }

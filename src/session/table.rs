@@ -153,11 +153,12 @@ impl Sessions {
         let session = Arc::new(Session::new(key, upstream, initialize, pauses));
         session.touch(used);
         session.count_in(&self.0.bytes);
+        // It counts: whoever makes one too many pays for it.
+        table.insert(&session, used);
         let mut evicted = Vec::new();
-        while table.len >= limits.sessions.max(1) {
+        while table.len > limits.sessions.max(1) {
             evicted.extend(table.evict(|group| group.len()));
         }
-        table.insert(&session, used);
         evicted.append(&mut self.make_room(&mut table, limits));
         (session, evicted)
     }
@@ -200,7 +201,19 @@ impl Sessions {
         others.iter().for_each(|other| other.chain().expire());
         table.unlist_moved(session, &before);
         table.list_moved(session, &epoch);
+        session.recount();
         Ok(())
+    }
+
+    /// Whether what is sent with this id upstream would enter the session of somebody else than
+    /// `session`, which had the id before (rule A5). A server that does not tell its sessions apart
+    /// is not fought.
+    pub(crate) fn is_anothers(&self, session: &Arc<Session>, id: &HeaderValue) -> bool {
+        if session.chain().current().id() == Some(id) {
+            return session.chain().is_taken();
+        }
+        let holders = self.read().holders(session.endpoint(), id);
+        holders.iter().any(|holder| !Arc::ptr_eq(holder, session))
     }
 
     /// Whether a recorded session has this id upstream: then it is not to be ended (rule I3).

@@ -11,6 +11,7 @@ pub mod mocked;
 pub mod scenario;
 pub mod streams;
 pub mod transcript;
+pub mod whose;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -258,6 +259,7 @@ struct State {
     capabilities: Option<Value>,
     levels: HashMap<String, Value>,
     subscriptions: HashMap<String, Vec<String>>,
+    whose: whose::Whose,
 }
 
 impl Server {
@@ -279,6 +281,7 @@ impl Server {
         state.live.clear();
         state.levels.clear();
         state.subscriptions.clear();
+        state.whose.restart();
     }
 
     /// Answers with this version from now on, whatever is proposed.
@@ -387,7 +390,7 @@ impl Server {
                 return reply(400, None, "no session");
             }
             if method == "initialize" {
-                return state.initialize(profile, &message);
+                return state.initialize(profile, seen);
             }
             let mut refused = json_reply(
                 400,
@@ -413,14 +416,15 @@ impl Server {
             return refused;
         };
         if profile == Profile::TypeScriptSingle && method == "initialize" {
-            return state.initialize(profile, &message);
+            return state.initialize(profile, seen);
         }
-        if !state.live.contains(&session) {
+        if !state.live.contains(&session) || state.whose.is_strangers(&session, seen) {
             if profile == Profile::Rmcp && seen.method == Method::DELETE {
                 return profile.deleted();
             }
             return profile.unknown_session(&id);
         }
+        state.whose.note(&session, seen);
         let mut answer = match (&seen.method, method) {
             (&Method::DELETE, _) => {
                 state.live.remove(&session);
@@ -465,13 +469,15 @@ impl Server {
 impl State {
     fn mint(&mut self) -> String {
         self.minted += 1;
-        let id = format!("secret-session-{}", self.minted);
+        let id = self.whose.mint(self.minted);
         self.live.insert(id.clone());
         id
     }
 
-    fn initialize(&mut self, profile: Profile, message: &Value) -> Reply {
+    fn initialize(&mut self, profile: Profile, seen: &Seen) -> Reply {
+        let message = &seen.message();
         let id = self.mint();
+        self.whose.open(&id, seen);
         let proposed = message["params"]["protocolVersion"].clone();
         let version = match &self.version {
             Some(version) => json!(version),

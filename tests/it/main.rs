@@ -2,7 +2,10 @@
 
 /// A. What is touched.
 mod touched {
+    mod hosts;
+    mod ids;
     mod left_alone;
+    mod principals;
 }
 
 /// B. Recording.
@@ -20,12 +23,14 @@ mod translating {
 mod detecting {
     mod asking;
     mod examining;
+    mod strangers;
     mod triggering;
     mod verdicts;
 }
 
 /// E. Recovering.
 mod recovering {
+    mod affinity;
     mod epochs;
     mod handshake;
     mod handshake_answers;
@@ -60,6 +65,7 @@ mod state {
 
 /// I. Ending.
 mod ending {
+    mod eviction;
     mod sessions;
 }
 

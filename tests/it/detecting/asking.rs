@@ -49,7 +49,7 @@ async fn a_server_without_a_listening_stream_is_asked_and_its_404_passed_on() {
         for epoch in 0..2 {
             let case = format!("{profile:?}, epoch {epoch}");
             let asked = scene.server.count("ping");
-            // When a GET is answered 404, with credentials of its own and no version,
+            // When a GET is answered 404, with a token of its own and no version,
             let mut listen = get(&scene.session, None);
             listen.headers_mut().remove(PROTOCOL_VERSION);
             listen
@@ -60,7 +60,7 @@ async fn a_server_without_a_listening_stream_is_asked_and_its_404_passed_on() {
                 .insert(LAST_EVENT_ID, "7".parse().unwrap());
             let answer = scene.send(listen).await;
 
-            // then the server is asked with one ping in the same session,
+            // then the server is asked with one ping in the same session, as its owner (rule D8),
             assert_passed_on(&answer, &case);
             assert_eq!(scene.server.count("ping"), asked + 1, "{case}");
             let ping = scene.server.last("ping");
@@ -72,7 +72,7 @@ async fn a_server_without_a_listening_stream_is_asked_and_its_404_passed_on() {
             assert_eq!(ping.session(), scene.server.last("GET").session(), "{case}");
             let version = if epoch == 0 { VERSION } else { "2025-06-18" };
             assert_eq!(ping.header(PROTOCOL_VERSION), Some(version), "{case}");
-            assert_eq!(ping.header("authorization"), Some("Bearer mine"));
+            assert_eq!(ping.header("authorization"), Some("Bearer secret-token"));
             assert_eq!(ping.header("content-type"), Some("application/json"));
             assert_eq!(ping.header(LAST_EVENT_ID), None);
             // and nothing else happens.

@@ -1,0 +1,277 @@
+//! I2, K2, K9, K10: whose sessions go when there are too many, or when they hold too much, and that
+//! nothing of them stays on the server.
+
+use http::{HeaderValue, Request};
+use mcp_session_recovery::{Outcome, Principal, SessionRecoveryLayer, Sessions};
+use serde_json::json;
+use testing::whose::*;
+use testing::*;
+
+fn by_token(layer: SessionRecoveryLayer) -> SessionRecoveryLayer {
+    layer.principal(|request| Some(Principal::from(request.headers.get("authorization")?)))
+}
+
+fn recorded(layer: SessionRecoveryLayer) -> (Server, Client, Sessions) {
+    let server = Server::new(Profile::TypeScriptJson);
+    let sessions = Sessions::new();
+    let client = client(&server, layer.sessions(sessions.clone()));
+    (server, client, sessions)
+}
+
+/// An `initialize` whose client has a name of so many bytes.
+fn large(bytes: usize) -> serde_json::Value {
+    initialize_as(&"x".repeat(bytes))
+}
+
+fn at(uri: &str, mut request: Request<CallerBody>) -> Request<CallerBody> {
+    *request.uri_mut() = uri.parse().unwrap();
+    request
+}
+
+/// Whether the layer still knows a session: it says so to an expired one.
+async fn is_known(server: &Server, client: &Client, request: Request<CallerBody>) -> bool {
+    server.restart();
+    let answer = send(client, request).await;
+    answer.outcome() == Some(Outcome::Replayed)
+}
+
+/// I2, K2: a caller who makes sessions without end pushes out its own, however few the others have.
+#[tokio::test(start_paused = true)]
+async fn i2_a_caller_with_many_sessions_pushes_out_its_own() {
+    for limit in [2, 3, 50] {
+        let (server, client, sessions) =
+            recorded(by_token(SessionRecoveryLayer::new().max_sessions(limit)));
+        let ada = User::connect(&client, "Ada").await;
+        let mallory = User::connect(&client, "Mallory").await;
+        for _ in 0..200 {
+            User::connect(&client, "Mallory").await;
+            assert!(sessions.len() <= limit);
+        }
+        let request = with_token(post(Some(&ada.session), &tool_call(1)), Some("Ada"));
+        assert!(is_known(&server, &client, request).await, "{limit}");
+        let request = with_token(post(Some(&mallory.session), &tool_call(2)), Some("Mallory"));
+        assert!(!is_known(&server, &client, request).await, "{limit}");
+    }
+}
+
+/// I2, K2: nor does one server push out another's, where all callers are one.
+#[tokio::test(start_paused = true)]
+async fn i2_an_endpoint_with_many_sessions_pushes_out_its_own() {
+    for limit in [2, 100] {
+        let (server, client, _) = recorded(SessionRecoveryLayer::new().max_sessions(limit));
+        let other = "http://other.test/mcp";
+        let only = send(&client, at(other, post(None, &initialize()))).await;
+        let only = only.session().unwrap().to_owned();
+        for _ in 0..10_000 / 50 {
+            handshake(&client).await;
+        }
+        let request = at(other, post(Some(&only), &tool_call(1)));
+        assert!(is_known(&server, &client, request).await, "{limit}");
+    }
+}
+
+/// I2, A4: a caller cannot push out another's by spreading its own over many endpoints.
+#[tokio::test(start_paused = true)]
+async fn i2_a_caller_with_many_endpoints_pushes_out_its_own() {
+    let (server, client, _) = recorded(by_token(SessionRecoveryLayer::new().max_sessions(20)));
+    let mut adas = Vec::new();
+    for _ in 0..5 {
+        adas.push(User::connect(&client, "Ada").await.session);
+    }
+    for number in 0..100 {
+        let uri = format!("http://mcp.test/{number}");
+        let request = at(&uri, post(None, &initialize_as("Mallory")));
+        send(&client, with_token(request, Some("Mallory"))).await;
+    }
+    for session in &adas {
+        let request = with_token(post(Some(session), &tool_call(1)), Some("Ada"));
+        assert!(is_known(&server, &client, request).await);
+    }
+}
+
+/// I2: what has moved on is ended when it is forgotten, since nobody else can name it. What the
+/// caller made itself is the caller's to end.
+#[tokio::test(start_paused = true)]
+async fn i2_an_evicted_session_that_has_moved_on_is_ended() {
+    for (moved, ended) in [(false, &[][..]), (true, &["secret-session-2"][..])] {
+        let (server, client, sessions) = recorded(SessionRecoveryLayer::new().max_sessions(1));
+        let ada = User::connect(&client, "Ada").await;
+        if moved {
+            server.restart();
+            assert_eq!(ada.call(1).await.outcome(), Some(Outcome::Replayed));
+        }
+        let bob = User::connect(&client, "Bob").await;
+        settle().await;
+        let deletes = server.all("DELETE");
+        let deleted: Vec<_> = deletes.iter().map(|it| it.session().unwrap()).collect();
+        assert_eq!(deleted, ended);
+        for delete in &deletes {
+            assert_eq!(delete.header("authorization"), Some("Bearer Ada"));
+        }
+        assert_eq!(sessions.len(), 1);
+        assert_eq!(bob.call(2).await.status, 200);
+        // Its id is unknown from then on.
+        let late = ada.call(3).await;
+        assert_eq!(late.recovery, None);
+    }
+}
+
+/// K9: an `initialize` over the limit is not recorded, and its answer says so. Nothing else is
+/// different for its caller.
+#[tokio::test(start_paused = true)]
+async fn k9_an_initialize_that_is_too_large_is_not_recorded() {
+    const LIMIT: usize = 64 * 1024;
+    let head = initialize_as("").to_string().len();
+    // What the headers add that are kept, about.
+    for (bytes, recorded_too) in [(LIMIT - head - 1024, true), (LIMIT - head + 1, false)] {
+        let (server, client, sessions) = recorded(SessionRecoveryLayer::new());
+        let made = send(&client, post(None, &large(bytes))).await;
+        assert_eq!(made.status, 200);
+        let id = made.session().unwrap();
+        assert_eq!(id, "secret-session-1");
+        let not_recorded = (!recorded_too).then_some(Outcome::NotRecorded);
+        assert_eq!(made.outcome(), not_recorded);
+        assert_eq!(sessions.len(), usize::from(recorded_too));
+        assert_eq!(
+            send(&client, post(Some(id), &tool_call(1))).await.status,
+            200
+        );
+        server.restart();
+        let after = send(&client, post(Some(id), &tool_call(2))).await;
+        assert_eq!(after.status, if recorded_too { 200 } else { 404 });
+    }
+}
+
+/// K9: headers count, too, the recorded `accept` and `content-type` among them.
+#[tokio::test(start_paused = true)]
+async fn k9_headers_count() {
+    for name in ["authorization", "x-anything", "accept"] {
+        let (_, client, sessions) = recorded(SessionRecoveryLayer::new());
+        let mut request = post(None, &initialize());
+        let value = HeaderValue::from_str(&"x".repeat(64 * 1024)).unwrap();
+        request.headers_mut().insert(name, value);
+        let made = send(&client, request).await;
+        assert_eq!(made.outcome(), Some(Outcome::NotRecorded), "{name}");
+        assert!(sessions.is_empty());
+    }
+}
+
+/// K9, B5, C2: one in a session that there is: its answer does not tell how the server calls that.
+#[tokio::test(start_paused = true)]
+async fn k9_one_in_a_session_that_has_moved_on_is_answered_under_the_callers_id() {
+    let server = Server::new(Profile::Python1);
+    let client = client(&server, SessionRecoveryLayer::new());
+    let session = handshake(&client).await;
+    server.restart();
+    send(&client, post(Some(&session), &tool_call(1))).await;
+    for message in [
+        large(64 * 1024),
+        // No request, so that it makes no session.
+        json!({"jsonrpc": "2.0", "method": "initialize"}),
+    ] {
+        let answer = send(&client, post(Some(&session), &message)).await;
+        assert_eq!(answer.session(), Some(&*session));
+    }
+}
+
+/// K10: whoever's sessions hold most goes first, be it for large `initialize` requests,
+#[tokio::test(start_paused = true)]
+async fn k10_a_caller_with_large_sessions_pushes_out_its_own() {
+    let layer = SessionRecoveryLayer::new().max_sessions_bytes(1024 * 1024);
+    let (server, client, sessions) = recorded(by_token(layer));
+    let ada = User::connect(&client, "Ada").await;
+    for _ in 0..100 {
+        let request = with_token(post(None, &large(60 * 1024)), Some("Mallory"));
+        assert_eq!(send(&client, request).await.status, 200);
+        assert!(sessions.len() <= 18, "{}", sessions.len());
+    }
+    assert!(sessions.len() > 10, "{}", sessions.len());
+    let request = with_token(post(Some(&ada.session), &tool_call(1)), Some("Ada"));
+    assert!(is_known(&server, &client, request).await);
+}
+
+/// K10: for long URIs,
+#[tokio::test(start_paused = true)]
+async fn k10_uris_count() {
+    let layer = SessionRecoveryLayer::new().max_sessions_bytes(1024 * 1024);
+    let (_, client, sessions) = recorded(layer);
+    for number in 0..100 {
+        let uri = format!("http://mcp.test/{number}{}", "x".repeat(50 * 1024));
+        send(&client, at(&uri, post(None, &initialize()))).await;
+    }
+    assert!(sessions.len() <= 21, "{}", sessions.len());
+}
+
+/// K10: for what callers subscribe to,
+#[tokio::test(start_paused = true)]
+async fn k10_state_counts_as_it_grows() {
+    let layer = SessionRecoveryLayer::new().max_sessions_bytes(1024 * 1024);
+    let (server, client, sessions) = recorded(by_token(layer));
+    let ada = User::connect(&client, "Ada").await;
+    let mut mallory = User::connect(&client, "Mallory").await;
+    for _ in 0..5 {
+        mallory.initialize().await;
+        for number in 0..50 {
+            let uri = format!("test://{number}/{}", "x".repeat(7_000));
+            let subscribe = json!({"jsonrpc": "2.0", "id": 5, "method": "resources/subscribe", "params": {"uri": uri}});
+            mallory.send(post(Some(&mallory.session), &subscribe)).await;
+        }
+    }
+    assert!(sessions.len() <= 5, "{}", sessions.len());
+    let request = with_token(post(Some(&ada.session), &tool_call(1)), Some("Ada"));
+    assert!(is_known(&server, &client, request).await);
+}
+
+/// K10: and for what a server makes of recoveries: the answers that are kept, and the ids.
+#[tokio::test(start_paused = true)]
+async fn k10_what_a_recovery_leaves_behind_counts() {
+    let layer = SessionRecoveryLayer::new().max_sessions_bytes(1024 * 1024);
+    let (server, client, sessions) = recorded(layer);
+    let mut ids = Vec::new();
+    for _ in 0..100 {
+        ids.push(handshake(&client).await);
+    }
+    assert_eq!(sessions.len(), 100);
+    testing::scenario::answer(&server, "notifications/initialized", |_| {
+        reply(202, None, &"x".repeat(60_000))
+    });
+    server.restart();
+    for id in &ids {
+        send(&client, post(Some(id), &tool_call(1))).await;
+    }
+    assert!(sessions.len() <= 18, "{}", sessions.len());
+}
+
+/// K10: one session larger than all may hold is kept: there is nobody to make room for.
+#[tokio::test(start_paused = true)]
+async fn k10_the_last_session_is_kept() {
+    let (server, client, sessions) = recorded(SessionRecoveryLayer::new().max_sessions_bytes(0));
+    for _ in 0..3 {
+        let id = handshake(&client).await;
+        assert_eq!(sessions.len(), 1);
+        let request = post(Some(&id), &tool_call(1));
+        assert!(is_known(&server, &client, request).await);
+    }
+}
+
+/// K10: what is forgotten is counted no more, in whatever way it went.
+#[tokio::test(start_paused = true)]
+async fn k10_what_is_forgotten_counts_no_more() {
+    let layer = SessionRecoveryLayer::new().max_sessions_bytes(300 * 1024);
+    let (_, client, sessions) = recorded(layer);
+    for round in 0..30 {
+        let made = send(&client, post(None, &large(50 * 1024))).await;
+        let id = made.session().unwrap().to_owned();
+        match round % 3 {
+            0 => sessions.forget_all(),
+            _ => {
+                send(&client, delete(&id)).await;
+            }
+        }
+        assert!(sessions.is_empty());
+    }
+    for number in 1..=5 {
+        send(&client, post(None, &large(50 * 1024))).await;
+        assert_eq!(sessions.len(), number);
+    }
+}

@@ -1,0 +1,454 @@
+//! E11: behind a balancer that ties a session to a replica with a cookie.
+
+use std::sync::{Arc, Mutex};
+
+use http::Request;
+use mcp_session_recovery::{Outcome, RequestBody, SessionRecovery, SessionRecoveryLayer};
+use serde_json::json;
+use testing::scenario::{Door, is};
+use testing::*;
+use tower::{Layer, ServiceExt, service_fn, util::BoxCloneSyncService};
+
+/// Three replicas behind a balancer. It chooses in turn where there is no cookie of a replica that
+/// lives, and sets one then.
+#[derive(Clone)]
+struct Balancer(Arc<Mutex<State>>);
+
+struct State {
+    replicas: Vec<(String, Server)>,
+    made: usize,
+    turn: usize,
+    /// The attributes of its cookies.
+    attributes: &'static str,
+    /// Whether each answer sets the cookie again, as AWS's does.
+    always: bool,
+    seen: Vec<(String, String, Option<String>)>,
+}
+
+type Wire = BoxCloneSyncService<Request<RequestBody<CallerBody>>, Reply, TestError>;
+
+impl Balancer {
+    fn new(attributes: &'static str, always: bool) -> Self {
+        let mut state = State {
+            replicas: Vec::new(),
+            made: 0,
+            turn: 0,
+            attributes,
+            always,
+            seen: Vec::new(),
+        };
+        (0..3).for_each(|_| state.start());
+        Self(Arc::new(Mutex::new(state)))
+    }
+
+    /// The replica that the cookie leads to dies, and another takes its place.
+    fn kill(&self, cookie: &str) {
+        let mut state = self.0.lock().unwrap();
+        let route = cookie.split("route=").nth(1).unwrap();
+        let route = route.split(';').next().unwrap().to_owned();
+        let before = state.replicas.len();
+        state.replicas.retain(|(name, _)| *name != route);
+        assert_eq!(state.replicas.len(), before - 1, "{cookie}");
+        state.start();
+    }
+
+    fn choose(&self, cookies: Option<&str>) -> (String, Server, Option<String>) {
+        let mut state = self.0.lock().unwrap();
+        let state = &mut *state;
+        let sent = cookies.into_iter().flat_map(|it| it.split("; "));
+        let route = sent.clone().find_map(|it| it.strip_prefix("route="));
+        let known = state
+            .replicas
+            .iter()
+            .find(|(name, _)| Some(&**name) == route);
+        let (name, server) = match known {
+            Some(known) => known.clone(),
+            None => {
+                state.turn += 1;
+                state.replicas[state.turn % state.replicas.len()].clone()
+            }
+        };
+        let set = known.is_none() || state.always;
+        let set = set.then(|| format!("route={name}{}", state.attributes));
+        (name, server, set)
+    }
+
+    fn client(&self, layer: SessionRecoveryLayer) -> SessionRecovery<Wire> {
+        let balancer = self.clone();
+        let wire = service_fn(move |request: Request<RequestBody<CallerBody>>| {
+            let cookies = request.headers().get("cookie");
+            let cookies = cookies.map(|it| it.to_str().unwrap().to_owned());
+            let (name, server, set) = balancer.choose(cookies.as_deref());
+            let balancer = balancer.clone();
+            async move {
+                let sensitive = request.headers().get("cookie").map(|it| it.is_sensitive());
+                let reply = server.service().oneshot(request).await;
+                let what = server.seen().pop().unwrap().what();
+                let _ = sensitive;
+                balancer.0.lock().unwrap().seen.push((what, name, cookies));
+                reply.map(|mut reply| {
+                    if let Some(set) = set {
+                        let set = set.parse().unwrap();
+                        reply.headers_mut().append("set-cookie", set);
+                    }
+                    reply
+                })
+            }
+        });
+        layer.layer(BoxCloneSyncService::new(wire))
+    }
+
+    fn seen(&self) -> Vec<(String, String, Option<String>)> {
+        self.0.lock().unwrap().seen.clone()
+    }
+}
+
+impl State {
+    fn start(&mut self) {
+        self.made += 1;
+        let name = char::from(b'a' + self.made as u8 - 1).to_string();
+        let server = Server::new(Profile::TypeScriptJson);
+        // No two replicas make the same ids.
+        let prefix = name.clone();
+        let behind = server.clone();
+        server.on(move |seen| {
+            if seen.what() != "initialize" || seen.session().is_some() {
+                return None;
+            }
+            let mut reply = behind.default_answer(seen);
+            let id = reply.headers()["mcp-session-id"]
+                .to_str()
+                .unwrap()
+                .to_owned();
+            let own = format!("{prefix}-{id}");
+            behind.rename(&id, &own);
+            reply.headers_mut().insert(SESSION_ID, own.parse().unwrap());
+            Some(reply)
+        });
+        self.replicas.push((name, server));
+    }
+}
+
+/// A caller that keeps cookies, or none.
+struct Caller {
+    client: SessionRecovery<Wire>,
+    jar: Option<Mutex<Vec<(String, String)>>>,
+    session: String,
+}
+
+impl Caller {
+    async fn connect(client: &SessionRecovery<Wire>, keeps: bool) -> Self {
+        let mut caller = Self {
+            client: client.clone(),
+            jar: keeps.then(|| Mutex::new(vec![("user".to_owned(), "1".to_owned())])),
+            session: String::new(),
+        };
+        let made = caller.send(post(None, &initialize())).await;
+        assert_eq!(made.status, 200);
+        caller.session = made.session().unwrap().to_owned();
+        if keeps {
+            let accepted = caller
+                .send(post(Some(&caller.session), &initialized()))
+                .await;
+            assert_eq!(accepted.status, 202);
+        }
+        caller
+    }
+
+    fn cookies(&self) -> Option<String> {
+        let jar = self.jar.as_ref()?.lock().unwrap();
+        let pairs: Vec<_> = jar
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        Some(pairs.join("; "))
+    }
+
+    fn with_cookies(&self, mut request: Request<CallerBody>) -> Request<CallerBody> {
+        if let Some(cookies) = self.cookies() {
+            request
+                .headers_mut()
+                .insert("cookie", cookies.parse().unwrap());
+        }
+        request
+    }
+
+    async fn send(&self, request: Request<CallerBody>) -> Answer {
+        let answer = send(&self.client, self.with_cookies(request)).await;
+        if let Some(jar) = &self.jar {
+            let mut jar = jar.lock().unwrap();
+            for set in answer.headers.get_all("set-cookie") {
+                let set = set.to_str().unwrap();
+                let (name, value) = set.split(';').next().unwrap().split_once('=').unwrap();
+                jar.retain(|(it, _)| it != name);
+                jar.push((name.to_owned(), value.to_owned()));
+            }
+        }
+        answer
+    }
+
+    async fn call(&self, id: u64) -> Answer {
+        self.send(post(Some(&self.session), &tool_call(id))).await
+    }
+}
+
+/// E11: ten losses in a row, and each first call is answered.
+#[tokio::test(start_paused = true)]
+async fn e11_the_first_call_after_a_replica_is_lost_is_answered() {
+    for always in [false, true] {
+        let balancer = Balancer::new("; Path=/; HttpOnly", always);
+        let client = balancer.client(SessionRecoveryLayer::new());
+        let caller = Caller::connect(&client, true).await;
+        let subscribe = json!({"jsonrpc": "2.0", "id": 5, "method": "resources/subscribe", "params": {"uri": "test://1"}});
+        caller.send(post(Some(&caller.session), &subscribe)).await;
+        for loss in 1..=10 {
+            balancer.kill(&caller.cookies().unwrap());
+            let before = balancer.seen().len();
+
+            let answer = caller.call(loss).await;
+
+            assert_eq!(answer.outcome(), Some(Outcome::Replayed), "{loss}");
+            assert_eq!(
+                (answer.status, answer.session()),
+                (200, Some(&*caller.session))
+            );
+            // All but the first two, which had the stale cookie, went to one replica.
+            let seen = &balancer.seen()[before..];
+            let what: Vec<_> = seen.iter().map(|(what, ..)| what.as_str()).collect();
+            assert_eq!(
+                what,
+                [
+                    "tools/call",
+                    "initialize",
+                    "notifications/initialized",
+                    "resources/subscribe",
+                    "tools/call"
+                ]
+            );
+            let replica = &seen[1].1;
+            assert!(
+                seen[1..].iter().all(|(_, name, _)| name == replica),
+                "{seen:?}"
+            );
+            // The caller's jar has learned, and what comes next goes there by itself.
+            let learned = format!("route={replica}");
+            assert!(caller.cookies().unwrap().contains(&learned));
+            let answer = caller.call(100 + loss).await;
+            assert_eq!((answer.status, answer.recovery), (200, None));
+        }
+    }
+}
+
+/// E11: others of the session that have not learned of it, and the listening stream.
+#[tokio::test(start_paused = true)]
+async fn e11_requests_with_the_stale_cookie_go_to_the_new_replica() {
+    let balancer = Balancer::new("", false);
+    let client = balancer.client(SessionRecoveryLayer::new());
+    let caller = Caller::connect(&client, true).await;
+    let stale = caller.cookies().unwrap();
+    for _ in 0..3 {
+        balancer.kill(&caller.cookies().unwrap());
+        assert_eq!(caller.call(1).await.status, 200);
+    }
+    let replica = balancer.seen().pop().unwrap().1;
+    for request in [
+        post(Some(&caller.session), &tool_call(2)),
+        get(&caller.session, None),
+        delete(&caller.session),
+    ] {
+        let mut request = request;
+        let cookies = format!("first=1; {stale}; last=2");
+        request
+            .headers_mut()
+            .insert("cookie", cookies.parse().unwrap());
+        let response = client.clone().oneshot(request).await.unwrap();
+        assert_eq!(response.status(), 200);
+        // It is told of no cookie: that was for the trigger.
+        assert!(!response.headers().contains_key("set-cookie"));
+        let (_, name, sent) = balancer.seen().pop().unwrap();
+        assert_eq!(name, replica);
+        let expected = format!("first=1; user=1; route={replica}; last=2");
+        assert_eq!(sent.as_deref(), Some(&*expected));
+    }
+}
+
+/// E11, E3: the request that waits leads, and its jar is told, if nothing else starts the recovery.
+/// Whoever waits besides is told nothing, and goes to the new replica all the same.
+#[tokio::test(start_paused = true)]
+async fn e11_those_who_wait_go_to_the_new_replica() {
+    let balancer = Balancer::new("", false);
+    let client = balancer.client(SessionRecoveryLayer::new());
+    let caller = Caller::connect(&client, true).await;
+    balancer.kill(&caller.cookies().unwrap());
+    let doors: Vec<_> = {
+        let state = balancer.0.lock().unwrap();
+        let servers = state.replicas.iter();
+        servers
+            .map(|(_, server)| Door::before(server, is("notifications/initialized")))
+            .collect()
+    };
+    let spawn = |id| {
+        let request = caller.with_cookies(post(Some(&caller.session), &tool_call(id)));
+        let client = client.clone();
+        tokio::spawn(async move { send(&client, request).await })
+    };
+    let leader = spawn(1);
+    settle().await;
+    let waiting = spawn(2);
+    settle().await;
+    doors.iter().for_each(Door::open);
+    let leader = leader.await.unwrap();
+    assert_eq!(leader.outcome(), Some(Outcome::Replayed));
+    assert!(leader.header("set-cookie").is_some());
+    let waited = waiting.await.unwrap();
+    assert_eq!(
+        (waited.status, waited.outcome()),
+        (200, Some(Outcome::Waited))
+    );
+    assert!(waited.header("set-cookie").is_none());
+}
+
+/// E11: a caller that sends no cookies is given none.
+#[tokio::test(start_paused = true)]
+async fn e11_a_caller_without_cookies_is_given_none() {
+    let server = Server::new(Profile::TypeScriptJson);
+    let client = client(&server, SessionRecoveryLayer::new());
+    let session = handshake(&client).await;
+    server.restart();
+    let behind = server.clone();
+    server.on(move |seen| {
+        let mut reply = behind.default_answer(seen);
+        if seen.what().contains("initialize") {
+            let set = "route=b".parse().unwrap();
+            reply.headers_mut().insert("set-cookie", set);
+        }
+        Some(reply)
+    });
+    let answer = send(&client, post(Some(&session), &tool_call(1))).await;
+    assert_eq!(answer.outcome(), Some(Outcome::Replayed));
+    assert_eq!(answer.header("set-cookie"), None);
+    assert_eq!(server.last("tools/call").header("cookie"), None);
+    // The layer's own requests go where the handshake went.
+    assert_eq!(
+        server.last("notifications/initialized").header("cookie"),
+        Some("route=b")
+    );
+    send(&client, post(Some(&session), &tool_call(2))).await;
+    assert_eq!(server.last("tools/call").header("cookie"), None);
+}
+
+/// E11, D8: a cookie that was set in somebody's handshake reaches nobody who did not send its old
+/// value, and no header but `set-cookie` of it reaches the caller.
+#[tokio::test(start_paused = true)]
+async fn e11_a_cookie_is_for_those_who_sent_its_old_value() {
+    let server = Server::new(Profile::TypeScriptJson);
+    let client = client(&server, SessionRecoveryLayer::new());
+    let session = handshake(&client).await;
+    server.restart();
+    let behind = server.clone();
+    server.on(move |seen| {
+        let mut reply = behind.default_answer(seen);
+        if seen.what() == "initialize" {
+            let headers = reply.headers_mut();
+            headers.append("set-cookie", "login=new".parse().unwrap());
+            headers.append("set-cookie", "route=b".parse().unwrap());
+            headers.insert("x-handshake", "1".parse().unwrap());
+        }
+        Some(reply)
+    });
+    let with = |cookie: &str, id| {
+        let mut request = post(Some(&session), &tool_call(id));
+        request
+            .headers_mut()
+            .insert("cookie", cookie.parse().unwrap());
+        request
+    };
+    let answer = send(&client, with("login=old; route=a", 1)).await;
+    assert_eq!(answer.outcome(), Some(Outcome::Replayed));
+    assert_eq!(answer.header("x-handshake"), None);
+    for (sent, out) in [
+        ("login=others; route=c", "login=others; route=c"),
+        ("other=1", "other=1"),
+        ("login=old", "login=new"),
+    ] {
+        send(&client, with(sent, 2)).await;
+        assert_eq!(
+            server.last("tools/call").header("cookie"),
+            Some(out),
+            "{sent}"
+        );
+    }
+    assert!(
+        server.last("tools/call").headers["cookie"].is_sensitive(),
+        "L2"
+    );
+}
+
+/// E11: what a server sets again and again takes up one place.
+#[tokio::test(start_paused = true)]
+async fn e11_a_cookie_that_each_answer_sets_is_told_once() {
+    let server = Server::new(Profile::TypeScriptJson);
+    let client = client(&server, SessionRecoveryLayer::new());
+    let session = handshake(&client).await;
+    for number in 0..20 {
+        let subscribe = json!({"jsonrpc": "2.0", "id": 5, "method": "resources/subscribe", "params": {"uri": format!("test://{number}")}});
+        send(&client, post(Some(&session), &subscribe)).await;
+    }
+    server.restart();
+    let behind = server.clone();
+    let mut count = 0;
+    server.on(move |seen| {
+        count += 1;
+        let mut reply = behind.default_answer(seen);
+        let set = format!("alb={count}").parse().unwrap();
+        reply.headers_mut().append("set-cookie", set);
+        Some(reply)
+    });
+    let mut request = post(Some(&session), &tool_call(1));
+    request
+        .headers_mut()
+        .insert("cookie", "alb=0".parse().unwrap());
+    let answer = send(&client, request).await;
+    assert_eq!(answer.outcome(), Some(Outcome::Replayed));
+    let set: Vec<_> = answer.headers.get_all("set-cookie").iter().collect();
+    // One of the handshake, and the answer's own after it.
+    assert_eq!(set.len(), 2, "{set:?}");
+    let own = format!("alb={count}", count = 1 + 2 + 20 + 1);
+    assert_eq!(set[1], own.as_str());
+}
+
+/// E11: a cookie that is taken back is not sent any more.
+#[tokio::test(start_paused = true)]
+async fn e11_a_cookie_that_the_handshake_takes_back_is_not_sent() {
+    for removal in [
+        "route=; Max-Age=0",
+        "route=x; max-age=-1",
+        "route=; Expires=Thu, 01 Jan 1970 00:00:00 GMT; Path=/",
+    ] {
+        let server = Server::new(Profile::TypeScriptJson);
+        let client = client(&server, SessionRecoveryLayer::new());
+        let session = handshake(&client).await;
+        server.restart();
+        let behind = server.clone();
+        server.on(move |seen| {
+            let mut reply = behind.default_answer(seen);
+            if seen.what() == "initialize" {
+                let set = removal.parse().unwrap();
+                reply.headers_mut().append("set-cookie", set);
+            }
+            Some(reply)
+        });
+        let mut request = post(Some(&session), &tool_call(1));
+        request
+            .headers_mut()
+            .insert("cookie", "user=1".parse().unwrap());
+        let answer = send(&client, request).await;
+        assert_eq!(answer.outcome(), Some(Outcome::Replayed));
+        assert_eq!(
+            server.last("tools/call").header("cookie"),
+            Some("user=1"),
+            "{removal}"
+        );
+        assert_eq!(answer.header("set-cookie"), Some(removal));
+    }
+}

@@ -1,0 +1,406 @@
+//! A5: the ids that callers go by are the layer's own name space. Servers that count their sessions,
+//! and have been restarted, hand out the id of one caller's session to another.
+
+use std::time::Duration;
+
+use mcp_session_recovery::{Failure, Outcome, Refusal, SessionRecoveryLayer, Sessions};
+use serde_json::json;
+use testing::scenario::{Door, answer, fail, is, start};
+use testing::whose::*;
+use testing::*;
+
+fn counting(layer: SessionRecoveryLayer) -> (Server, Client) {
+    let server = Server::new(Profile::TypeScriptJson);
+    server.set_ids(Ids::Counting);
+    let client = client(&server, layer);
+    (server, client)
+}
+
+/// Ada goes by "1" and Bob by "2". The server was restarted, and Bob's session is "1" there now.
+async fn bob_has_adas_id() -> (Server, User, User) {
+    let (server, client) = counting(SessionRecoveryLayer::new());
+    let ada = User::connect(&client, "Ada").await;
+    let bob = User::connect(&client, "Bob").await;
+    assert_eq!((&*ada.session, &*bob.session), ("1", "2"));
+    server.restart();
+    let recovered = bob.call(1).await;
+    assert_eq!(recovered.outcome(), Some(Outcome::Replayed));
+    assert_eq!(server.last("tools/call").session(), Some("1"));
+    (server, ada, bob)
+}
+
+/// What was carried out in Bob's session, but for Bob's own call.
+fn in_bobs(server: &Server) -> Vec<String> {
+    let carried_out = server.carried_out().into_iter();
+    carried_out
+        .filter(|(name, message)| {
+            name == "Bob" && message["method"] != "notifications/initialized" && message["id"] != 1
+        })
+        .map(|(_, message)| message.to_string())
+        .collect()
+}
+
+/// A5: everyone's calls are carried out in their own session, whoever recovers first and whatever
+/// the server calls it, and so do they end.
+#[tokio::test(start_paused = true)]
+async fn a5_servers_that_count_mix_up_nobody() {
+    // Given three callers of a server that counts, the third of whom is handed out the number of the
+    // second one after a restart,
+    let (server, ada, bob) = bob_has_adas_id().await;
+    let carol = User::connect(&ada.client, "Carol").await;
+    assert_eq!(
+        server.last("notifications/initialized").session(),
+        Some("2")
+    );
+    assert!(!["1", "2"].contains(&&*carol.session), "{}", carol.session);
+
+    // when all of them go on, through more restarts, in any order,
+    let everyone = [&ada, &bob, &carol];
+    let mut id = 10;
+    for round in 0..6 {
+        for turn in 0..6 {
+            let user = everyone[(turn * (round + 1) + round) % 3];
+            id += 1;
+            // then each call is carried out in the caller's own session,
+            let answer = user.call(id).await;
+            assert_eq!(answer.status, 200, "{} {id}", user.name);
+            assert_eq!(answer.session(), Some(&*user.session));
+            assert_eq!(server.whose_was(id).as_deref(), Some(user.name));
+        }
+        server.restart();
+        tokio::time::sleep(Duration::from_secs(20)).await;
+    }
+    for (number, user) in everyone.iter().enumerate() {
+        user.call(100 + number as u64).await;
+    }
+
+    // and ending one ends that one.
+    assert_eq!(bob.delete().await.status, 200);
+    assert_eq!(server.carried_out().last().unwrap().0, "Bob");
+    for (number, user) in [&ada, &carol].into_iter().enumerate() {
+        let answer = user.call(200 + number as u64).await;
+        assert_eq!(
+            (answer.status, answer.recovery),
+            (200, None),
+            "{}",
+            user.name
+        );
+    }
+    assert_eq!(bob.call(300).await.status, 404);
+    assert_eq!(server.whose_was(300), None);
+}
+
+/// A5: who lost the id to another is recovered at the next call, before the call is sent.
+#[tokio::test(start_paused = true)]
+async fn a5_a_session_whose_id_went_to_another_is_recovered_before_its_next_request() {
+    let (server, ada, _) = bob_has_adas_id().await;
+    let answer = ada.call(2).await;
+    assert_eq!(
+        (answer.status, answer.outcome()),
+        (200, Some(Outcome::Waited))
+    );
+    assert_eq!(server.whose_was(2).as_deref(), Some("Ada"));
+    assert_eq!(server.count("tools/call"), 3, "Bob's two and this one");
+    assert_eq!(in_bobs(&server), [""; 0]);
+}
+
+/// A5, J1, J2: nor does a recovery that fails let its requests into the session of another, who has
+/// the id now. What the server would say to an id that it does not know is 404.
+#[tokio::test(start_paused = true)]
+async fn a5_a_recovery_that_fails_lets_nobody_into_the_session_of_another() {
+    type Break = fn(&Server);
+    let broken: [(Break, u16, Failure); 4] = [
+        (
+            |server| fail(server, "initialize", "refused"),
+            404,
+            Failure::Transport,
+        ),
+        (
+            |server| answer(server, "initialize", |_| reply(503, None, "")),
+            404,
+            Failure::Refused(http::StatusCode::SERVICE_UNAVAILABLE),
+        ),
+        (
+            |server| answer(server, "initialize", |_| reply(401, None, "")),
+            401,
+            Failure::Denied(http::StatusCode::UNAUTHORIZED),
+        ),
+        (
+            |server| testing::scenario::hang(server, "initialize"),
+            404,
+            Failure::TimedOut,
+        ),
+    ];
+    for (script, status, failure) in broken {
+        let (server, ada, bob) = bob_has_adas_id().await;
+        script(&server);
+        let answer = ada.call(2).await;
+        assert_eq!(answer.status, status, "{failure}");
+        assert_eq!(answer.outcome(), Some(Outcome::Failed(failure)));
+        // In the pause as well.
+        let session = Some(&*ada.session);
+        let response = json!({"jsonrpc": "2.0", "id": 1, "result": {}});
+        for request in [
+            post(session, &tool_call(3)),
+            post(session, &response),
+            post(session, &initialized()),
+            get(&ada.session, None),
+            get(&ada.session, Some("7")),
+            request(http::Method::PUT, session, "{}"),
+        ] {
+            let answer = ada.send(request).await;
+            assert!(answer.status >= 400, "{failure}");
+        }
+        assert_eq!(in_bobs(&server), [""; 0], "{failure}");
+        let alive = bob.call(4).await;
+        assert_eq!((alive.status, alive.recovery), (200, None));
+    }
+}
+
+/// A5, D7, I1: to end a session that is gone no handshake is made, and nobody else's is ended.
+#[tokio::test(start_paused = true)]
+async fn a5_a_delete_of_a_session_whose_id_went_to_another_ends_nothing() {
+    let (server, ada, bob) = bob_has_adas_id().await;
+    let handshakes = server.count("initialize");
+    let ended = ada.delete().await;
+    assert_eq!(ended.status, 404);
+    assert_eq!(server.count("initialize"), handshakes);
+    assert_eq!(in_bobs(&server), [""; 0]);
+    assert_eq!(bob.call(2).await.status, 200);
+    // I1: it is forgotten.
+    let after = ada.call(3).await;
+    assert_eq!(after.recovery, None);
+}
+
+/// A5, D7: what is no POST and no GET starts no recovery either.
+#[tokio::test(start_paused = true)]
+async fn a5_other_methods_start_no_recovery_of_a_session_whose_id_went_to_another() {
+    let (server, ada, _) = bob_has_adas_id().await;
+    let handshakes = server.count("initialize");
+    for method in [http::Method::HEAD, http::Method::OPTIONS, http::Method::PUT] {
+        let answer = ada.send(request(method, Some(&ada.session), "")).await;
+        assert_eq!(answer.status, 404);
+    }
+    assert_eq!(server.count("initialize"), handshakes);
+    assert_eq!(in_bobs(&server), [""; 0]);
+}
+
+/// A5, B5: an `initialize` that carries an id which is another's by now.
+#[tokio::test(start_paused = true)]
+async fn a5_an_initialize_in_a_session_whose_id_went_to_another_makes_one_of_its_own() {
+    let (server, mut ada, bob) = bob_has_adas_id().await;
+    let message = initialize_as("Ada");
+    let made = ada.send(post(Some(&ada.session), &message)).await;
+    assert_eq!(made.status, 200);
+    ada.session = made.session().unwrap().to_owned();
+    assert_eq!(ada.call(2).await.status, 200);
+    assert_eq!(server.whose_was(2).as_deref(), Some("Ada"));
+    assert_eq!(in_bobs(&server), [""; 0]);
+    assert_eq!(bob.call(3).await.status, 200);
+    assert_eq!(server.whose_was(3).as_deref(), Some("Bob"));
+}
+
+/// A5, F2: a response to a question of the old session, which waits for the new one, is not sent
+/// under an id that is another's by now.
+#[tokio::test(start_paused = true)]
+async fn a5_a_response_is_not_let_into_the_session_of_another() {
+    let (server, ada, _) = bob_has_adas_id().await;
+    let door = Door::before(&server, is("initialize"));
+    let leading = start(
+        &ada.client,
+        with_token(post(Some("1"), &tool_call(2)), Some("Ada")),
+    );
+    settle().await;
+    let response = json!({"jsonrpc": "2.0", "id": 1, "result": {"of": "Ada"}});
+    let answering = start(
+        &ada.client,
+        with_token(post(Some("1"), &response), Some("Ada")),
+    );
+    settle().await;
+    door.open();
+    assert_eq!(leading.await.unwrap().status, 200);
+    let answer = answering.await.unwrap();
+    let refused = Outcome::NotReplayed(Refusal::Response);
+    assert_eq!((answer.status, answer.outcome()), (404, Some(refused)));
+    assert_eq!(in_bobs(&server), [""; 0]);
+}
+
+/// A5, G4: a stream of a session that is gone is not asked for in the session of another, whom the
+/// server calls as the caller is called.
+#[tokio::test(start_paused = true)]
+async fn a5_an_unknown_last_event_id_is_not_sent_to_the_session_of_another() {
+    // Given Bob, who goes by "2", which is Ada's on the server,
+    let (server, ada, bob) = bob_has_adas_id().await;
+    ada.call(2).await;
+    assert_eq!(server.last("tools/call").session(), Some("2"));
+    // when he asks to resume what a dead session of his had, and that turns out while he waits,
+    server.restart();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let asked = server.count("GET");
+    let answer = bob.send(get(&bob.session, Some("unknown"))).await;
+    // then his GET went to his own session alone.
+    let refused = Outcome::NotReplayed(Refusal::LastEventId);
+    assert_eq!((answer.status, answer.outcome()), (404, Some(refused)));
+    assert_eq!(server.count("GET"), asked + 1);
+
+    // The same for one that waits for the recovery.
+    server.restart();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    ada.call(3).await;
+    ada.call(4).await;
+    let door = Door::before(&server, is("initialize"));
+    let leading = start(
+        &bob.client,
+        with_token(post(Some("2"), &tool_call(5)), Some("Bob")),
+    );
+    settle().await;
+    let resuming = start(
+        &bob.client,
+        with_token(get("2", Some("unknown")), Some("Bob")),
+    );
+    settle().await;
+    door.open();
+    assert_eq!(leading.await.unwrap().status, 200);
+    let answer = resuming.await.unwrap();
+    assert_eq!(answer.status, 404);
+    let in_adas = server.carried_out().into_iter();
+    let gets = in_adas.filter(|(name, message)| name == "Ada" && message["method"] == "GET");
+    assert_eq!(gets.count(), 0);
+}
+
+/// A5, C1, C2: an id of the layer's making is translated from epoch 0 on, in both directions, and in
+/// every kind of request.
+#[tokio::test(start_paused = true)]
+async fn a5_an_id_of_the_layers_making_is_translated_from_the_first_epoch_on() {
+    let (server, _, bob) = bob_has_adas_id().await;
+    let carol = User::connect(&bob.client, "Carol").await;
+    let made = carol.session.as_str();
+    assert_eq!(made.len(), 36);
+    let upstream = Some("2");
+    let accepted = server.last("notifications/initialized");
+    assert_eq!(accepted.session(), upstream);
+    assert_eq!(accepted.header(PROTOCOL_VERSION), Some(VERSION));
+    assert!(accepted.headers[SESSION_ID].is_sensitive(), "L2");
+    let answer = carol.call(2).await;
+    assert_eq!((answer.session(), answer.recovery), (Some(made), None));
+    let listening = tower::ServiceExt::oneshot(carol.client.clone(), get(made, None)).await;
+    assert_eq!(listening.unwrap().headers()[SESSION_ID], made);
+    assert_eq!(server.last("GET").session(), upstream);
+    assert_eq!(carol.delete().await.status, 200);
+    assert_eq!(server.last("DELETE").session(), upstream);
+    // Bob's is where it was.
+    let answer = bob.call(3).await;
+    assert_eq!((answer.status, answer.recovery), (200, None));
+}
+
+/// A5, I2: the server's session behind an id of the layer's making can be named by nobody else, so
+/// it is ended when it is forgotten.
+#[tokio::test(start_paused = true)]
+async fn a5_an_evicted_session_with_an_id_of_the_layers_making_is_ended() {
+    let (server, client) = counting(SessionRecoveryLayer::new().max_sessions(2));
+    let bob = User::connect(&client, "Bob").await;
+    server.restart();
+    server.set_ids(Ids::Unique);
+    bob.call(1).await;
+    server.set_ids(Ids::Counting);
+    server.restart();
+    let carol = User::connect(&client, "Carol").await;
+    assert_ne!(carol.session, "1");
+    server.set_ids(Ids::Unique);
+    bob.call(2).await;
+    let _dave = User::connect(&client, "Dave").await;
+    settle().await;
+    let ended = server.last("DELETE");
+    assert_eq!(ended.session(), Some("1"));
+    assert_eq!(ended.header("authorization"), Some("Bearer Carol"));
+}
+
+/// A5, I3: a server with one id for all. The layer ends none that a live record names.
+#[tokio::test(start_paused = true)]
+async fn a5_one_id_for_all_and_the_layer_ends_nobodys_session() {
+    let server = Server::new(Profile::TypeScriptJson);
+    server.set_ids(Ids::Constant);
+    let sessions = Sessions::new();
+    let client = client(
+        &server,
+        SessionRecoveryLayer::new().sessions(sessions.clone()),
+    );
+    let ada = User::connect(&client, "Ada").await;
+    // A recovery that fails half way.
+    server.restart();
+    answer(&server, "notifications/initialized", |_| {
+        reply(500, None, "")
+    });
+    assert_eq!(ada.call(1).await.status, 404);
+    settle().await;
+    assert_eq!(server.count("DELETE"), 0);
+    testing::scenario::heal(&server);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    server.restart();
+    let answer = ada.call(2).await;
+    assert_eq!((answer.status, answer.session()), (200, Some("constant")));
+    settle().await;
+    assert_eq!(server.count("DELETE"), 0);
+
+    // B4: a second `initialize` answered with the same id is the one to repeat.
+    let _second = User::connect(&client, "Eve").await;
+    assert_eq!(sessions.len(), 1);
+    server.restart();
+    assert_eq!(ada.call(3).await.status, 200);
+    assert_eq!(server.whose_was(3).as_deref(), Some("Eve"));
+}
+
+/// A5, F2: a server with one id for all. A response for the old session does not enter the new one.
+#[tokio::test(start_paused = true)]
+async fn a5_one_id_for_all_and_no_response_enters_the_new_session() {
+    let server = Server::new(Profile::TypeScriptJson);
+    server.set_ids(Ids::Constant);
+    let client = client(&server, SessionRecoveryLayer::new());
+    let ada = User::connect(&client, "Ada").await;
+    server.restart();
+    let door = Door::before(&server, is("initialize"));
+    let leading = start(&client, post(Some(&ada.session), &tool_call(1)));
+    settle().await;
+    let response = json!({"jsonrpc": "2.0", "id": 1, "result": {"of": "the old one"}});
+    let answering = start(&client, post(Some(&ada.session), &response));
+    settle().await;
+    door.open();
+    assert_eq!(leading.await.unwrap().status, 200);
+    let refused = Outcome::NotReplayed(Refusal::Response);
+    assert_eq!(answering.await.unwrap().outcome(), Some(refused));
+    assert!(
+        server
+            .carried_out()
+            .iter()
+            .all(|(_, it)| it["result"].is_null())
+    );
+}
+
+/// A5, K6: a server with one id for all is not fought. Its callers share what it does not tell apart,
+/// and there is one handshake in each pause.
+#[tokio::test(start_paused = true)]
+async fn a5_k6_one_id_for_all_costs_one_handshake_in_each_pause() {
+    use mcp_session_recovery::Principal;
+    let server = Server::new(Profile::TypeScriptJson);
+    server.set_ids(Ids::Constant);
+    let layer = SessionRecoveryLayer::new()
+        .principal(|request| Some(Principal::from(request.headers.get("authorization")?)));
+    let client = client(&server, layer);
+    let users = [
+        User::connect(&client, "Ada").await,
+        User::connect(&client, "Bob").await,
+        User::connect(&client, "Carol").await,
+    ];
+    let before = server.count("initialize");
+    // For a minute, each of them calls every tenth of a second.
+    for id in 0..600 {
+        for user in &users {
+            let answer = user.call(id).await;
+            assert_eq!(answer.status, 200, "{} {id}", user.name);
+            assert_eq!(answer.session(), Some("constant"));
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let handshakes = server.count("initialize") - before;
+    assert!(handshakes <= 3 * 13, "{handshakes}");
+}
