@@ -148,6 +148,61 @@ async fn without_proxy(program: Program, server: Program) -> [String; 3] {
     [after, lost, notified.to_owned()]
 }
 
+/// A server that answers in JSON has said nothing yet when it is killed, and is away for a moment.
+async fn rides_out(client: Program, server: Program) {
+    let without = without_wait(client, server).await;
+    let names = [client.name(), server.name()];
+    // Given a client with a call under way,
+    let mut server = Server::start(server).await;
+    let mut proxy = Proxy::start(&server.url(), &["--log", "debug"]).await;
+    let mut client = Client::connect(client, &proxy.url).await;
+    let before = echo(&mut client, PATIENCE).await.expect("an answer");
+    assert_eq!(before["text"], "hello");
+    let slow = begin_slow(&mut client).await;
+    // Nothing tells that it is under way, but most likely it then is.
+    sleep(Duration::from_millis(500)).await;
+
+    // when the server is killed, then its user is told at once that the answer is lost,
+    server.kill().await;
+    let lost = client.outcome(slow, PATIENCE).await;
+    let lost = lost.unwrap_or_else(|| panic!("hangs: {:?}", client.seen()));
+    assert_eq!(lost["code"], -32000, "{lost}");
+    assert_eq!(lost["data"]["reason"], "connection_lost", "{lost}");
+
+    // a call that is made meanwhile waits, and is answered when the server is back,
+    let call = json!({"do": "call", "tool": "echo", "args": {"text": "again"}});
+    let call = client.does(call).await;
+    let early = client.outcome(call, Duration::from_secs(2)).await;
+    assert_eq!(early, None, "{}", proxy.log());
+    server.restart().await;
+    let answer = client.outcome(call, PATIENCE).await;
+    let answer = answer.unwrap_or_else(|| panic!("hangs: {:?}", client.seen()));
+    assert_eq!(answer["text"], "again", "{answer}");
+
+    // and so is the next.
+    let after = echo(&mut client, PATIENCE).await.expect("an answer");
+    assert_eq!(after["text"], "hello", "{after}");
+    proxy.logs("epoch=1").await;
+    println!(
+        "\n| client {}, server {} away | {} → error `connection_lost` | {} → answered |",
+        names[0], names[1], without[0], without[1]
+    );
+}
+
+/// The same without the proxy, for the table.
+async fn without_wait(program: Program, server: Program) -> [String; 2] {
+    let mut server = Server::start(server).await;
+    let mut client = Client::connect(program, &server.url()).await;
+    echo(&mut client, PATIENCE).await;
+    let slow = begin_slow(&mut client).await;
+    sleep(Duration::from_millis(500)).await;
+    server.kill().await;
+    let lost = client.outcome(slow, HANGS).await;
+    let lost = told(&client, lost);
+    let away = echo(&mut client, HANGS).await;
+    [lost, told(&client, away)]
+}
+
 /// What a user sees, for the table.
 fn told(client: &Client, outcome: Option<Value>) -> String {
     match outcome {
@@ -168,6 +223,8 @@ fn told(client: &Client, outcome: Option<Value>) -> String {
 
 const TS1: Program = Program::new("servers/ts1.mjs", &[]);
 const PY2: Program = Program::new("servers/py2.py", &[]);
+const TS1_JSON: Program = Program::new("servers/ts1.mjs", &["--json"]);
+const PY2_JSON: Program = Program::new("servers/py2.py", &["--json"]);
 
 macro_rules! clients {
     ($($name:ident: $server:ident, $script:literal $($flag:literal)*;)*) => {$(
@@ -177,6 +234,26 @@ macro_rules! clients {
             survives(Program::new($script, &[$($flag),*]), $server).await;
         }
     )*};
+}
+
+macro_rules! away {
+    ($($name:ident: $server:ident, $script:literal $($flag:literal)*;)*) => {$(
+        #[tokio::test]
+        #[ignore = "needs Node.js and Python packages: tests/interop/install"]
+        async fn $name() {
+            rides_out(Program::new($script, &[$($flag),*]), $server).await;
+        }
+    )*};
+}
+
+away! {
+    away_ts1_of_ts1: TS1_JSON, "clients/ts1.mjs";
+    away_ts2_of_py2: PY2_JSON, "clients/ts2.mjs";
+    away_py1_of_ts1: TS1_JSON, "clients/py1.py";
+    away_py1_of_py2: PY2_JSON, "clients/py1.py";
+    away_py2_of_ts1: TS1_JSON, "clients/py2.py";
+    away_fastmcp4_of_py2: PY2_JSON, "clients/fastmcp4.py" "--legacy";
+    away_rmcp_of_ts1: TS1_JSON, "rmcp";
 }
 
 clients! {
