@@ -174,15 +174,20 @@ where
         answer.head.status == StatusCode::NOT_FOUND && self.epoch().id().is_none()
     }
 
-    /// Whether the request carries the `authorization` that its epoch was made with.
+    /// Whether the request carries the `authorization` that its epoch was made with. Where that is
+    /// not known, there is none to go by (rule N2).
     fn has_epochs_credentials(&self) -> bool {
-        self.head.header(&AUTHORIZATION).as_ref()
-            == authorization(self.session.credentials(self.epoch()))
+        let credentials = self.session.credentials(self.epoch());
+        credentials.is_none_or(|credentials| {
+            self.head.header(&AUTHORIZATION).as_ref() == authorization(credentials)
+        })
     }
 
     /// There is one, and it is that of the epoch (rule D9).
     fn has_epochs_authorization(&self) -> bool {
-        self.head.header(&AUTHORIZATION).is_some() && self.has_epochs_credentials()
+        self.head.header(&AUTHORIZATION).is_some()
+            && self.session.credentials(self.epoch()).is_some()
+            && self.has_epochs_credentials()
     }
 
     /// Whether the session must not be recovered for now (rule K6).
@@ -216,7 +221,8 @@ where
             && *self.head.method() == Method::POST
             && !self.has_epochs_credentials();
         if is_strangers {
-            head.headers = self.session.credentials(self.epoch()).clone();
+            let credentials = self.session.credentials(self.epoch());
+            head.headers = credentials.cloned().unwrap_or_default();
         }
         let asked = ping::<S, B>(&self.shared, &self.session, self.epoch(), &head);
         let Some(Ok((response, message))) = allowance.spend(asked).await else {

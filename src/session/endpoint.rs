@@ -40,6 +40,26 @@ impl Endpoint {
             }
     }
 
+    /// Scheme, authority, path and host in their normal form, without user information (rule N2).
+    #[cfg(feature = "store")]
+    pub(super) fn parts(&self) -> (Option<String>, Option<String>, String, Option<String>) {
+        let without_user = |text: &str| {
+            let host = text.rsplit('@').next().unwrap_or_default();
+            host.to_ascii_lowercase()
+        };
+        let text = |host: &HeaderValue| -> String {
+            host.as_bytes().iter().copied().map(char::from).collect()
+        };
+        (
+            self.uri.scheme_str().map(str::to_ascii_lowercase),
+            self.uri
+                .authority()
+                .map(|authority| without_user(authority.as_str())),
+            self.uri.path().to_owned(),
+            self.host.as_ref().map(|host| without_user(&text(host))),
+        )
+    }
+
     /// The host alone, for logs: no user information, no path, no query (rule L1). A `Host` header
     /// that is no authority is not told.
     pub(crate) fn host(&self) -> String {

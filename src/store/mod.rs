@@ -134,12 +134,9 @@
 //! ```
 
 mod error;
-// The layer does not ask it yet.
-#[cfg_attr(not(test), allow(dead_code))]
-mod key;
+pub(crate) mod key;
 mod memory;
-#[cfg_attr(not(test), allow(dead_code))]
-mod record;
+pub(crate) mod record;
 #[cfg(feature = "redb")]
 mod redb;
 #[cfg(feature = "redis")]
