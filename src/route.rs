@@ -31,7 +31,7 @@ pub(crate) enum Route {
 }
 
 /// The way that it goes, now that its body is there.
-#[expect(
+#[allow(
     clippy::large_enum_variant,
     reason = "the hot path takes the largest, and does not allocate"
 )]
