@@ -248,7 +248,12 @@ impl Epoch {
         self.replacement.clone()
     }
 
-    /// Whether nothing has shown yet that the recovery which made it was of use.
+    /// Whether nothing has shown yet that the recovery which made it, if one did, was of use.
+    pub(super) fn may_be_of_no_use(&self) -> bool {
+        self.unproven.load(Ordering::Relaxed) == RECOVERED
+    }
+
+    /// Whether nothing has shown yet that it lives.
     pub(crate) fn is_unproven(&self) -> bool {
         self.unproven.load(Ordering::Relaxed) != PROVEN
     }
