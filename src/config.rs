@@ -9,7 +9,12 @@ use crate::{
     RecoveryEvent,
     http_service::SharedService,
     mcp::{Classify, Message},
-    session::{Pauses, Principal, Sessions, TableLimits},
+    session::{Pauses, Principal, Session, Sessions, TableLimits},
+};
+#[cfg(feature = "store")]
+use crate::{
+    session::{Persistence, PersistenceConfig},
+    store::SessionStore,
 };
 
 /// The knobs of [`SessionRecoveryLayer`](crate::SessionRecoveryLayer), where each is explained.
@@ -33,6 +38,12 @@ pub(crate) struct Config {
     pub(crate) max_event_ids: usize,
     pub(crate) max_subscriptions: usize,
     pub(crate) orphan_timeout: Duration,
+    #[cfg(feature = "store")]
+    pub(crate) store: Option<Arc<dyn SessionStore>>,
+    #[cfg(feature = "store")]
+    pub(crate) store_timeout: Duration,
+    #[cfg(feature = "store")]
+    pub(crate) session_ttl: Duration,
 }
 
 impl Config {
@@ -46,6 +57,22 @@ impl Config {
     }
 }
 
+#[cfg(feature = "store")]
+impl Config {
+    /// What keeps these sessions, if there is a store.
+    pub(crate) fn persistence(&self, sessions: &Sessions) -> Option<Arc<Persistence>> {
+        let config = PersistenceConfig {
+            store: self.store.clone()?,
+            timeout: self.store_timeout,
+            ttl: self.session_ttl,
+            pauses: self.pauses,
+            table: self.table,
+            max_subscriptions: self.max_subscriptions,
+        };
+        Some(Arc::new(Persistence::new(config, sessions.clone())))
+    }
+}
+
 pub(crate) type PrincipalOf = Arc<dyn Fn(&Parts) -> Option<Principal> + Send + Sync>;
 pub(crate) type ReplayWhen = Arc<dyn Fn(&Message<'_>) -> bool + Send + Sync>;
 pub(crate) type OnRecovery = Arc<dyn Fn(&RecoveryEvent) + Send + Sync>;
@@ -55,4 +82,29 @@ pub(crate) struct Shared<S> {
     pub(crate) config: Config,
     pub(crate) sessions: Sessions,
     pub(crate) inner: SharedService<S>,
+    /// What keeps the sessions in a store, if there is one (rule N1).
+    #[cfg(feature = "store")]
+    pub(crate) persistence: Option<Arc<Persistence>>,
+}
+
+impl<S> Shared<S> {
+    /// A session is new, or has changed. Without a store, that concerns nobody.
+    pub(crate) fn changed(&self, session: &Arc<Session>) {
+        #[cfg(feature = "store")]
+        if let Some(persistence) = &self.persistence {
+            persistence.changed(session);
+        }
+        let _ = session;
+    }
+
+    /// Whether somebody may go on with a session that this process forgets: then its upstream
+    /// session is not to be ended (rule I2).
+    pub(crate) fn keeps(&self, session: &Session) -> bool {
+        #[cfg(feature = "store")]
+        if let Some(persistence) = &self.persistence {
+            return persistence.keeps(session);
+        }
+        let _ = session;
+        false
+    }
 }

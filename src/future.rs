@@ -91,6 +91,17 @@ where
         State::Cold { cold }.into()
     }
 
+    /// Waits for the store, holding nothing of the inner service.
+    #[cfg(feature = "store")]
+    pub(crate) fn unknown(
+        shared: Arc<Shared<S>>,
+        key: Box<crate::session::Key>,
+        request: http::Request<B>,
+    ) -> Self {
+        let cold: Cold<S, B> = Box::pin(unknown(shared, key, request));
+        State::Cold { cold }.into()
+    }
+
     /// Waits for the body, holding nothing of the inner service.
     pub(crate) fn late(
         shared: Arc<Shared<S>>,
@@ -158,6 +169,35 @@ where
     B: Body<Error: Send> + Send + Unpin + 'static,
 {
     Box::pin(examine(exchange, response))
+}
+
+/// Asks the store for the session of a request, then does as the service would have done.
+#[cfg(feature = "store")]
+async fn unknown<S, B>(
+    shared: Arc<Shared<S>>,
+    key: Box<crate::session::Key>,
+    request: http::Request<B>,
+) -> LayerResult<S, B>
+where
+    S: HttpService<B>,
+    B: Body<Error: Send> + Send + Unpin + 'static,
+{
+    let found = match &shared.persistence {
+        Some(persistence) => persistence.find(*key).await,
+        None => None,
+    };
+    match Route::of_found(found, request.headers()) {
+        Route::Untouched => {
+            let request = request.map(RequestBody::untouched);
+            let response = shared.inner.send(request).await?;
+            Ok(response.map(ResponseBody::untouched))
+        }
+        route => {
+            let (parts, body) = request.into_parts();
+            let collect = Collect::new(body, shared.config.max_body_bytes);
+            late(shared, route, parts, collect).await
+        }
+    }
 }
 
 /// Collects a body that was not there at once, then does as the service would have done, through a

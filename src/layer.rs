@@ -5,6 +5,8 @@ use std::{fmt, sync::Arc, time::Duration};
 use http::request::Parts;
 use tower::Layer;
 
+#[cfg(feature = "store")]
+use crate::store::SessionStore;
 use crate::{
     Classify, Compatible, Message, Principal, RecoveryEvent, SessionRecovery, Sessions,
     config::Config,
@@ -62,6 +64,12 @@ impl SessionRecoveryLayer {
                 max_event_ids: 1024,
                 max_subscriptions: 1024,
                 orphan_timeout: Duration::from_secs(30),
+                #[cfg(feature = "store")]
+                store: None,
+                #[cfg(feature = "store")]
+                store_timeout: Duration::from_millis(250),
+                #[cfg(feature = "store")]
+                session_ttl: Duration::from_secs(24 * 60 * 60),
             },
             sessions: None,
         }
@@ -299,6 +307,41 @@ impl SessionRecoveryLayer {
     #[must_use]
     pub fn orphan_timeout(mut self, timeout: Duration) -> Self {
         self.config.orphan_timeout = timeout;
+        self
+    }
+
+    /// The store that keeps sessions beyond the life of this process, and shares them with others.
+    /// Default: none. Needs the feature `store`.
+    ///
+    /// A request with an id that no session of this process has asks the store first, and a recovery
+    /// asks it before and after its handshake; neither waits longer than
+    /// [`store_timeout`](Self::store_timeout). All other requests do not know of it. What is stored,
+    /// for how long, and who must be able to read it, is told in the documentation of
+    /// [`store`](crate::store).
+    #[cfg(feature = "store")]
+    #[must_use]
+    pub fn store(mut self, store: impl SessionStore) -> Self {
+        self.config.store = Some(Arc::new(store));
+        self
+    }
+
+    /// How long a request waits for the [`store`](Self::store). Default: 250 ms.
+    ///
+    /// A request that waited in vain goes on as if there were no store.
+    #[cfg(feature = "store")]
+    #[must_use]
+    pub fn store_timeout(mut self, timeout: Duration) -> Self {
+        self.config.store_timeout = timeout;
+        self
+    }
+
+    /// How long the [`store`](Self::store) keeps a session that is not used. Default: 24 hours.
+    ///
+    /// While it is used, its record is written again four times in that time.
+    #[cfg(feature = "store")]
+    #[must_use]
+    pub fn session_ttl(mut self, ttl: Duration) -> Self {
+        self.config.session_ttl = ttl;
         self
     }
 

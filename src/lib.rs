@@ -94,13 +94,23 @@
 //! | decompression | below | the layer reads JSON and event streams |
 //! | redirects | below | an endpoint is what the caller asked for |
 //!
+//! # Sessions that outlive the process
+//!
+//! With the feature `store`, `SessionRecoveryLayer::store` keeps the sessions in a file or a
+//! database. A new process goes on with them, and several processes that share a store share the
+//! sessions: one of them recovers a session, the others follow. No credentials are stored. Requests
+//! of sessions that the process knows do not wait for the store, others 250 ms at most, and none
+//! fails because the store does. What is stored, how long, who must be able to read it, and what a
+//! stolen store is worth, is told in the module `store`.
+//!
 //! # Limits
 //!
 //! - State that lives in the server process is gone with it: what a tool kept in memory, tasks,
 //!   requests that the server had put to the client.
 //! - A tool call that was running when the server died is not run again. The caller is told that
 //!   its answer is lost and that it may have been executed.
-//! - Sessions are remembered in memory: a new process of the client starts with none.
+//! - Sessions are remembered in memory: a new process of the client starts with none, unless they
+//!   are kept in a store (below).
 //! - Request bodies over [`max_body_bytes`](SessionRecoveryLayer::max_body_bytes) (1 MiB) are
 //!   streamed and not sent again.
 //! - The request body has to be `Unpin`, as hyper-util's client wants it, too; `Box::pin` makes any

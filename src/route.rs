@@ -5,6 +5,8 @@ use std::{mem::swap, sync::Arc};
 use http::{HeaderMap, Method, Request, request::Parts};
 use http_body::Body;
 
+#[cfg(feature = "store")]
+use crate::session::{Endpoint, Key};
 use crate::{
     Principal,
     body::{BufferedBody, RequestBody},
@@ -23,10 +25,13 @@ pub(crate) enum Route {
     Candidate(Option<Principal>),
     /// It belongs to a recorded session.
     Session(Arc<Session>),
+    /// If it belongs to a session, the store knows it (rule N1).
+    #[cfg(feature = "store")]
+    Unknown(Box<Key>),
 }
 
 /// The way that it goes, now that its body is there.
-#[expect(
+#[allow(
     clippy::large_enum_variant,
     reason = "the hot path takes the largest, and does not allocate"
 )]
@@ -61,6 +66,36 @@ impl Route {
             Some(session) if !is_sessionless || is_recorded_with(&session, headers) => {
                 Self::Session(session)
             }
+            #[cfg(feature = "store")]
+            None if shared.persistence.is_some() => Self::unknown(request, principal),
+            _ => Self::Untouched,
+        }
+    }
+
+    #[cfg(feature = "store")]
+    #[cold]
+    fn unknown<B>(request: &Request<B>, principal: Option<Principal>) -> Self {
+        let headers = request.headers();
+        let Some(id) = session_headers(headers).0 else {
+            return Self::Untouched;
+        };
+        Self::Unknown(Box::new(Key {
+            id: id.clone(),
+            endpoint: Arc::new(Endpoint::new(request.uri(), headers)),
+            principal,
+        }))
+    }
+
+    /// Where a request goes whose session the store knows, or nobody.
+    #[cfg(feature = "store")]
+    pub(crate) fn of_found(found: Option<Arc<Session>>, headers: &HeaderMap) -> Self {
+        let is_sessionless = session_headers(headers)
+            .1
+            .is_some_and(is_sessionless_version);
+        match found {
+            Some(session) if !is_sessionless || is_recorded_with(&session, headers) => {
+                Self::Session(session)
+            }
             _ => Self::Untouched,
         }
     }
@@ -83,6 +118,8 @@ impl Route {
                 return Way::Session(Exchange::prepare(shared, session, parts, body));
             }
             Self::Candidate(principal) => principal,
+            #[cfg(feature = "store")]
+            Self::Unknown(_) => None,
             Self::Untouched => None,
         };
         let candidate = match &body {

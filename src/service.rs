@@ -48,6 +48,8 @@ impl<S> SessionRecovery<S> {
         S: Clone,
     {
         let shared = Shared {
+            #[cfg(feature = "store")]
+            persistence: config.persistence(&sessions),
             config,
             sessions,
             inner: SharedService::new(inner.clone()),
@@ -87,6 +89,14 @@ where
         if let Route::Untouched = route {
             return ResponseFuture::untouched(self.inner.call(request.map(RequestBody::untouched)));
         }
+        #[cfg(feature = "store")]
+        let route = match route {
+            Route::Unknown(key) => {
+                self.release();
+                return ResponseFuture::unknown(self.shared.clone(), key, request);
+            }
+            route => route,
+        };
         let (parts, body) = request.into_parts();
         let mut collect = Collect::new(body, self.shared.config.max_body_bytes);
         // Most bodies are there at once. If this one is not, the future asks again, with a waker.

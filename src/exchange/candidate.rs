@@ -77,6 +77,9 @@ impl Candidate {
         let (mut head, body) = response.into_parts();
         let (recorded, evicted) = self.record(shared, &mut head);
         for session in evicted {
+            if shared.keeps(&session) {
+                continue;
+            }
             end::<S, B>(shared, &session, &session.chain().current());
         }
         let body = match recorded {
@@ -95,9 +98,12 @@ impl Candidate {
 
     fn record<S>(
         self,
-        shared: &Shared<S>,
+        shared: &Arc<Shared<S>>,
         head: &mut http::response::Parts,
-    ) -> (Recorded<impl FnMut(&[u8]) -> bool + Send + use<S>>, Evicted) {
+    ) -> (Recorded<impl FnMut(&[u8]) -> bool + Send + use<S>>, Evicted)
+    where
+        S: Send + 'static,
+    {
         let config = &shared.config;
         let (Some(id), Some(initialize)) = (assigned(head), self.initialize_id()) else {
             return (Recorded::No, Evicted::new());
@@ -138,9 +144,16 @@ impl Candidate {
         if *session.id() != upstream {
             head.headers.insert(SESSION_ID, session.id().clone());
         }
-        let first = session.chain().current();
+        shared.changed(&session);
         let reader = MessageReader::new(&head.headers, config.max_initialize_result_bytes);
-        let look = move |message: &[u8]| learn(&first, &initialize, message);
+        let shared = shared.clone();
+        let look = move |message: &[u8]| {
+            let is_answer = learn(session.chain().first(), &initialize, message);
+            if is_answer {
+                shared.changed(&session);
+            }
+            is_answer
+        };
         (Recorded::Yes(reader.map(|reader| (reader, look))), evicted)
     }
 

@@ -89,6 +89,11 @@ where
     /// (rule J4).
     fn note_success(&self) {
         if self.epoch().is_unproven() && !self.summary().is_initialize {
+            #[cfg(feature = "store")]
+            if self.epoch().is_restored() {
+                let headers = recovery::callers_headers(&self.head.unpack().headers);
+                self.epoch().learn_credentials(headers);
+            }
             self.session.chain().lives(self.epoch());
         }
     }
@@ -109,6 +114,7 @@ where
         let accepted_in = self.epoch().number();
         let accept = move |change: StateChange| {
             session.apply(change.clone(), shared.config.max_subscriptions);
+            shared.changed(&session);
             recovery::make_room::<S, B>(&shared);
             // Accepted by a session that has been replaced: the new one is told, too.
             if shared.config.restore_state && session.chain().current().number() != accepted_in {
@@ -144,6 +150,8 @@ where
         let is_gone = status == StatusCode::NOT_FOUND && self.has_epochs_credentials();
         if status.is_success() || is_gone {
             self.shared.sessions.forget(&self.session);
+            #[cfg(feature = "store")]
+            recovery::end_everywhere::<S, B>(&self.shared, &self.session, &self.head.unpack());
             // A recovery may have made another while the DELETE was on its way.
             let current = self.session.chain().current();
             if current.number() != self.epoch().number() {

@@ -185,15 +185,20 @@ where
         answer.head.status == StatusCode::NOT_FOUND && !self.has_epochs_credentials()
     }
 
-    /// Whether the request carries the `authorization` that its epoch was made with.
+    /// Whether the request carries the `authorization` that its epoch was made with. Where that is
+    /// not known, there is none to go by (rule N2).
     pub(super) fn has_epochs_credentials(&self) -> bool {
-        self.head.header(&AUTHORIZATION).as_ref()
-            == authorization(self.session.credentials(self.epoch()))
+        let credentials = self.session.credentials(self.epoch());
+        credentials.is_none_or(|credentials| {
+            self.head.header(&AUTHORIZATION).as_ref() == authorization(credentials)
+        })
     }
 
     /// There is one, and it is that of the epoch (rule D9).
     fn has_epochs_authorization(&self) -> bool {
-        self.head.header(&AUTHORIZATION).is_some() && self.has_epochs_credentials()
+        self.head.header(&AUTHORIZATION).is_some()
+            && self.session.credentials(self.epoch()).is_some()
+            && self.has_epochs_credentials()
     }
 
     /// Whether the session must not be recovered for now (rule K6).
@@ -228,7 +233,11 @@ where
             return self.ask_as(&own, answered, allowance).await == Some(true);
         }
         let mut epochs = self.head.unpack();
-        epochs.headers = self.session.credentials(self.epoch()).clone();
+        epochs.headers = self
+            .session
+            .credentials(self.epoch())
+            .cloned()
+            .unwrap_or_default();
         if let Some(handshake) = self.epoch().handshake() {
             epochs.uri = handshake.uri.clone();
             epochs.version = handshake.version;
@@ -258,8 +267,9 @@ where
             self.session.chain().lives(self.epoch());
             return Some(false);
         }
-        let credentials = authorization(self.session.credentials(self.epoch()));
-        let same = authorization(&caller.headers) == credentials;
+        let credentials = self.session.credentials(self.epoch());
+        let same = credentials
+            .is_none_or(|epochs| authorization(&caller.headers) == authorization(epochs));
         let is_denied = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
         if is_denied && same && !self.has_epochs_credentials() {
             return None;

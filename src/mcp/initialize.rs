@@ -1,9 +1,6 @@
 //! What is kept of an `InitializeResult`, and how an `initialize` is made to propose a version.
 
-use std::{
-    collections::BTreeMap,
-    hash::{DefaultHasher, Hash, Hasher},
-};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use http::HeaderValue;
@@ -103,6 +100,28 @@ impl InitializeResult {
         self.list_changed
     }
 
+    /// The digests of server info, capabilities and instructions.
+    #[cfg(feature = "store")]
+    pub(crate) fn digests(&self) -> [u64; 3] {
+        [self.server_info, self.capabilities, self.instructions]
+    }
+
+    /// A result of which this is known (rule N2).
+    #[cfg(feature = "store")]
+    pub(crate) fn known(
+        version: Option<HeaderValue>,
+        [server_info, capabilities, instructions]: [u64; 3],
+        list_changed: ListChanged,
+    ) -> Self {
+        Self {
+            version: version.filter(|version| version.len() <= MAX_VERSION),
+            server_info,
+            capabilities,
+            instructions,
+            list_changed,
+        }
+    }
+
     pub(crate) fn changes_from(&self, old: &Self) -> Changes {
         Changes {
             protocol_version: self.version != old.version,
@@ -113,11 +132,15 @@ impl InitializeResult {
     }
 }
 
-/// Objects are sorted by key, so that a server that orders them otherwise has not changed.
+/// Objects are sorted by key, so that a server that orders them otherwise has not changed. FNV-1a,
+/// since a digest is compared with those of other processes, made from other releases (rule N2).
 fn digest(value: Option<&Value>) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    value.map(Value::to_string).hash(&mut hasher);
-    hasher.finish()
+    const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
+    const PRIME: u64 = 0x0100_0000_01b3;
+    let text = value.map(Value::to_string).unwrap_or_default();
+    text.bytes().fold(BASIS, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(PRIME)
+    })
 }
 
 /// The recorded `initialize` with `params.protocolVersion` replaced and every other byte as it

@@ -127,7 +127,7 @@ fn session_id(headers: &HeaderMap) -> Option<http::HeaderValue> {
 
 /// How long a refusal's body is waited for: what has come of it by then is passed on, and that has
 /// to be in time (rule J1).
-fn patience(deadline: Instant) -> Duration {
+pub(super) fn patience(deadline: Instant) -> Duration {
     deadline.saturating_duration_since(Instant::now()) / 2
 }
 
@@ -159,7 +159,11 @@ where
 
 /// The response with its body as far as the limit and the time let it be read. `Content-Length` is
 /// what is left of it.
-async fn whole<R>(response: Response<R>, config: &Config, patience: Duration) -> Response<Bytes>
+pub(super) async fn whole<R>(
+    response: Response<R>,
+    config: &Config,
+    patience: Duration,
+) -> Response<Bytes>
 where
     R: Body<Data: Send, Error: Send> + Send + 'static,
 {

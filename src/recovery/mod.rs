@@ -5,6 +5,8 @@
 //! `handshake` makes the session, `restore` tells it what the old one held; `ping` asks whether one
 //! is there. `client` sends what they say, with the `headers` of whoever triggered it.
 
+#[cfg(feature = "store")]
+mod agree;
 mod client;
 mod drain;
 mod handshake;
@@ -18,6 +20,8 @@ use std::sync::Arc;
 
 use http_body::Body;
 
+#[cfg(feature = "store")]
+pub(crate) use self::agree::end_everywhere;
 use self::client::{Client, UpstreamSession};
 pub(crate) use self::{
     headers::{authorization, callers_headers},
@@ -38,6 +42,9 @@ where
     B: Body<Error: Send> + Send + 'static,
 {
     for session in shared.sessions.shrink(shared.config.table) {
+        if shared.keeps(&session) {
+            continue;
+        }
         end::<S, B>(shared, &session, &session.chain().current());
     }
 }

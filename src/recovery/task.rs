@@ -13,9 +13,11 @@ use tokio::{
 };
 use tracing::{Instrument, Span, info, info_span, warn};
 
+#[cfg(feature = "store")]
+use super::agree::{Adopted, Agreement};
 use super::{
     client::Client,
-    handshake::{Established, shake_hands},
+    handshake::{Established, HalfOpen, shake_hands},
     restore::{restore, tell},
 };
 use crate::{
@@ -69,9 +71,19 @@ struct RecoveryTask<S, B> {
 /// What came of a recovery, apart from the epoch.
 #[derive(Default)]
 struct Recovered {
+    epoch: u64,
     changes: Changes,
     restored: State,
     not_restored: Vec<&'static str>,
+}
+
+/// The next epoch.
+enum Next<'a, S: HttpService<B>, B: Body<Error: Send> + Send + 'static> {
+    /// A handshake has made it.
+    Made(Arc<Epoch>, HalfOpen<'a, S, B>),
+    /// Another process has (rule N3).
+    #[cfg(feature = "store")]
+    Adopted(Adopted),
 }
 
 impl<S, B> RecoveryTask<S, B>
@@ -81,21 +93,13 @@ where
 {
     async fn run(self, mut report: Report) {
         let deadline = self.shared.config.deadline(report.started);
-        let handshakes = self
-            .shared
-            .sessions
-            .handshakes(self.session.endpoint(), self.shared.config.max_handshakes);
-        let turn = timeout_at(deadline, handshakes.acquire()).await;
-        let has_turn = turn.is_ok();
-        let established = match turn {
-            Ok(_) => self.establish(deadline).await,
-            Err(_) => Err(Failure::TimedOut.into()),
-        };
+        let mut has_turn = true;
+        let next = self.next(deadline, &mut has_turn).await;
         let Some(leader) = report.leader.take() else {
             return;
         };
         let waited = leader.waiting();
-        let result = match established {
+        let result = match next {
             Err(error) => {
                 let failure = error.failure;
                 match has_turn {
@@ -104,25 +108,80 @@ where
                 }
                 Err(failure)
             }
-            Ok((established, recovered)) => {
-                let restored = recovered.restored.clone();
-                self.publish(leader, established, restored)
-                    .map(|()| recovered)
-            }
+            Ok((next, recovered)) => self.publish(leader, next, recovered),
         };
         report.send(waited, result);
+    }
+
+    /// Makes the next epoch, or finds that there is one.
+    /// `has_turn` is false afterwards if it never came to a handshake.
+    async fn next(
+        &self,
+        deadline: Instant,
+        has_turn: &mut bool,
+    ) -> Result<(Next<'_, S, B>, Recovered), RecoveryError> {
+        let expired = self.expired.clone();
+        #[cfg(feature = "store")]
+        let mut agreement = Agreement::new(&self.shared, &self.session, &self.client);
+        #[cfg(feature = "store")]
+        let expired = match &mut agreement {
+            Some(agreement) => match agreement.newer(deadline).await {
+                Some((adopted, true)) => return Ok(self.adopt(adopted)),
+                Some((adopted, false)) => adopted.epoch,
+                None => expired,
+            },
+            None => expired,
+        };
+        let handshakes = self
+            .shared
+            .sessions
+            .handshakes(self.session.endpoint(), self.shared.config.max_handshakes);
+        let Ok(_turn) = timeout_at(deadline, handshakes.acquire()).await else {
+            *has_turn = false;
+            return Err(Failure::TimedOut.into());
+        };
+        let (established, mut recovered) = self.establish(&expired, deadline).await?;
+        let before = expired.handshake().map(|handshake| &handshake.affinity);
+        let affinity = self.client.affinity(before);
+        let handshake = self.client.handshake(established.accepted, affinity);
+        let id = established.session.upstream().id.clone();
+        let epoch = Arc::new(expired.next(id, established.result, handshake));
+        #[cfg(feature = "store")]
+        if let Some(agreement) = &mut agreement {
+            if let Some(adopted) = agreement.propose(&epoch, deadline).await {
+                // What this one has made is dropped, and with that ended.
+                return Ok(self.adopt(adopted));
+            }
+        }
+        recovered.epoch = epoch.number();
+        Ok((Next::Made(epoch, established.session), recovered))
+    }
+
+    #[cfg(feature = "store")]
+    fn adopt(&self, adopted: Adopted) -> (Next<'_, S, B>, Recovered) {
+        let changes = match (self.expired.result(), adopted.epoch.result()) {
+            (Some(old), Some(new)) => new.changes_from(old),
+            _ => Changes::default(),
+        };
+        let recovered = Recovered {
+            epoch: adopted.epoch.number(),
+            changes,
+            ..Recovered::default()
+        };
+        (Next::Adopted(adopted), recovered)
     }
 
     /// A new session, and in it what the old one held.
     async fn establish(
         &self,
+        expired: &Epoch,
         deadline: Instant,
     ) -> Result<(Established<'_, S, B>, Recovered), RecoveryError> {
         let config = &self.shared.config;
         let handshake = shake_hands(
             &self.client,
             self.session.initialize(),
-            &self.expired,
+            expired,
             config,
             deadline,
         );
@@ -147,36 +206,57 @@ where
         Ok((established, recovered))
     }
 
-    /// Publishes the epoch. If the session was forgotten meanwhile, the new one is ended instead.
+    /// Publishes the epoch. If the session was forgotten meanwhile, what a handshake has made is
+    /// ended instead.
     fn publish(
         &self,
         leader: Leader,
-        established: Established<'_, S, B>,
-        restored: State,
-    ) -> Result<(), Failure> {
-        let before = self
-            .expired
-            .handshake()
-            .map(|handshake| &handshake.affinity);
-        let affinity = self.client.affinity(before);
-        let handshake = self.client.handshake(established.accepted, affinity);
-        let id = established.session.upstream().id.clone();
-        let epoch = Arc::new(self.expired.next(id, established.result, handshake));
+        next: Next<'_, S, B>,
+        recovered: Recovered,
+    ) -> Result<Recovered, Failure> {
+        let epoch = match &next {
+            Next::Made(epoch, _) => epoch.clone(),
+            #[cfg(feature = "store")]
+            Next::Adopted(adopted) => adopted.epoch.clone(),
+        };
         self.session.announce(epoch.promised());
-        match self.shared.sessions.publish(&self.session, leader, epoch) {
-            Ok(()) => {
-                established.session.keep();
+        let published = self.shared.sessions.publish(&self.session, leader, epoch);
+        if let Err(leader) = published {
+            leader.fail(Failure::Forgotten.into());
+            #[cfg(feature = "store")]
+            self.forgotten(next);
+            return Err(Failure::Forgotten);
+        }
+        let later = match next {
+            Next::Made(_, session) => {
+                session.keep();
                 super::make_room::<S, B>(&self.shared);
-                if self.shared.config.restore_state {
-                    // What the old session accepted meanwhile.
-                    let later = self.session.state().changes_from(&restored);
-                    tell::<S, B>(&self.shared, &self.session, later);
-                }
-                Ok(())
+                // What the old session accepted meanwhile.
+                self.session.state().changes_from(&recovered.restored)
             }
-            Err(leader) => {
-                leader.fail(Failure::Forgotten.into());
-                Err(Failure::Forgotten)
+            #[cfg(feature = "store")]
+            Next::Adopted(adopted) => adopted.changes,
+        };
+        // What was not agreed on in time is written when the store is there.
+        self.shared.changed(&self.session);
+        if self.shared.config.restore_state {
+            tell::<S, B>(&self.shared, &self.session, later);
+        }
+        Ok(recovered)
+    }
+
+    /// Somebody else may go on in what was made for a session that this process had no more room
+    /// for. But if it has ended, its record goes once more.
+    #[cfg(feature = "store")]
+    fn forgotten(&self, next: Next<'_, S, B>) {
+        let Some(persistence) = &self.shared.persistence else {
+            return;
+        };
+        if persistence.has_ended(&self.session) {
+            persistence.ended(&self.session);
+        } else if let Next::Made(_, session) = next {
+            if persistence.keeps(&self.session) {
+                session.keep();
             }
         }
     }
@@ -197,7 +277,10 @@ struct Report {
 impl Report {
     fn send(&mut self, waited: usize, result: Result<Recovered, Failure>) {
         let elapsed = self.started.elapsed();
-        let epoch = self.expired + u64::from(result.is_ok());
+        let epoch = match &result {
+            Ok(recovered) => recovered.epoch,
+            Err(_) => self.expired,
+        };
         let (result, recovered) = match result {
             Ok(recovered) => (Ok(()), recovered),
             Err(failure) => (Err(failure), Recovered::default()),

@@ -198,7 +198,7 @@ impl Chain {
             return false;
         }
         let mut pace = state.pace.clone();
-        if epoch.is_unproven() {
+        if epoch.may_be_of_no_use() {
             pace.useless(self.pauses, state.ended);
         }
         !pace.allows(Instant::now(), authorization)

@@ -53,6 +53,28 @@ impl Endpoint {
         uri + path + self.hosts.iter().map(HeaderValue::len).sum::<usize>()
     }
 
+    /// Scheme, authority, path and host in their normal form, without user information (rule N2).
+    #[cfg(feature = "store")]
+    pub(super) fn parts(&self) -> (Option<String>, Option<String>, String, Option<String>) {
+        let without_user = |text: &str| {
+            let host = text.rsplit('@').next().unwrap_or_default();
+            host.to_ascii_lowercase()
+        };
+        let text = |host: &HeaderValue| -> String {
+            host.as_bytes().iter().copied().map(char::from).collect()
+        };
+        let hosts: Vec<_> = self.hosts.iter().map(text).collect();
+        let host = hosts.iter().map(|host| without_user(host));
+        (
+            self.uri.scheme_str().map(str::to_ascii_lowercase),
+            self.uri
+                .authority()
+                .map(|authority| without_user(authority.as_str())),
+            self.uri.path().to_owned(),
+            (!hosts.is_empty()).then(|| host.collect::<Vec<_>>().join(",")),
+        )
+    }
+
     /// The host alone, for logs: no user information, no path, no query (rule L1). A `Host` header
     /// that is no authority is not told.
     pub(crate) fn host(&self) -> String {

@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc, OnceLock,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicU8, Ordering},
 };
 
 use bytes::Bytes;
@@ -32,8 +32,20 @@ pub(crate) struct Epoch {
     replaced: AtomicBool,
     replacement: Arc<Notify>,
     /// Until an answer shows that it lives, a recovery may have been of no use (rule J4).
-    unproven: AtomicBool,
+    unproven: AtomicU8,
+    /// Of the request that first showed that a restored epoch lives: its own credentials are not
+    /// known (rules D8, N2).
+    #[cfg(feature = "store")]
+    shown_by: OnceLock<HeaderMap>,
 }
+
+/// Nothing is to be shown, or it has been.
+const PROVEN: u8 = 0;
+/// A recovery made it.
+const RECOVERED: u8 = 1;
+/// Another process made it.
+#[cfg(feature = "store")]
+const RESTORED: u8 = 2;
 
 /// What a recovery leaves behind in the epoch it made.
 pub(crate) struct Handshake {
@@ -55,6 +67,17 @@ impl Handshake {
     }
 }
 
+/// What is known of an epoch that another process has made.
+#[cfg(feature = "store")]
+pub(super) struct KnownEpoch {
+    pub(super) number: u64,
+    pub(super) id: Option<HeaderValue>,
+    pub(super) callers_id: HeaderValue,
+    pub(super) result: Option<InitializeResult>,
+    pub(super) outdated_versions: Vec<HeaderValue>,
+    pub(super) promised: ListChanged,
+}
+
 impl Epoch {
     /// Epoch 0, which the server calls `id` and the caller `callers_id`.
     pub(crate) fn first(id: HeaderValue, callers_id: &HeaderValue) -> Self {
@@ -68,7 +91,9 @@ impl Epoch {
             handshake: None,
             replaced: AtomicBool::new(false),
             replacement: Arc::default(),
-            unproven: AtomicBool::new(false),
+            unproven: AtomicU8::new(PROVEN),
+            #[cfg(feature = "store")]
+            shown_by: OnceLock::new(),
         }
     }
 
@@ -105,8 +130,54 @@ impl Epoch {
             handshake: Some(Box::new(handshake)),
             replaced: AtomicBool::new(false),
             replacement: Arc::default(),
-            unproven: AtomicBool::new(true),
+            unproven: AtomicU8::new(RECOVERED),
+            #[cfg(feature = "store")]
+            shown_by: OnceLock::new(),
         }
+    }
+
+    /// An epoch that another process has made. It has a `handshake` if a recovery adopts it.
+    #[cfg(feature = "store")]
+    pub(super) fn restored(known: KnownEpoch, handshake: Option<Handshake>) -> Self {
+        Self {
+            number: known.number,
+            translates: known.number > 0 || known.id.as_ref() != Some(&known.callers_id),
+            id: known.id,
+            result: known.result.map(OnceLock::from).unwrap_or_default(),
+            outdated_versions: known.outdated_versions,
+            promised: known.promised,
+            unproven: AtomicU8::new(match handshake {
+                Some(_) => RECOVERED,
+                None => RESTORED,
+            }),
+            handshake: handshake.map(Box::new),
+            replaced: AtomicBool::new(false),
+            replacement: Arc::default(),
+            shown_by: OnceLock::new(),
+        }
+    }
+
+    #[cfg(feature = "store")]
+    pub(super) fn outdated_versions(&self) -> &[HeaderValue] {
+        &self.outdated_versions
+    }
+
+    /// Whether it is one of another process, and nothing has shown yet that it lives.
+    #[cfg(feature = "store")]
+    pub(crate) fn is_restored(&self) -> bool {
+        self.unproven.load(Ordering::Relaxed) == RESTORED
+    }
+
+    /// A request with these headers has shown that it lives.
+    #[cfg(feature = "store")]
+    pub(crate) fn learn_credentials(&self, headers: HeaderMap) {
+        // Of several that come at once, any will do.
+        let _ = self.shown_by.set(headers);
+    }
+
+    #[cfg(feature = "store")]
+    pub(super) fn shown_by(&self) -> Option<&HeaderMap> {
+        self.shown_by.get()
     }
 
     pub(crate) fn number(&self) -> u64 {
@@ -191,13 +262,18 @@ impl Epoch {
         self.replacement.clone()
     }
 
-    /// Whether nothing has shown yet that the recovery which made it was of use.
-    pub(crate) fn is_unproven(&self) -> bool {
-        self.unproven.load(Ordering::Relaxed)
+    /// Whether nothing has shown yet that the recovery which made it, if one did, was of use.
+    pub(super) fn may_be_of_no_use(&self) -> bool {
+        self.unproven.load(Ordering::Relaxed) == RECOVERED
     }
 
-    /// It is settled whether the recovery was of use; true the first time.
+    /// Whether nothing has shown yet that it lives.
+    pub(crate) fn is_unproven(&self) -> bool {
+        self.unproven.load(Ordering::Relaxed) != PROVEN
+    }
+
+    /// It is settled whether the recovery was of use; true the first time, if there was one.
     pub(super) fn settle(&self) -> bool {
-        self.is_unproven() && self.unproven.swap(false, Ordering::Relaxed)
+        self.is_unproven() && self.unproven.swap(PROVEN, Ordering::Relaxed) == RECOVERED
     }
 }

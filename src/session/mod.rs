@@ -11,14 +11,20 @@ mod epoch;
 mod event_log;
 mod orphan_timer;
 mod pace;
+#[cfg(feature = "store")]
+mod persistence;
 mod principal;
 mod random_id;
 mod recovery_error;
 #[allow(clippy::module_inception)]
 mod session;
 mod state;
+#[cfg(feature = "store")]
+mod stored;
 mod table;
 
+#[cfg(feature = "store")]
+pub(crate) use self::persistence::{Agreed, Persistence, PersistenceConfig};
 use self::random_id::random_id;
 pub(crate) use self::{
     affinity::Affinity,

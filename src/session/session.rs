@@ -21,6 +21,9 @@ pub(crate) struct Session {
     chain: Arc<Chain>,
     memory: Mutex<Memory>,
     last_use: AtomicU64,
+    /// Another process recorded it: who asked there is not known.
+    #[cfg(feature = "store")]
+    is_restored: bool,
 }
 
 /// What a session goes by: no two have the same.
@@ -49,6 +52,9 @@ struct Memory {
     /// How many bytes the session is counted for, and where; nowhere once it is forgotten.
     counted: usize,
     total: Option<Arc<AtomicUsize>>,
+    /// What the store is known to hold of it, if there is a store.
+    #[cfg(feature = "store")]
+    synced: Option<Box<super::stored::Synced>>,
 }
 
 #[derive(Default)]
@@ -77,6 +83,38 @@ impl Session {
             chain: Arc::new(Chain::new(first, pauses)),
             memory: Mutex::default(),
             last_use: AtomicU64::new(0),
+            #[cfg(feature = "store")]
+            is_restored: false,
+        }
+    }
+
+    /// A session that another process recorded, in an epoch that it was in.
+    #[cfg(feature = "store")]
+    pub(super) fn restored(
+        mut key: Key,
+        epoch: Epoch,
+        initialize: Initialize,
+        pauses: Pauses,
+        state: State,
+        synced: super::stored::Synced,
+    ) -> Self {
+        key.id.set_sensitive(true);
+        let content = Content {
+            state,
+            ..Content::default()
+        };
+        let memory = Memory {
+            content: (!content.state.is_empty()).then(|| Box::new(content)),
+            synced: Some(Box::new(synced)),
+            ..Memory::default()
+        };
+        Self {
+            key,
+            initialize,
+            chain: Arc::new(Chain::new(Arc::new(epoch), pauses)),
+            memory: Mutex::new(memory),
+            last_use: AtomicU64::new(0),
+            is_restored: true,
         }
     }
 
@@ -105,11 +143,14 @@ impl Session {
         &self.chain
     }
 
-    /// The credentials that an epoch was made with (rule D8).
-    pub(crate) fn credentials<'a>(&'a self, epoch: &'a Epoch) -> &'a HeaderMap {
+    /// The credentials that an epoch was made with (rule D8). Those of one that another process made
+    /// are not known before they have been of use.
+    pub(crate) fn credentials<'a>(&'a self, epoch: &'a Epoch) -> Option<&'a HeaderMap> {
         match epoch.handshake() {
-            Some(handshake) => &handshake.headers,
-            None => &self.initialize.credentials,
+            Some(handshake) => Some(&handshake.headers),
+            #[cfg(feature = "store")]
+            None if self.is_restored => epoch.shown_by(),
+            None => Some(&self.initialize.credentials),
         }
     }
 
@@ -162,6 +203,25 @@ impl Session {
             .as_ref()
             .map(|content| content.state.clone())
             .unwrap_or_default()
+    }
+
+    /// Looks at the state together with what the store is known to hold, or changes both.
+    #[cfg(feature = "store")]
+    pub(super) fn with_synced<T>(
+        &self,
+        with: impl FnOnce(&mut State, &mut super::stored::Synced) -> T,
+    ) -> T {
+        let mut memory = self.lock_memory();
+        let memory = &mut *memory;
+        let synced = memory.synced.get_or_insert_default();
+        let mut none = State::default();
+        let state = memory.content.as_mut().map(|content| &mut content.state);
+        let done = with(state.unwrap_or(&mut none), synced);
+        if !none.is_empty() {
+            memory.content.get_or_insert_default().state = none;
+        }
+        self.count(memory);
+        done
     }
 
     /// The caller is to be told that these lists may have changed (rule H3).
@@ -231,6 +291,8 @@ impl Session {
             + self.chain.current().bytes()
             + OTHER
             + content;
+        #[cfg(feature = "store")]
+        let counted = counted + memory.synced.as_ref().map_or(0, |synced| synced.bytes());
         if let Some(total) = &memory.total {
             total.fetch_add(counted, Ordering::Relaxed);
             total.fetch_sub(memory.counted, Ordering::Relaxed);

@@ -71,6 +71,26 @@ impl State {
         }
     }
 
+    /// The log level, the subscriptions, and how many more there are.
+    #[cfg(feature = "store")]
+    pub(super) fn parts(&self) -> (Option<&String>, &BTreeSet<String>, usize) {
+        (
+            self.log_level.as_ref(),
+            &self.subscriptions,
+            self.not_kept.len(),
+        )
+    }
+
+    /// A state with so many subscriptions that are not known.
+    #[cfg(feature = "store")]
+    pub(super) fn with_not_kept(number: u64) -> Self {
+        let number = number.min(MAX_NOT_KEPT as u64);
+        Self {
+            not_kept: (0..number).collect(),
+            ..Self::default()
+        }
+    }
+
     /// What it takes up besides itself, in bytes.
     pub(crate) fn bytes(&self) -> usize {
         let level = self.log_level.as_ref().map_or(0, String::len);

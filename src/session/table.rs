@@ -163,6 +163,43 @@ impl Sessions {
         (session, evicted)
     }
 
+    /// Lists a session that another process recorded, unless it is there already.
+    ///
+    /// If another has its id upstream, the server has handed that out since (rule A5).
+    #[cfg(feature = "store")]
+    pub(super) fn restore(&self, session: Session, limits: TableLimits) -> Arc<Session> {
+        let used = self.tick();
+        let mut table = self.write();
+        if let Some(session) = table.get(session.key()) {
+            return session.clone();
+        }
+        let current = session.chain().current();
+        if let Some(id) = current.id() {
+            if !table.holders(session.endpoint(), id).is_empty() {
+                session.chain().expire();
+            }
+        }
+        let session = Arc::new(session);
+        session.touch(used);
+        session.count_in(&self.0.bytes);
+        // Those that make room are in the store themselves: nothing is ended.
+        while table.len >= limits.sessions.max(1) && table.evict(|group| group.len()).is_some() {}
+        table.insert(&session, used);
+        self.make_room(&mut table, limits);
+        session
+    }
+
+    /// The sessions that were used since this returned `since`, and what it returns now.
+    #[cfg(feature = "store")]
+    pub(super) fn used_since(&self, since: u64) -> (u64, Vec<Arc<Session>>) {
+        // From here on, the session that was used last notes its next use, too.
+        let now = self.tick();
+        let table = self.read();
+        let sessions = table.by_id.values().flatten().map(|entry| &entry.session);
+        let used = sessions.filter(|session| session.last_use() >= since);
+        (now, used.cloned().collect())
+    }
+
     /// Makes room, if the sessions hold more than they may (rule K10).
     pub(crate) fn shrink(&self, limits: TableLimits) -> Evicted {
         match self.0.bytes.load(Ordering::Relaxed) > limits.bytes {

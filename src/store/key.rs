@@ -41,6 +41,7 @@ impl StoreKey {
 
     /// The key of the lease to make the epoch after this one of the key's session (rule N3). One
     /// for each epoch, so that none has to be given back before the next can be had.
+    #[cfg_attr(not(test), allow(dead_code))]
     pub(crate) fn lease(self, epoch: u64) -> Self {
         let epoch = epoch.to_be_bytes();
         Self(hash("lease", &[Some(&self.0[..]), Some(&epoch[..])]))

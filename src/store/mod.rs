@@ -12,6 +12,29 @@
 //! | `Sealed` | `seal` | encrypts what goes to another store | |
 //! | your own | `store`, `store-conformance` | a database that you have already | |
 //!
+//! ```
+//! use mcp_session_recovery::{SessionRecoveryLayer, store::MemoryStore};
+//!
+//! let layer = SessionRecoveryLayer::new().store(MemoryStore::new());
+//! # let _ = layer;
+//! ```
+//!
+//! # What processes with the same store agree on
+//!
+//! A request with an id that the process does not know asks the store. A recovery asks it before
+//! its handshake, and goes on in the session that another process has made meanwhile, if the server
+//! still knows it. The handshake's session counts once it has replaced its predecessor in the
+//! store; if another process was first, it is ended with a DELETE, and that one's is used. Everything
+//! else, from a new session to a subscription, is written in the background, at once if the store
+//! lets it. A process that is killed in between loses that much.
+//!
+//! Whose credentials a session was recorded with is not stored, so a new process knows them once a
+//! request with them has been answered. Until then it takes a 404 as said, whoever asked.
+//!
+//! A server that counts its session ids and starts from 1 again can give a new caller the id that
+//! an earlier one goes by. A process that knows the earlier session tells them apart; one that does
+//! not lets the new one take its place.
+//!
 //! # What is stored
 //!
 //! A record for each session, under a SHA-256 of its endpoint, principal and caller's id. In it, as
@@ -29,7 +52,8 @@
 //! the last one expired. No messages, no answers, no event ids.
 //!
 //! A record is removed with its session (DELETE), and expires when the session was not used for
-//! `session_ttl`, 24 hours if not told otherwise.
+//! [`session_ttl`](crate::SessionRecoveryLayer::session_ttl), 24 hours if not told otherwise. An open
+//! stream alone is no use; records of sessions in use are written again four times in that time.
 //!
 //! # What a stolen store is worth
 //!
@@ -42,9 +66,11 @@
 //!
 //! # When the store fails
 //!
-//! No request fails for it, or waits for it longer than `store_timeout` (250 ms). A session that
-//! could not be read is an unknown one, and its requests pass through untouched; what could not be
-//! written is written when the store is back.
+//! No request fails for it. One whose session is unknown waits for it no longer than
+//! [`store_timeout`](crate::SessionRecoveryLayer::store_timeout) (250 ms), and so does a recovery. A
+//! session that could not be read is an unknown one, and its requests pass through untouched. What
+//! could not be written is written when the store is back: until then processes recover each for
+//! itself. A `warn` tells when it fails, an `info` when it is back; nothing secret is told.
 //!
 //! # Writing a store
 //!
@@ -134,12 +160,9 @@
 //! ```
 
 mod error;
-// The layer does not ask it yet.
-#[cfg_attr(not(test), allow(dead_code))]
-mod key;
+pub(crate) mod key;
 mod memory;
-#[cfg_attr(not(test), allow(dead_code))]
-mod record;
+pub(crate) mod record;
 #[cfg(feature = "redb")]
 mod redb;
 #[cfg(feature = "redis")]

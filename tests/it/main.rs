@@ -97,6 +97,15 @@ mod reporting {
     mod reports;
 }
 
+/// N. Sessions that outlive the process.
+#[cfg(feature = "store")]
+mod stored {
+    mod agreeing;
+    mod failing;
+    mod faulty;
+    mod outliving;
+}
+
 mod contract;
 mod hyper;
 mod plain;

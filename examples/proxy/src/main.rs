@@ -15,6 +15,14 @@
 //! a slow upstream (`retry.rs`, `lost.rs`), authorization (`oauth.rs`, `own_headers.rs`), how it
 //! stops (`stop.rs`, `serve.rs`).
 //!
+//! With the feature `store`, `--store` keeps the sessions in a file or in Redis (`store.rs`), so that
+//! they outlive the proxy, and several proxies share them:
+//!
+//! ```sh
+//! cargo run --release -p proxy --features store -- \
+//!     --upstream http://127.0.0.1:4101/mcp --store sessions.redb
+//! ```
+//!
 //! Without `--principal` what tells the clients of one proxy apart is the session id, which servers
 //! make unguessable. A client with the id of another one's session can do to it whatever the server
 //! lets it do, and can have it recovered with its own credentials. That is right for one user. For
@@ -43,6 +51,8 @@ mod retry;
 mod serve;
 mod signals;
 mod stop;
+#[cfg(feature = "store")]
+mod store;
 mod upstream;
 
 use std::{
@@ -51,6 +61,7 @@ use std::{
 };
 
 use clap::Parser;
+use mcp_session_recovery::SessionRecoveryLayer;
 use tracing::warn;
 use tracing_subscriber::{filter::Targets, prelude::*};
 
@@ -102,7 +113,10 @@ async fn run(options: Options) -> Result<(), String> {
         upstream_options.header_file.as_deref(),
     )?;
     let stop = Stop::default();
-    let upstream = upstream::connect(&options, &endpoint, own_headers, stop.clone())
+    let sessions = SessionRecoveryLayer::new();
+    #[cfg(feature = "store")]
+    let sessions = store::with_store(sessions, &options.store_options).await?;
+    let upstream = upstream::connect(&options, &endpoint, own_headers, sessions, stop.clone())
         .map_err(|why| format!("--upstream: {why}"))?;
     let listener = Listener::bind(&options.listen)
         .await

@@ -56,6 +56,10 @@ pub struct Options {
 
     #[command(flatten)]
     pub limits: Limits,
+
+    #[cfg(feature = "store")]
+    #[command(flatten)]
+    pub store_options: crate::store::StoreOptions,
 }
 
 #[derive(Debug, Args)]

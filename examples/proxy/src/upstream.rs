@@ -51,9 +51,9 @@ pub fn connect(
     options: &Options,
     endpoint: &Endpoint,
     own_headers: OwnHeaders,
+    mut sessions: SessionRecoveryLayer,
     stop: Stop,
 ) -> io::Result<Upstream> {
-    let mut sessions = SessionRecoveryLayer::new();
     if let Some(header) = options.access.principal() {
         sessions =
             sessions.principal(move |request| request.headers.get(&header).map(Principal::from));

@@ -1,0 +1,139 @@
+//! What a recovery has to do with other processes that share the store (rules N3, N4).
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{Method, Response, StatusCode, request::Parts};
+use http_body::Body;
+use tokio::time::{Instant, timeout_at};
+
+use super::{
+    client::{Client, UpstreamSession},
+    drain::in_background,
+    handshake::{patience, whole},
+};
+use crate::{
+    config::Shared,
+    http_service::HttpService,
+    mcp::{HttpAnswer, Id, Verdict},
+    session::{Affinity, Agreed, Epoch, Persistence, Session, StateChange},
+    store::{Revision, record::Record},
+};
+
+/// One recovery's business with the store. All of it takes no longer than the store's time-out
+/// (rule N5).
+pub(super) struct Agreement<'a, S, B> {
+    shared: &'a Arc<Shared<S>>,
+    persistence: &'a Arc<Persistence>,
+    session: &'a Arc<Session>,
+    client: &'a Client<S, B>,
+    /// How much longer the store may take.
+    patience: Duration,
+}
+
+/// An epoch that another process has made.
+pub(super) struct Adopted {
+    pub(super) epoch: Arc<Epoch>,
+    /// What it has not been told.
+    pub(super) changes: Vec<StateChange>,
+}
+
+impl<'a, S, B> Agreement<'a, S, B>
+where
+    S: HttpService<B>,
+    B: Body<Error: Send> + Send + 'static,
+{
+    /// `None` where there is no store.
+    pub(super) fn new(
+        shared: &'a Arc<Shared<S>>,
+        session: &'a Arc<Session>,
+        client: &'a Client<S, B>,
+    ) -> Option<Self> {
+        let persistence = shared.persistence.as_ref()?;
+        Some(Self {
+            shared,
+            persistence,
+            session,
+            client,
+            patience: persistence.deadline() - Instant::now(),
+        })
+    }
+
+    /// The epoch that another process has made meanwhile, and whether the server still knows it.
+    pub(super) async fn newer(&mut self, deadline: Instant) -> Option<(Adopted, bool)> {
+        let until = self.until(deadline);
+        let asked = Instant::now();
+        let newer = self.persistence.newer(self.session, until).await;
+        self.patience = self.patience.saturating_sub(asked.elapsed());
+        let (record, revision) = newer?;
+        let adopted = self.adopt(&record, revision);
+        let is_alive = timeout_at(deadline, self.is_alive(&adopted.epoch, deadline)).await;
+        Some((adopted, is_alive.unwrap_or(true)))
+    }
+
+    /// Proposes an epoch. Gives the one of another process, if that was first.
+    pub(super) async fn propose(&mut self, epoch: &Epoch, deadline: Instant) -> Option<Adopted> {
+        let until = self.until(deadline);
+        let agreed = self.persistence.agree(self.session, epoch, until).await;
+        match agreed {
+            Agreed::Proposed => None,
+            Agreed::Other(record, revision) => Some(self.adopt(&record, revision)),
+        }
+    }
+
+    fn until(&self, deadline: Instant) -> Instant {
+        let until = Instant::now().checked_add(self.patience);
+        until.unwrap_or(deadline).min(deadline)
+    }
+
+    fn adopt(&self, record: &Record, revision: Revision) -> Adopted {
+        let mut accepted = Response::new(Bytes::new());
+        *accepted.status_mut() = StatusCode::ACCEPTED;
+        let handshake = self.client.handshake(accepted, Affinity::default());
+        let epoch = Arc::new(self.session.stored_epoch(record, handshake));
+        let changes = self.persistence.adopted(self.session, record, revision);
+        Adopted { epoch, changes }
+    }
+
+    /// Asks the server whether it knows the epoch. Only a plain no is one.
+    async fn is_alive(&self, epoch: &Epoch, deadline: Instant) -> bool {
+        let id = Id::from("mcp-session-recovery/ping".to_owned());
+        let ping = Bytes::from(format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"ping"}}"#));
+        let upstream = UpstreamSession::of(epoch);
+        let Ok(response) = self.client.post(&upstream, ping.clone()).await else {
+            return true;
+        };
+        let config = &self.shared.config;
+        if response.status().is_success() || !config.classify.examines(response.status()) {
+            return true;
+        }
+        let response = whole(response, config, patience(deadline)).await;
+        let (head, body) = response.into_parts();
+        let answer = HttpAnswer::of(&Method::POST, Some(&ping), &head, &body);
+        config.classify.classify(&answer) != Verdict::Expired
+    }
+}
+
+/// The session has ended, in an epoch that another process may have gone on from: that one is ended,
+/// too, with the credentials of whoever ended the session (rule I1). Nobody waits.
+pub(crate) fn end_everywhere<S, B>(shared: &Arc<Shared<S>>, session: &Arc<Session>, head: &Parts)
+where
+    S: HttpService<B>,
+    B: Body<Error: Send> + Send + 'static,
+{
+    let Some(persistence) = shared.persistence.clone() else {
+        return;
+    };
+    let client = Client::<S, B>::of_trigger(shared, session, head);
+    let session = session.clone();
+    persistence.ending(&session);
+    // Each of its steps has a time-out of its own.
+    in_background(Duration::MAX, async move {
+        if let Some(record) = persistence.last(&session).await {
+            let handshake = client.handshake(Response::default(), Affinity::default());
+            let epoch = session.stored_epoch(&record, handshake);
+            client.delete(&UpstreamSession::of(&epoch));
+        }
+        persistence.ended(&session);
+    });
+}

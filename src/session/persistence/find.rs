@@ -1,0 +1,106 @@
+//! Finds sessions that the table does not know (rules N1, N5).
+
+use std::{collections::hash_map::Entry, sync::Arc, time::Duration};
+
+use tokio::{
+    runtime::Handle,
+    sync::watch,
+    time::{Instant, timeout_at},
+};
+
+use super::{Loaded, NO_ANSWER, Persistence, lock};
+use crate::session::{Key, Session};
+
+/// What is known of a key that was asked for.
+pub(super) enum Finding {
+    /// The store is being asked.
+    UnderWay(watch::Receiver<Option<Found>>),
+    /// It holds nothing.
+    Nothing(Instant),
+}
+
+type Found = Option<Arc<Session>>;
+
+/// How long a store that held nothing is not asked again: anybody can make up ids.
+const NOT_ASKED_AGAIN: Duration = Duration::from_secs(1);
+/// How many keys are asked for, or kept in mind, at a time. Those beyond are unknown.
+const MAX_FINDINGS: usize = 4096;
+
+impl Persistence {
+    /// The session that another process recorded under this key. Whoever asks for the same waits for
+    /// the same answer.
+    pub(crate) async fn find(self: &Arc<Self>, key: Key) -> Option<Arc<Session>> {
+        let deadline = self.deadline();
+        let mut found = self.ask(key, deadline)?;
+        let found = timeout_at(deadline, found.wait_for(Option::is_some)).await;
+        found.ok()?.ok()?.clone()?
+    }
+
+    fn ask(
+        self: &Arc<Self>,
+        key: Key,
+        deadline: Instant,
+    ) -> Option<watch::Receiver<Option<Found>>> {
+        let stored_key = key.stored();
+        let now = Instant::now();
+        let mut findings = lock(&self.findings);
+        if findings.len() >= MAX_FINDINGS {
+            findings.retain(|_, finding| !finding.is_over(now));
+        }
+        let is_full = findings.len() >= MAX_FINDINGS;
+        match findings.entry(stored_key) {
+            Entry::Occupied(entry) if !entry.get().is_over(now) => match entry.get() {
+                Finding::UnderWay(found) => return Some(found.clone()),
+                Finding::Nothing(_) => return None,
+            },
+            Entry::Vacant(_) if is_full => return None,
+            _ => {}
+        }
+        // Nobody who gives up takes the answer from the others.
+        let runtime = Handle::try_current().ok()?;
+        let (sender, found) = watch::channel(None);
+        findings.insert(stored_key, Finding::UnderWay(found.clone()));
+        let persistence = self.clone();
+        runtime.spawn(async move {
+            let loaded = timeout_at(deadline, persistence.load(stored_key)).await;
+            let loaded = persistence.health.noted(loaded.unwrap_or(Err(NO_ANSWER)));
+            let session = match &loaded {
+                Some(Loaded::Record(record, revision)) => {
+                    let config = &persistence.config;
+                    let session = Session::of_record(
+                        key,
+                        record,
+                        *revision,
+                        config.pauses,
+                        config.max_subscriptions,
+                    );
+                    Some(persistence.sessions.restore(session, config.table))
+                }
+                _ => None,
+            };
+            let mut findings = lock(&persistence.findings);
+            match loaded {
+                Some(Loaded::Nothing) => {
+                    let until = Instant::now() + NOT_ASKED_AGAIN;
+                    findings.insert(stored_key, Finding::Nothing(until));
+                }
+                _ => {
+                    findings.remove(&stored_key);
+                }
+            }
+            drop(findings);
+            sender.send_replace(Some(session));
+        });
+        Some(found)
+    }
+}
+
+impl Finding {
+    fn is_over(&self, now: Instant) -> bool {
+        match self {
+            Self::Nothing(until) => *until <= now,
+            // Its task has ended without an answer.
+            Self::UnderWay(found) => found.has_changed().is_err(),
+        }
+    }
+}

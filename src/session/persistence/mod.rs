@@ -1,0 +1,263 @@
+//! What keeps the sessions of a table in a store (rules N1 to N6).
+//!
+//! The table is what the hot path goes by. The store is asked where the table does not know an id
+//! ([`find`](Persistence::find)), before a handshake ([`newer`](Persistence::newer)) and before an
+//! epoch is published ([`agree`](Persistence::agree)); whoever asks waits for the store's time-out
+//! at most. All else is written behind, by the `writer`.
+
+mod find;
+mod health;
+mod writer;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
+
+use tokio::{
+    sync::Notify,
+    task::JoinHandle,
+    time::{Instant, timeout, timeout_at},
+};
+
+use self::{find::Finding, health::Health};
+use super::{Epoch, Pauses, Session, Sessions, StateChange, TableLimits};
+use crate::store::{
+    Revision, Saved, SessionStore, StoreError, StoreErrorKind, StoreKey, Stored, record::Record,
+};
+
+/// Keeps the sessions of a table in a store.
+pub(crate) struct Persistence {
+    config: PersistenceConfig,
+    sessions: Sessions,
+    health: Health,
+    findings: Mutex<HashMap<StoreKey, Finding>>,
+    queue: Mutex<VecDeque<Task>>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+    wake: Arc<Notify>,
+}
+
+/// What it goes by.
+#[derive(Clone)]
+pub(crate) struct PersistenceConfig {
+    pub(crate) store: Arc<dyn SessionStore>,
+    pub(crate) timeout: Duration,
+    pub(crate) ttl: Duration,
+    pub(crate) pauses: Pauses,
+    pub(crate) table: TableLimits,
+    pub(crate) max_subscriptions: usize,
+}
+
+/// What is to be written.
+enum Task {
+    /// If the session is still there.
+    Save(Weak<Session>),
+    Remove(StoreKey),
+}
+
+/// What the processes that share a store agree on (rule N3).
+pub(crate) enum Agreed {
+    /// The epoch that was proposed. So it is, too, while the store is away.
+    Proposed,
+    /// Another process was first.
+    Other(Box<Record>, Revision),
+}
+
+/// What the store holds under a key.
+enum Loaded {
+    Nothing,
+    /// What is no record of this key.
+    Garbage(Revision),
+    Record(Box<Record>, Revision),
+}
+
+/// How often a save is tried against others that write the same record.
+const ATTEMPTS: usize = 8;
+const NO_ANSWER: StoreError = StoreError::new(StoreErrorKind::TimedOut, "no answer in time");
+const CONTENDED: StoreError = StoreError::new(StoreErrorKind::Other, "others write the record");
+/// How many removals are kept in mind while the store is away.
+const MAX_REMOVALS: usize = 16 * 1024;
+
+impl Persistence {
+    pub(crate) fn new(config: PersistenceConfig, sessions: Sessions) -> Self {
+        Self {
+            config,
+            sessions,
+            health: Health::default(),
+            findings: Mutex::default(),
+            queue: Mutex::default(),
+            writer: Mutex::default(),
+            wake: Arc::default(),
+        }
+    }
+
+    /// Whoever waits for the store waits until then at most (rule N5).
+    pub(crate) fn deadline(&self) -> Instant {
+        const FAR: Duration = Duration::from_secs(60 * 60 * 24 * 365);
+        let now = Instant::now();
+        now.checked_add(self.config.timeout).unwrap_or(now + FAR)
+    }
+
+    /// The session has changed, or is new: it is written soon.
+    pub(crate) fn changed(self: &Arc<Self>, session: &Arc<Session>) {
+        let is_new =
+            session.with_synced(|_, synced| !std::mem::replace(&mut synced.is_queued, true));
+        if is_new {
+            self.push(Task::Save(Arc::downgrade(session)));
+        }
+    }
+
+    /// The session has ended: it is not written any more.
+    pub(crate) fn ending(&self, session: &Session) {
+        session.with_synced(|_, synced| synced.is_removed = true);
+    }
+
+    /// Whether it has.
+    pub(crate) fn has_ended(&self, session: &Session) -> bool {
+        session.with_synced(|_, synced| synced.is_removed)
+    }
+
+    /// Its record goes (rule N6).
+    pub(crate) fn ended(self: &Arc<Self>, session: &Session) {
+        self.ending(session);
+        self.push(Task::Remove(session.key().stored()));
+    }
+
+    /// Whether the store holds the session, so that somebody may go on with it.
+    pub(crate) fn keeps(&self, session: &Session) -> bool {
+        session.with_synced(|_, synced| synced.revision.is_some() && !synced.is_removed)
+    }
+
+    /// The record of another process that has gone on from the session's current epoch (rule N4).
+    /// If there is none, the session knows what others changed in it.
+    pub(crate) async fn newer(
+        &self,
+        session: &Session,
+        deadline: Instant,
+    ) -> Option<(Box<Record>, Revision)> {
+        let loaded = timeout_at(deadline, self.load(session.key().stored())).await;
+        let loaded = self.health.noted(loaded.unwrap_or(Err(NO_ANSWER)))?;
+        match loaded {
+            Loaded::Record(record, revision) if is_known(session) => {
+                let epoch = session.chain().current();
+                if session.is_behind(&epoch, &record) {
+                    return Some((record, revision));
+                }
+                session.merge(&record, revision, self.config.max_subscriptions);
+            }
+            Loaded::Record(_, revision) | Loaded::Garbage(revision) => {
+                set_revision(session, Some(revision));
+            }
+            Loaded::Nothing => set_revision(session, None),
+        }
+        None
+    }
+
+    /// Proposes `epoch` as the session's next one. If the store does not answer until the
+    /// `deadline`, it is: what others have made of it shows when the store is back.
+    pub(crate) async fn agree(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        epoch: &Epoch,
+        deadline: Instant,
+    ) -> Agreed {
+        let agreed = timeout_at(deadline, self.save(session, epoch)).await;
+        match self.health.noted(agreed.unwrap_or(Err(NO_ANSWER))) {
+            Some(agreed) => agreed,
+            None => Agreed::Proposed,
+        }
+    }
+
+    /// The session goes on in the epoch of this record. Gives what this process has changed in its
+    /// state, which that epoch has not been told.
+    pub(crate) fn adopted(
+        &self,
+        session: &Session,
+        record: &Record,
+        revision: Revision,
+    ) -> Vec<StateChange> {
+        session.merge(record, revision, self.config.max_subscriptions)
+    }
+
+    /// Takes what the store holds of a session that has ended, if that is an epoch of another
+    /// process's, which somebody has to end.
+    pub(crate) async fn last(&self, session: &Session) -> Option<Box<Record>> {
+        match timeout(self.config.timeout, self.load(session.key().stored())).await {
+            Ok(Ok(Loaded::Record(record, _))) => session
+                .is_behind(&session.chain().current(), &record)
+                .then_some(record),
+            _ => None,
+        }
+    }
+
+    /// Saves the session as one in `epoch`, unless another process has gone on from there.
+    async fn save(&self, session: &Session, epoch: &Epoch) -> Result<Agreed, StoreError> {
+        let key = session.key().stored();
+        for _ in 0..ATTEMPTS {
+            let (state, revision, is_removed) = session
+                .with_synced(|state, synced| (state.clone(), synced.revision, synced.is_removed));
+            let record = session.record(epoch, &state);
+            let Some(value) = record.and_then(|record| record.encode().ok()) else {
+                // It cannot be stored, whatever is tried.
+                return Ok(Agreed::Proposed);
+            };
+            if is_removed {
+                return Ok(Agreed::Proposed);
+            }
+            let saved = self
+                .config
+                .store
+                .save(key, value, revision, self.config.ttl);
+            if let Saved::Yes(revision) = saved.await? {
+                session.with_synced(|_, synced| {
+                    synced.revision = Some(revision);
+                    synced.state = state;
+                    synced.is_known = true;
+                });
+                return Ok(Agreed::Proposed);
+            }
+            match self.load(key).await? {
+                Loaded::Nothing => set_revision(session, None),
+                Loaded::Garbage(revision) => set_revision(session, Some(revision)),
+                Loaded::Record(_, revision) if !is_known(session) => {
+                    set_revision(session, Some(revision));
+                }
+                Loaded::Record(record, revision) => {
+                    if session.is_behind(epoch, &record) {
+                        return Ok(Agreed::Other(record, revision));
+                    }
+                    session.merge(&record, revision, self.config.max_subscriptions);
+                }
+            }
+        }
+        Err(CONTENDED)
+    }
+
+    async fn load(&self, key: StoreKey) -> Result<Loaded, StoreError> {
+        let Some(Stored { value, revision }) = self.config.store.load(key).await? else {
+            return Ok(Loaded::Nothing);
+        };
+        Ok(match Record::decode(&value, key) {
+            Ok(record) => Loaded::Record(Box::new(record), revision),
+            Err(error) => {
+                self.health.garbage(error);
+                Loaded::Garbage(revision)
+            }
+        })
+    }
+}
+
+/// Whether what the store holds under the session's key is of this session.
+fn is_known(session: &Session) -> bool {
+    session.with_synced(|_, synced| synced.is_known)
+}
+
+fn set_revision(session: &Session, revision: Option<Revision>) {
+    session.with_synced(|_, synced| synced.revision = revision);
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Every critical section leaves what it guards whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

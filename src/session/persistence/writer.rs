@@ -1,0 +1,159 @@
+//! Writes behind: one task, off every request's way (rules N1, N5, N6).
+//!
+//! A session that changes often waits in the queue once. A task that fails goes to the end of the
+//! queue, and the writer pauses, longer each time. While it is idle or pauses it does not keep what
+//! it writes for alive.
+
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use tokio::{
+    runtime::Handle,
+    sync::Notify,
+    time::{Instant, sleep, timeout, timeout_at},
+};
+
+use super::{Agreed, MAX_REMOVALS, NO_ANSWER, Persistence, Task, lock};
+use crate::store::{StoreError, StoreErrorKind};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// Nobody waits for it.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How many times within their time to live records of sessions in use are written again.
+const TOUCHES: u32 = 4;
+const SHORTEST_TOUCH: Duration = Duration::from_secs(1);
+const LONGEST_TOUCH: Duration = Duration::from_secs(30 * 86_400);
+
+impl Persistence {
+    pub(super) fn push(self: &Arc<Self>, task: Task) {
+        {
+            let mut queue = lock(&self.queue);
+            if queue.len() >= MAX_REMOVALS {
+                queue.retain(Task::is_of_use);
+            }
+            if queue.len() < MAX_REMOVALS || matches!(task, Task::Save(_)) {
+                queue.push_back(task);
+            }
+        }
+        self.start_writer();
+        self.wake.notify_one();
+    }
+
+    /// Sees to it that the writer runs. It is there as soon as something is written or read.
+    pub(super) fn start_writer(self: &Arc<Self>) {
+        let mut writer = lock(&self.writer);
+        // A runtime that has shut down has taken it along.
+        if writer.as_ref().is_some_and(|writer| !writer.is_finished()) {
+            return;
+        }
+        if let Ok(runtime) = Handle::try_current() {
+            let (this, wake) = (Arc::downgrade(self), self.wake.clone());
+            let touch = (self.config.ttl / TOUCHES).clamp(SHORTEST_TOUCH, LONGEST_TOUCH);
+            *writer = Some(runtime.spawn(write(this, wake, touch)));
+        }
+    }
+
+    /// Writes what is in the queue, up to the first failure.
+    async fn write_all(&self) -> Result<(), ()> {
+        loop {
+            let task = lock(&self.queue).pop_front();
+            let Some(task) = task else { return Ok(()) };
+            let written = timeout(PATIENCE, self.write(&task)).await;
+            if self
+                .health
+                .noted(written.unwrap_or(Err(NO_ANSWER)))
+                .is_none()
+            {
+                self.again(task);
+                return Err(());
+            }
+        }
+    }
+
+    fn again(&self, task: Task) {
+        let is_queued = match &task {
+            // It may have changed, and be in the queue again.
+            Task::Save(session) => session.upgrade().is_none_or(|session| {
+                session.with_synced(|_, synced| std::mem::replace(&mut synced.is_queued, true))
+            }),
+            Task::Remove(_) => false,
+        };
+        if !is_queued {
+            lock(&self.queue).push_back(task);
+        }
+    }
+
+    async fn write(&self, task: &Task) -> Result<(), StoreError> {
+        let session = match task {
+            Task::Remove(key) => return self.config.store.remove(*key).await,
+            Task::Save(session) => session.upgrade(),
+        };
+        let Some(session) = session else {
+            return Ok(());
+        };
+        session.with_synced(|_, synced| synced.is_queued = false);
+        let epoch = session.chain().current();
+        match self.save(&session, &epoch).await {
+            // What it has of a newer epoch is what counts; the next recovery finds it.
+            Ok(Agreed::Proposed | Agreed::Other(..)) => Ok(()),
+            Err(error) if error.kind() == StoreErrorKind::Corrupt => {
+                // Nobody can read it, nor replace it without having read it.
+                self.config.store.remove(session.key().stored()).await?;
+                Err(error)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Task {
+    fn is_of_use(&self) -> bool {
+        match self {
+            Self::Save(session) => session.strong_count() > 0,
+            Self::Remove(_) => true,
+        }
+    }
+}
+
+impl Drop for Persistence {
+    fn drop(&mut self) {
+        // The writer finds that there is nothing more to do.
+        self.wake.notify_one();
+    }
+}
+
+async fn write(persistence: Weak<Persistence>, wake: Arc<Notify>, touch: Duration) {
+    let mut pause = FIRST_PAUSE;
+    let mut used = 0;
+    let mut next_touch = Instant::now() + touch;
+    loop {
+        let written = {
+            let Some(persistence) = persistence.upgrade() else {
+                return;
+            };
+            if Instant::now() >= next_touch {
+                let (now, sessions) = persistence.sessions.used_since(used);
+                sessions
+                    .iter()
+                    .for_each(|session| persistence.changed(session));
+                used = now;
+                next_touch = Instant::now() + touch;
+            }
+            persistence.write_all().await
+        };
+        match written {
+            Ok(()) => {
+                pause = FIRST_PAUSE;
+                // Whether there is something to write or time is up, it looks for both.
+                let _ = timeout_at(next_touch, wake.notified()).await;
+            }
+            Err(()) => {
+                sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Rules N3 and N4: processes that share a store go on in the same epochs.
+
+use mcp_session_recovery::Outcome;
+use testing::mocked::*;
+use testing::*;
+
+use super::faulty::{FaultyStore, Mode};
+
+/// Two processes over one store that both know a session.
+async fn two(store: &FaultyStore) -> (Scene, Scene) {
+    let one = live(store.layer()).await;
+    settle().await;
+    let other = Scene {
+        client: mocked(&one.server, store.layer()),
+        server: one.server.clone(),
+        session: one.session.clone(),
+    };
+    assert_eq!(echoed(&other.call(1).await), 1);
+    (one, other)
+}
+
+#[tokio::test(start_paused = true)]
+async fn n4_an_epoch_of_another_process_is_adopted_without_a_handshake() {
+    let store = FaultyStore::new();
+    let (one, other) = two(&store).await;
+    for epoch in 1..=4 {
+        one.server.restart();
+        assert_eq!(echoed(&one.call(1).await), 1);
+        let answer = other.call(2).await;
+        assert_eq!(echoed(&answer), 2);
+        assert_eq!(answer.outcome(), Some(Outcome::Replayed));
+        assert_eq!(answer.recovery.unwrap().epoch(), epoch);
+        assert_eq!(one.server.count("initialize") as u64, 1 + epoch);
+    }
+    assert_eq!(one.server.live().len(), 1);
+    assert_eq!(one.server.count("DELETE"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn n4_an_epoch_that_has_expired_in_its_turn_is_not_adopted() {
+    let store = FaultyStore::new();
+    let (one, other) = two(&store).await;
+    one.server.restart();
+    assert_eq!(echoed(&one.call(1).await), 1);
+    one.server.restart();
+    let answer = other.call(2).await;
+    assert_eq!(echoed(&answer), 2);
+    assert_eq!(answer.recovery.unwrap().epoch(), 2);
+    assert_eq!(echoed(&one.call(3).await), 3);
+    assert_eq!(one.server.count("initialize"), 3);
+    assert_eq!(one.server.live().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn n3_of_two_that_recover_the_same_epoch_one_publishes_and_the_other_follows() {
+    let store = FaultyStore::new();
+    let (one, other) = two(&store).await;
+    one.server.restart();
+    // Given two recoveries that have both got as far as their handshake,
+    let gate = hold(&one.server, "initialize");
+    let calls = [one.spawn_call(1), other.spawn_call(2)];
+    settle().await;
+    assert_eq!(one.server.count("initialize"), 3);
+
+    // when both are answered,
+    gate.open();
+    let answers = join(calls).await;
+    settle().await;
+
+    // then both calls are, in one session, and the other one is ended.
+    assert!(answers.iter().map(echoed).eq([1, 2]));
+    assert_eq!(one.server.count("DELETE"), 1);
+    let live = one.server.live();
+    assert_eq!(live.len(), 1);
+    let replayed = one.server.all("tools/call");
+    let sessions: Vec<_> = replayed.iter().rev().take(2).map(Seen::session).collect();
+    assert_eq!(sessions, [Some(&*live[0]), Some(&*live[0])]);
+    assert_eq!(echoed(&one.call(3).await), 3);
+    assert_eq!(echoed(&other.call(4).await), 4);
+    assert_eq!(one.server.count("initialize"), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn n3_what_either_process_changes_is_restored_by_the_other() {
+    let store = FaultyStore::new();
+    let (one, other) = two(&store).await;
+    let subscribe = |uri: &str| {
+        serde_json::json!({
+            "jsonrpc": "2.0", "id": 9, "method": "resources/subscribe", "params": {"uri": uri},
+        })
+    };
+    let session = one.session.clone();
+    one.send(post(Some(&session), &subscribe("file:///one")))
+        .await;
+    other
+        .send(post(Some(&session), &subscribe("file:///other")))
+        .await;
+    settle().await;
+    one.server.restart();
+    assert_eq!(echoed(&one.call(1).await), 1);
+    settle().await;
+    let live = one.server.live();
+    let mut subscriptions = one.server.subscriptions(&live[0]);
+    subscriptions.sort();
+    assert_eq!(subscriptions, ["file:///one", "file:///other"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn n3_epochs_that_were_published_while_the_store_was_away_come_together() {
+    let store = FaultyStore::new();
+    let (one, other) = two(&store).await;
+    store.set(Mode::Down);
+    one.server.restart();
+    assert_eq!(echoed(&one.call(1).await), 1);
+    assert_eq!(echoed(&other.call(2).await), 2);
+    assert_eq!(one.server.live().len(), 2);
+
+    store.set(Mode::Works);
+    tokio::time::sleep(std::time::Duration::from_secs(20)).await;
+    one.server.restart();
+    assert_eq!(echoed(&other.call(3).await), 3);
+    assert_eq!(echoed(&one.call(4).await), 4);
+    settle().await;
+    assert_eq!(one.server.live().len(), 1);
+}

@@ -1,0 +1,155 @@
+//! A store that does as the test says.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use mcp_session_recovery::{
+    SessionRecoveryLayer,
+    store::{
+        MemoryStore, Revision, Saved, SessionStore, StoreError, StoreErrorKind, StoreFuture,
+        StoreKey, Stored,
+    },
+};
+
+/// What the store does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    Works,
+    /// Does what it is told, after so long.
+    Slow(Duration),
+    /// Never answers.
+    Hangs,
+    Down,
+    /// Reads, and does not write.
+    Full,
+}
+
+/// Clones share all.
+#[derive(Clone)]
+pub(super) struct FaultyStore(Arc<Shared>);
+
+struct Shared {
+    mode: Mutex<Mode>,
+    memory: MemoryStore,
+    keys: Mutex<Vec<StoreKey>>,
+    loads: Mutex<usize>,
+}
+
+const DOWN: StoreError = StoreError::new(StoreErrorKind::Unavailable, "it is down");
+const FULL: StoreError = StoreError::new(StoreErrorKind::Full, "it is full");
+
+impl FaultyStore {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Shared {
+            mode: Mutex::new(Mode::Works),
+            memory: MemoryStore::new(),
+            keys: Mutex::default(),
+            loads: Mutex::default(),
+        }))
+    }
+
+    pub(super) fn set(&self, mode: Mode) {
+        *self.0.mode.lock().unwrap() = mode;
+    }
+
+    /// A layer with this store.
+    pub(super) fn layer(&self) -> SessionRecoveryLayer {
+        SessionRecoveryLayer::new().store(self.clone())
+    }
+
+    /// Loses all that it holds.
+    pub(super) async fn lose_all(&self) {
+        let keys = self.0.keys.lock().unwrap().clone();
+        for key in keys {
+            self.0.memory.remove(key).await.unwrap();
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.memory.len()
+    }
+
+    pub(super) fn loads(&self) -> usize {
+        *self.0.loads.lock().unwrap()
+    }
+
+    /// Every value that there is, as text.
+    pub(super) async fn values(&self) -> Vec<String> {
+        let keys = self.0.keys.lock().unwrap().clone();
+        let mut values = Vec::new();
+        for key in keys {
+            if let Some(stored) = self.0.memory.load(key).await.unwrap() {
+                values.push(String::from_utf8(stored.value.to_vec()).unwrap());
+            }
+        }
+        values
+    }
+
+    /// Puts something else in the place of every value.
+    pub(super) async fn change(&self, change: impl Fn(String) -> String) {
+        let keys = self.0.keys.lock().unwrap().clone();
+        for key in keys {
+            let stored = self.0.memory.load(key).await.unwrap();
+            if let Some(Stored { value, revision }) = stored {
+                let value = change(String::from_utf8(value.to_vec()).unwrap());
+                let day = Duration::from_secs(86_400);
+                let saved = self.0.memory.save(key, value.into(), Some(revision), day);
+                assert_ne!(saved.await, Ok(Saved::Conflict));
+            }
+        }
+    }
+
+    async fn obey(&self, writes: bool) -> Result<(), StoreError> {
+        let mode = *self.0.mode.lock().unwrap();
+        match mode {
+            Mode::Works => Ok(()),
+            Mode::Slow(time) => {
+                tokio::time::sleep(time).await;
+                Ok(())
+            }
+            Mode::Hangs => std::future::pending().await,
+            Mode::Down => Err(DOWN),
+            Mode::Full if writes => Err(FULL),
+            Mode::Full => Ok(()),
+        }
+    }
+}
+
+impl SessionStore for FaultyStore {
+    fn load(&self, key: StoreKey) -> StoreFuture<'_, Option<Stored>> {
+        Box::pin(async move {
+            *self.0.loads.lock().unwrap() += 1;
+            self.obey(false).await?;
+            self.0.memory.load(key).await
+        })
+    }
+
+    fn save(
+        &self,
+        key: StoreKey,
+        value: Bytes,
+        expected: Option<Revision>,
+        ttl: Duration,
+    ) -> StoreFuture<'_, Saved> {
+        Box::pin(async move {
+            {
+                let mut keys = self.0.keys.lock().unwrap();
+                if !keys.contains(&key) {
+                    keys.push(key);
+                }
+            }
+            self.obey(true).await?;
+            self.0.memory.save(key, value, expected, ttl).await
+        })
+    }
+
+    fn remove(&self, key: StoreKey) -> StoreFuture<'_, ()> {
+        Box::pin(async move {
+            self.obey(true).await?;
+            self.0.memory.remove(key).await
+        })
+    }
+}

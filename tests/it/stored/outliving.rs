@@ -1,0 +1,282 @@
+//! Rules N1, N2 and N6: sessions that another process recorded.
+
+use std::time::Duration;
+
+use mcp_session_recovery::{Outcome, Principal};
+use testing::mocked::*;
+use testing::*;
+
+use super::faulty::FaultyStore;
+
+/// A scene whose client is a new process with the same store.
+pub(super) fn restarted(scene: Scene, store: &FaultyStore) -> Scene {
+    let Scene {
+        server, session, ..
+    } = scene;
+    Scene {
+        client: mocked(&server, store.layer()),
+        server,
+        session,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn n1_a_session_is_recovered_by_a_process_that_never_saw_it() {
+    // Given a session that was recovered once, and again after the server's second restart,
+    let store = FaultyStore::new();
+    let scene = lost(store.layer()).await;
+    assert_eq!(echoed(&scene.call(1).await), 1);
+    settle().await;
+
+    // when the layer, the server, and both are restarted, over and over,
+    let mut scene = scene;
+    for (number, (layer, server)) in [(true, false), (false, true), (true, true)]
+        .into_iter()
+        .cycle()
+        .take(9)
+        .enumerate()
+    {
+        if layer {
+            scene = restarted(scene, &store);
+        }
+        if server {
+            scene.server.restart();
+        }
+        // then every call is answered, under the id that the caller was given,
+        let answer = scene.call(number as u64).await;
+        assert_eq!(echoed(&answer), number as u64);
+        assert!(answer.session().is_none_or(|id| id == scene.session));
+        assert_eq!(answer.outcome(), server.then_some(Outcome::Replayed));
+        settle().await;
+        // and the server holds no session but that one.
+        assert_eq!(scene.server.live().len(), 1, "{number}");
+    }
+    assert_eq!(scene.server.count("initialize"), 2 + 6);
+    assert_eq!(store.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn n1_state_goes_with_the_session() {
+    let store = FaultyStore::new();
+    let scene = live(store.layer()).await;
+    let session = scene.session.clone();
+    scene.send(post(Some(&session), &set_level())).await;
+    let subscribe = serde_json::json!({
+        "jsonrpc": "2.0", "id": 9, "method": "resources/subscribe", "params": {"uri": "file:///a"},
+    });
+    scene.send(post(Some(&session), &subscribe)).await;
+    settle().await;
+
+    let scene = restarted(scene, &store);
+    scene.server.restart();
+    assert_eq!(echoed(&scene.call(1).await), 1);
+
+    let live = scene.server.live();
+    assert_eq!(scene.server.subscriptions(&live[0]), ["file:///a"]);
+    assert_eq!(scene.server.level(&live[0]), Some("info".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn n1_the_store_is_asked_once_for_an_id_that_nobody_knows() {
+    let store = FaultyStore::new();
+    let scene = live(store.layer()).await;
+    settle().await;
+    for _ in 0..10 {
+        let answers = join((0..10).map(|n| scene.spawn(post(Some("made-up"), &ping(n))))).await;
+        assert!(answers.iter().all(|answer| answer.status == 404));
+        assert!(answers.iter().all(|answer| answer.recovery.is_none()));
+    }
+    assert_eq!(store.loads(), 1);
+    assert_eq!(scene.server.count("initialize"), 1);
+    // A known session's calls ask nothing.
+    for number in 0..10 {
+        assert_eq!(echoed(&scene.call(number).await), number);
+    }
+    assert_eq!(store.loads(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn n1_callers_that_come_at_once_wait_for_the_same_answer() {
+    let store = FaultyStore::new();
+    let scene = live(store.layer()).await;
+    settle().await;
+    let scene = restarted(scene, &store);
+    let before = store.loads();
+    let answers = join((0..64).map(|number| scene.spawn_call(number))).await;
+    assert!(answers.iter().map(echoed).eq(0..64));
+    assert_eq!(store.loads(), before + 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn n2_another_principal_or_endpoint_does_not_find_the_session() {
+    let store = FaultyStore::new();
+    let by_user = |store: &FaultyStore| {
+        store.layer().principal(|parts| {
+            let user = parts.headers.get("x-user")?;
+            Some(Principal::from(user))
+        })
+    };
+    let server = Server::new(Profile::TypeScript);
+    let client = mocked(&server, by_user(&store));
+    let as_user = |request, user| with_headers(request, &[("x-user", user)]);
+    let opened = send(&client, as_user(post(None, &initialize()), "alice")).await;
+    let session = opened.session().unwrap().to_owned();
+    settle().await;
+
+    server.restart();
+    let client = mocked(&server, by_user(&store));
+    let call = |user| as_user(post(Some(&session), &tool_call(1)), user);
+    assert_eq!(send(&client, call("mallory")).await.status, 404);
+    assert_eq!(server.count("initialize"), 1);
+    let mut elsewhere = call("alice");
+    *elsewhere.uri_mut() = "http://other.test/mcp".parse().unwrap();
+    assert_eq!(send(&client, elsewhere).await.status, 404);
+    assert_eq!(echoed(&send(&client, call("alice")).await), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn n2_no_credential_reaches_a_record() {
+    let store = FaultyStore::new();
+    let server = Server::new(Profile::TypeScript);
+    let secret = [
+        ("authorization", "Bearer canary-a"),
+        ("cookie", "session=canary-b"),
+        ("x-api-key", "canary-c"),
+        ("proxy-authorization", "canary-d"),
+    ];
+    let uri = "http://user:canary-e@mcp.test/mcp?token=canary-f";
+    let request = |session: Option<&str>, message: &serde_json::Value| {
+        let mut request = with_headers(post(session, message), &secret);
+        *request.uri_mut() = uri.parse().unwrap();
+        request
+    };
+    let client = mocked(
+        &server,
+        store
+            .layer()
+            .principal(|_| Some(Principal::from("canary-g"))),
+    );
+    let opened = send(&client, request(None, &initialize())).await;
+    let session = opened.session().unwrap().to_owned();
+    settle().await;
+    let unsealed = store.values().await;
+    assert!(
+        !unsealed[0].contains(&session),
+        "the caller's id: {unsealed:?}"
+    );
+    server.restart();
+    assert_eq!(
+        echoed(&send(&client, request(Some(&session), &tool_call(1))).await),
+        1
+    );
+    settle().await;
+
+    let values = store.values().await;
+    assert_eq!(values.len(), 1);
+    assert!(values[0].contains("\"epoch\":1"), "{values:?}");
+    assert!(!values[0].contains("canary"), "{values:?}");
+    assert!(!values[0].contains(&session), "{values:?}");
+}
+
+/// D8, where the epoch's credentials are not known before they have been of use.
+#[tokio::test(start_paused = true)]
+async fn n2_d8_credentials_that_were_of_use_are_those_of_a_restored_epoch() {
+    let store = FaultyStore::new();
+    let scene = live(store.layer()).await;
+    settle().await;
+    let scene = restarted(scene, &store);
+    let own = [("authorization", "Bearer own")];
+    let session = scene.session.clone();
+    scene.server.on({
+        move |seen| {
+            let is_strangers = seen.session() == Some(&*session)
+                && seen.header("authorization") != Some("Bearer own");
+            is_strangers.then(|| reply(404, None, "Session not found"))
+        }
+    });
+    let call = || post(Some(&scene.session), &tool_call(1));
+    assert_eq!(echoed(&scene.send(with_headers(call(), &own)).await), 1);
+    // A stranger with the id does not end the session.
+    let stranger = with_headers(call(), &[("authorization", "Bearer other")]);
+    assert_eq!(scene.send(stranger).await.status, 404);
+    assert_eq!(scene.server.count("initialize"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn n6_a_delete_removes_the_record() {
+    let store = FaultyStore::new();
+    let scene = live(store.layer()).await;
+    settle().await;
+    assert_eq!(store.len(), 1);
+    assert_eq!(scene.send(delete(&scene.session)).await.status, 200);
+    settle().await;
+    assert_eq!(store.len(), 0);
+    // Nobody brings it back.
+    let scene = restarted(scene, &store);
+    assert_eq!(scene.call(1).await.status, 404);
+    assert_eq!(scene.server.count("initialize"), 1);
+}
+
+/// I1: a process that did not see the last recovery ends what that made.
+#[tokio::test(start_paused = true)]
+async fn n6_a_delete_ends_the_session_that_another_process_has_gone_on_to() {
+    let store = FaultyStore::new();
+    let one = live(store.layer()).await;
+    settle().await;
+    let other = Scene {
+        client: mocked(&one.server, store.layer()),
+        server: one.server.clone(),
+        session: one.session.clone(),
+    };
+    assert_eq!(echoed(&other.call(1).await), 1);
+    one.server.restart();
+    assert_eq!(echoed(&other.call(2).await), 2);
+    one.send(delete(&one.session)).await;
+    settle().await;
+    assert!(one.server.live().is_empty());
+    assert_eq!(store.len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn n6_records_expire_unless_they_are_used() {
+    let store = FaultyStore::new();
+    let ttl = Duration::from_secs(24 * 60 * 60);
+    let used = live(store.layer().session_ttl(ttl)).await;
+    let idle = handshake(&used.client).await;
+    settle().await;
+    assert_eq!(store.len(), 2);
+    for hour in 0..48 {
+        tokio::time::sleep(Duration::from_secs(60 * 60)).await;
+        assert_eq!(echoed(&used.call(hour).await), hour);
+    }
+    settle().await;
+    assert_eq!(store.len(), 1);
+    used.server.restart();
+    let client = mocked(&used.server, store.layer());
+    let call = |session: &str| post(Some(session), &tool_call(1));
+    assert_eq!(echoed(&send(&client, call(&used.session)).await), 1);
+    assert_eq!(send(&client, call(&idle)).await.status, 404);
+}
+
+/// I2.
+#[tokio::test(start_paused = true)]
+async fn n1_what_the_table_has_no_room_for_is_found_in_the_store() {
+    let store = FaultyStore::new();
+    let server = Server::new(Profile::TypeScript);
+    let client = mocked(&server, store.layer().max_sessions(1));
+    let mut sessions = Vec::new();
+    for _ in 0..3 {
+        sessions.push(handshake(&client).await);
+        settle().await;
+    }
+    server.restart();
+    for round in 0..2 {
+        for session in &sessions {
+            let answer = send(&client, post(Some(session), &tool_call(round))).await;
+            assert_eq!(echoed(&answer), round);
+            settle().await;
+        }
+    }
+    assert_eq!(server.live().len(), 3);
+    assert_eq!(server.count("DELETE"), 0);
+}
