@@ -4,13 +4,12 @@
 //! without the layer is taken off.
 
 use std::{
-    alloc::{GlobalAlloc, Layout, System},
     convert::Infallible,
     future::{Future, Ready, pending, ready},
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicIsize, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Waker},
 };
@@ -23,30 +22,9 @@ use mcp_session_recovery::SessionRecoveryLayer;
 use testing::benching::*;
 use tower::{Layer, service_fn};
 
-struct Counting;
-
-static HELD: AtomicIsize = AtomicIsize::new(0);
-
-fn count(bytes: isize) {
-    HELD.fetch_add(bytes, Relaxed);
-}
-
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as isize);
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        count(-(layout.size() as isize));
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count(size as isize - layout.size() as isize);
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
+#[path = "support/counting.rs"]
+mod counting;
+use counting::{Counting, held};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -68,9 +46,9 @@ fn main() {
 /// What is held by so many of what `make` makes, for each of them.
 fn each<T>(many: usize, mut make: impl FnMut() -> T) -> isize {
     let mut kept = Vec::with_capacity(many);
-    let before = HELD.load(Relaxed);
+    let before = held();
     kept.extend((0..many).map(|_| make()));
-    (HELD.load(Relaxed) - before) / many as isize
+    (held() - before) / many as isize
 }
 
 /// Polls a future once, which has to be enough.
@@ -290,10 +268,10 @@ async fn soak() {
             }
         }
         if n == first {
-            after_first = HELD.load(Relaxed);
+            after_first = held();
         }
     }
-    let grown = HELD.load(Relaxed) - after_first;
+    let grown = held() - after_first;
     let losses = server.sessions.load(Relaxed) / 2;
     println!(
         "\nA soak of {many} requests with {losses} losses holds {grown} bytes more than after the first {first}."
