@@ -77,6 +77,98 @@
 //! to a session through [`SessionRecoveryLayer::on_recovery`] ([`RecoveryEvent`]) and a `tracing`
 //! span named `session_recovery`.
 //!
+//! # In a gateway
+//!
+//! A client process that talks for one user needs nothing of this. **If requests of several users
+//! pass through one layer, tell it whose each request is.** A session is something that its user
+//! owns, and the layer acts for whoever presents its id: it makes handshakes, sets subscriptions
+//! again, reopens streams. Without a [`principal`](SessionRecoveryLayer::principal) all requests
+//! through a layer are one user's, and the id is all that it takes.
+//!
+//! ```
+//! use mcp_session_recovery::{Principal, SessionRecoveryLayer};
+//!
+//! /// What an authentication layer above has found out and put into the request's extensions.
+//! #[derive(Clone)]
+//! struct User {
+//!     id: String,
+//! }
+//!
+//! let layer = SessionRecoveryLayer::new()
+//!     .principal(|request| Some(Principal::from(request.extensions.get::<User>()?.id.as_str())));
+//! # let _ = layer;
+//! ```
+//!
+//! The principal is part of a session's key. An id that another principal presents is an id that the
+//! layer does not know: the request goes to the server as it came, and the caller gets what the
+//! server says to it, at every moment of the session's life. Nobody learns from that whether there is
+//! such a session.
+//!
+//! - **Take it from what has been verified**, an extension that an authentication layer has set. A
+//!   header is good enough only where something in front of the gateway sets it and removes the
+//!   caller's.
+//! - **It stays the same when a token is refreshed.** The subject of a token is a principal, the token
+//!   is not: with the token for a principal, each refresh would lose the session.
+//! - **`None` is a principal, too**: that of all requests that have none. Refuse them above the layer
+//!   if there should be none.
+//! - **The layer goes below the authentication of your users and above authentication to the server.**
+//!   It has to see whose a request is, and its own requests have to get the credentials that the
+//!   server wants of that user. They carry the extensions of the request that triggered them.
+//!
+//! What the layer does for its part, with principals or without:
+//!
+//! - A handshake has the credentials of the request that found the session expired, and nobody
+//!   else's. What was recorded is sent to ask, with a `ping`, whether a session lives that a request
+//!   with another `authorization` was answered 404 in: somebody else's token ends no session. A
+//!   deployment that tells users apart by other headers alone, or below the layer, needs principals.
+//! - A 401 or 403 to a handshake goes to those who came with the same `authorization`. The others may
+//!   try with theirs.
+//! - Servers that count their sessions, and have been restarted, hand out one caller's id to another.
+//!   The layer finds that out from its own table: the one who had it is recovered before its next
+//!   request is sent, and a new caller is given another id where somebody still goes by that one.
+//! - No caller and no server pushes out the sessions of another: what is over
+//!   [`max_sessions`](SessionRecoveryLayer::max_sessions) or
+//!   [`max_sessions_bytes`](SessionRecoveryLayer::max_sessions_bytes) goes at the cost of whoever
+//!   holds most.
+//!
+//! `examples/gateway.rs` is a whole one: axum in front, many users, hyper behind.
+//! [`docs/SECURITY.md`] tells what malicious callers and servers can try, and the tests that show
+//! what comes of it.
+//!
+//! [`docs/SECURITY.md`]: https://github.com/mcp-session-recovery/mcp-session-recovery/blob/main/docs/SECURITY.md
+//!
+//! # Behind a load balancer
+//!
+//! A session lives in one replica of a server, unless the server keeps its sessions in something that
+//! all replicas share. So a balancer has to bring all requests of a session to the same replica. When
+//! that replica goes away, the session has expired, and the recovery makes one on another: all of its
+//! requests, and all that follow, have to go to that one.
+//!
+//! | what ties a session to its replica | works | because |
+//! |---|---|---|
+//! | a cookie (ingress-nginx, AWS ALB, HAProxy, Envoy), and callers that keep cookies | yes | what the handshake's answers set goes with the rest of the recovery and with the replay, takes the place of the stale cookie in what follows, and reaches the caller's cookie jar with the answer |
+//! | the same, and callers that keep none (reqwest and Node's `fetch` as they come), nor a layer below | no | nobody brings the cookie back, with or without this layer. Put a cookie jar below it or above |
+//! | a hash of `Mcp-Session-Id` (nginx `hash $http_mcp_session_id consistent`, Envoy's ring hash) | if the hash of an id leads to the replica that made it | an `initialize` has no id, so its replica is chosen before there is one. Some servers make ids that lead back to them, most do not |
+//! | the connection (a balancer of layer 4, a Kubernetes service) | with one connection | hold the pool to one: hyper-util's `pool_max_idle_per_host(1)` with a concurrency limit of 1, or HTTP/2. In HTTP/1 a listening stream takes a connection of its own |
+//! | the client's address | yes | a recovery changes nothing about it; but all callers of a gateway share a replica |
+//! | nothing (round robin) | **no** | see below |
+//! | sessions in a database that the replicas share | yes | any replica will do |
+//!
+//! Without affinity `initialize` reaches one replica and `notifications/initialized` another, which
+//! has never heard of the session. It works by chance, whether there is a recovery layer or not. With
+//! it, this is how it shows:
+//!
+//! - The caller gets its 404, with [`Outcome::Failed`] and [`Failure::NotAccepted`] of 404 or 400 in
+//!   its extensions, and [`RecoveryEvent::result`] says the same. That, again and again, means missing
+//!   affinity and hardly anything else.
+//! - Or the handshake succeeds and the replay meets an expired session: [`Outcome::Replayed`] on a
+//!   404. It counts as an attempt without use, and the
+//!   [pauses](SessionRecoveryLayer::recovery_pause) grow.
+//!
+//! The layer does not try until it is lucky: each attempt would leave a session on some replica, and
+//! the next request would land on another one. A caller that sends no cookies is given none; only the
+//! layer's own requests in a recovery carry what that recovery's answers have set.
+//!
 //! # Where to put it in a stack
 //!
 //! The layer sends its own requests (`initialize`, `notifications/initialized`, `ping`, what

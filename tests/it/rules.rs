@@ -61,6 +61,22 @@ fn every_rule_that_is_cited_exists() {
 }
 
 #[test]
+fn every_test_that_the_table_of_threats_names_exists() {
+    let page = fs::read_to_string(root().join("docs/SECURITY.md")).expect("the table of threats");
+    let sources: String = files().into_iter().map(|file| file.text).collect();
+    let mut named = 0;
+    for name in page.split('`').skip(1).step_by(2) {
+        if Rule::parse(&name.split('_').next().unwrap_or_default().to_uppercase()).is_some()
+            && name.contains('_')
+        {
+            named += 1;
+            assert!(sources.contains(&format!("fn {name}(")), "no test {name}");
+        }
+    }
+    assert!(named > 50, "{named} of them");
+}
+
+#[test]
 fn every_rule_that_is_built_is_cited_by_a_test() {
     let (mut tested, mut named) = (BTreeSet::new(), BTreeSet::new());
     for file in files() {
@@ -144,6 +160,7 @@ fn rules() -> BTreeMap<Rule, bool> {
 /// What a file cites.
 struct File {
     name: String,
+    text: String,
     /// In its comments, or anywhere in a document.
     cited: BTreeSet<Rule>,
     /// By functions that are named after rules.
@@ -155,6 +172,7 @@ impl File {
         let is_document = name.ends_with(".md");
         let mut file = Self {
             name,
+            text: text.to_owned(),
             cited: BTreeSet::new(),
             named: BTreeSet::new(),
         };
@@ -243,7 +261,8 @@ fn root() -> &'static Path {
 
 fn files() -> Vec<File> {
     let mut folders: Vec<PathBuf> = FOLDERS.iter().map(|folder| root().join(folder)).collect();
-    let mut paths = vec![root().join("docs/RULES.md"), root().join("CONTRIBUTING.md")];
+    let documents = ["docs/RULES.md", "docs/SECURITY.md", "CONTRIBUTING.md"];
+    let mut paths = documents.map(|name| root().join(name)).to_vec();
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).into_iter().flatten() {
             let path = entry.unwrap().path();

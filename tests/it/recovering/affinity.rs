@@ -452,3 +452,34 @@ async fn e11_a_cookie_that_the_handshake_takes_back_is_not_sent() {
         assert_eq!(answer.header("set-cookie"), Some(removal));
     }
 }
+
+/// E11, A5: where the session is known to have expired before its request is sent, the request that
+/// waits for the recovery it has started is told of the cookies.
+#[tokio::test(start_paused = true)]
+async fn e11_who_starts_a_recovery_before_it_is_sent_is_told_as_well() {
+    use testing::whose::*;
+    let server = Server::new(Profile::TypeScriptJson);
+    server.set_ids(Ids::Counting);
+    let client = client(&server, SessionRecoveryLayer::new());
+    let ada = User::connect(&client, "Ada").await;
+    let bob = User::connect(&client, "Bob").await;
+    server.restart();
+    bob.call(1).await;
+    let behind = server.clone();
+    server.on(move |seen| {
+        (seen.what() == "initialize").then(|| {
+            let mut reply = behind.default_answer(seen);
+            let set = "route=b".parse().unwrap();
+            reply.headers_mut().insert("set-cookie", set);
+            reply
+        })
+    });
+    let mut request = post(Some(&ada.session), &tool_call(2));
+    let cookie = "route=a".parse().unwrap();
+    request.headers_mut().insert("cookie", cookie);
+    let answer = ada.send(request).await;
+    assert_eq!(answer.outcome(), Some(Outcome::Waited));
+    assert_eq!(answer.header("set-cookie"), Some("route=b"));
+    let sent = server.last("tools/call");
+    assert_eq!(sent.header("cookie"), Some("route=b"));
+}
