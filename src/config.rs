@@ -20,6 +20,7 @@ use crate::{
 /// The knobs of [`SessionRecoveryLayer`](crate::SessionRecoveryLayer), where each is explained.
 #[derive(Clone)]
 pub(crate) struct Config {
+    pub(crate) enabled: bool,
     pub(crate) reinitialize: bool,
     pub(crate) classify: Arc<dyn Classify>,
     pub(crate) replay_when: Option<ReplayWhen>,

@@ -40,6 +40,7 @@ impl SessionRecoveryLayer {
     pub fn new() -> Self {
         Self {
             config: Config {
+                enabled: true,
                 reinitialize: true,
                 classify: Arc::new(Compatible),
                 replay_when: None,
@@ -73,6 +74,16 @@ impl SessionRecoveryLayer {
             },
             sessions: None,
         }
+    }
+
+    /// Whether the layer does anything at all. Default: `true`.
+    ///
+    /// With `false` every request passes as through no layer. It is a switch for a configuration
+    /// file; `option_layer` would make another type of response.
+    #[must_use]
+    pub fn enabled(mut self, enabled: bool) -> Self {
+        self.config.enabled = enabled;
+        self
     }
 
     /// Whether an expired session is initialized again. Default: `true`.

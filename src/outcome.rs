@@ -19,14 +19,14 @@ use crate::mcp::Changes;
 /// }
 /// # assert!(!was_replayed(&http::Response::new(())));
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Recovery {
     outcome: Outcome,
     epoch: u64,
 }
 
 /// What happened to a request that met a dead session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Outcome {
     /// The session was recovered and the request sent again; this is the answer to that.
@@ -54,7 +54,7 @@ pub enum Outcome {
 }
 
 /// Why a request was not sent again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Refusal {
     /// It is a JSON-RPC response, or a batch with one: it answers a question of the dead session.
@@ -71,7 +71,7 @@ pub enum Refusal {
 /// Why a session was not recovered.
 ///
 /// Says the kind of the failure and never holds what a server or a transport said.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Failure {
     /// The handshake was answered 401 or 403. The caller gets that answer, challenge and all.
@@ -127,6 +127,72 @@ impl fmt::Display for Failure {
 }
 
 impl Error for Failure {}
+
+impl Failure {
+    /// A stable name in lower case, for the labels of metrics: `"denied"`, `"timed_out"`.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Denied(_) => "denied",
+            Self::Refused(_) => "refused",
+            Self::Rpc(_) => "rpc",
+            Self::Malformed => "malformed",
+            Self::Truncated => "truncated",
+            Self::NotAccepted(_) => "not_accepted",
+            Self::Transport => "transport",
+            Self::TimedOut => "timed_out",
+            Self::Paused => "paused",
+            Self::Forgotten => "forgotten",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+impl Outcome {
+    /// A stable name in lower case, for the labels of metrics: `"replayed"`, `"not_replayed"`.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Replayed => "replayed",
+            Self::Waited => "waited",
+            Self::Initialized => "initialized",
+            Self::NotReplayed(_) => "not_replayed",
+            Self::AnswerLost => "answer_lost",
+            Self::Detected => "detected",
+            Self::NotRecorded => "not_recorded",
+            Self::Failed(_) => "failed",
+        }
+    }
+}
+
+/// The name of [`as_str`](Outcome::as_str), and after a colon why, where there is a reason.
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())?;
+        match self {
+            Self::NotReplayed(refusal) => write!(f, ": {refusal}"),
+            Self::Failed(failure) => write!(f, ": {}", failure.as_str()),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Refusal {
+    /// A stable name in lower case, for the labels of metrics: `"response"`, `"replay_when"`.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Response => "response",
+            Self::BodyNotBuffered => "body_not_buffered",
+            Self::ReplayWhen => "replay_when",
+            Self::LastEventId => "last_event_id",
+        }
+    }
+}
+
+/// The name of [`as_str`](Refusal::as_str).
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
 
 impl Recovery {
     pub(crate) fn new(outcome: Outcome, epoch: u64) -> Self {
@@ -194,5 +260,29 @@ impl RecoveryEvent {
     /// refused, failed or not kept when restoring state.
     pub fn not_restored(&self) -> &[&'static str] {
         &self.not_restored
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn m1_outcomes_have_stable_names_for_labels_and_logs() {
+        for (outcome, label, shown) in [
+            (Outcome::Replayed, "replayed", "replayed"),
+            (
+                Outcome::NotReplayed(Refusal::ReplayWhen),
+                "not_replayed",
+                "not_replayed: replay_when",
+            ),
+            (
+                Outcome::Failed(Failure::Denied(StatusCode::UNAUTHORIZED)),
+                "failed",
+                "failed: denied",
+            ),
+        ] {
+            assert_eq!((outcome.as_str(), &*outcome.to_string()), (label, shown));
+        }
     }
 }

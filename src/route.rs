@@ -44,7 +44,7 @@ pub(crate) enum Way<S, B: Body> {
 impl Route {
     pub(crate) fn of<S, B>(shared: &Shared<S>, request: &mut Request<B>) -> Self {
         let (session_id, version) = session_headers(request.headers());
-        if session_id.is_none() && !may_initialize(request) {
+        if !shared.config.enabled || (session_id.is_none() && !may_initialize(request)) {
             return Self::Untouched;
         }
         let is_sessionless = version.is_some_and(is_sessionless_version);

@@ -396,3 +396,18 @@ async fn a3_the_same_endpoint_with_another_query_is_the_same_session() {
 
     assert_eq!(answer.outcome(), Some(Outcome::Replayed));
 }
+
+/// A1: a layer that is switched off touches nothing, not even what it would record.
+#[tokio::test]
+async fn a1_a_layer_that_is_switched_off_touches_nothing() {
+    let (server, sessions) = (Server::new(Profile::TypeScript), Sessions::new());
+    let layer = SessionRecoveryLayer::new().sessions(sessions.clone());
+    let client = client(&server, layer.enabled(false));
+    let session = handshake(&client).await;
+    server.restart();
+
+    let answer = send(&client, post(Some(&session), &tool_call(1))).await;
+
+    assert_eq!((answer.status, answer.recovery), (404, None));
+    assert_eq!((server.count("initialize"), sessions.len()), (1, 0));
+}
