@@ -43,7 +43,7 @@ pub(crate) struct Exchange<S, B> {
 }
 
 /// What to do with a request whose body has been collected.
-#[expect(
+#[allow(
     clippy::large_enum_variant,
     reason = "the hot path takes the largest, and does not allocate"
 )]
