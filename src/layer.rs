@@ -172,7 +172,8 @@ impl SessionRecoveryLayer {
         self
     }
 
-    /// The largest `initialize` request, in bytes, that is remembered. Default: 64 KiB.
+    /// The largest `initialize` request, in bytes, that is remembered: its body, and apart from that
+    /// its headers and its URI. Default: 64 KiB.
     ///
     /// A larger one passes, and its session is not recorded: the response says so with
     /// [`Outcome::NotRecorded`](crate::Outcome::NotRecorded).
@@ -194,7 +195,8 @@ impl SessionRecoveryLayer {
         self
     }
 
-    /// How many bytes all sessions together hold, about. Default: 256 MiB.
+    /// How many bytes all sessions together hold, about: what was recorded of them, and what
+    /// subscriptions, event ids and recoveries leave behind. Default: 256 MiB.
     ///
     /// More, and sessions are forgotten as over [`max_sessions`](Self::max_sessions), from where
     /// most bytes are held; the last one stays.
@@ -207,7 +209,9 @@ impl SessionRecoveryLayer {
     /// How many handshakes the layer makes at a time for one endpoint. Default: 64; at least 1.
     ///
     /// A server that restarts has lost all its sessions at once. Those beyond wait for their turn,
-    /// oldest first, within [`recovery_timeout`](Self::recovery_timeout).
+    /// oldest first, within [`recovery_timeout`](Self::recovery_timeout). Who did not get a turn in
+    /// that time may try again at once. Services that share their [`sessions`](Self::sessions) share
+    /// this limit, too, and the first one to use it sets it.
     #[must_use]
     pub fn max_handshakes(mut self, handshakes: usize) -> Self {
         self.config.max_handshakes = handshakes;
@@ -258,7 +262,9 @@ impl SessionRecoveryLayer {
     /// How much of the body of an answer, in bytes, is read to find out whether the session is
     /// dead. Default: 64 KiB.
     ///
-    /// The caller gets all of it, if the answer is its.
+    /// The caller gets all of it, if the answer is its; but where a recovery was tried and failed,
+    /// what came after this much is gone, since it might have held the connection that the recovery
+    /// needs.
     #[must_use]
     pub fn max_error_body_bytes(mut self, bytes: usize) -> Self {
         self.config.max_error_body_bytes = bytes;
@@ -281,7 +287,7 @@ impl SessionRecoveryLayer {
     /// the `first` one, and at the `longest`. Default: 100 ms, doubling to 10 s.
     ///
     /// An attempt is of no use if it failed, or if the new session was found expired before an
-    /// answer proved that it lived. Each pause is twice the one before, until there is a proof: a
+    /// answer proved that it lived. It is measured from the end of the attempt. Each pause is twice the one before, until there is a proof: a
     /// 2xx in the new session, or another answer of the server that is not a refusal to look at the
     /// request (401, 403, 429, 5xx). During a pause 404s pass through.
     #[must_use]

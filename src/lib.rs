@@ -203,6 +203,9 @@
 //!   its answer is lost and that it may have been executed.
 //! - Sessions are remembered in memory: a new process of the client starts with none, unless they
 //!   are kept in a store (below).
+//! - What others can make it hold, send or wait for is bounded. `docs/LIMITS.md` in the repository has
+//!   each bound: what it protects against, its default, its knob, what happens beyond it, and the
+//!   test that reaches it.
 //! - Request bodies over [`max_body_bytes`](SessionRecoveryLayer::max_body_bytes) (1 MiB) are
 //!   streamed and not sent again.
 //! - The request body has to be `Unpin`, as hyper-util's client wants it, too; `Box::pin` makes any

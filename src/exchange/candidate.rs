@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderValue, Response, StatusCode,
+    HeaderMap, HeaderValue, Response, StatusCode, Uri,
     header::{ACCEPT, CONTENT_TYPE},
     request::Parts,
 };
@@ -24,6 +24,8 @@ use crate::{
 /// A POST that may be an `initialize`.
 pub(crate) struct Candidate {
     endpoint: Endpoint,
+    /// If it has a query.
+    uri: Option<Uri>,
     principal: Option<Principal>,
     /// The session whose id the request carries, if any (rule B5).
     renews: Option<Arc<Session>>,
@@ -51,6 +53,7 @@ impl Candidate {
         memchr::memmem::find(&body.data(), b"initialize")?;
         Some(Self {
             endpoint: Endpoint::new(&parts.uri, &parts.headers),
+            uri: parts.uri.query().map(|_| parts.uri.clone()),
             principal,
             renews: None,
             headers: parts.headers.clone(),
@@ -113,6 +116,7 @@ impl Candidate {
             content_type: self.headers.get(CONTENT_TYPE).cloned(),
             // Not a slice of a larger buffer of the caller's.
             body: Bytes::copy_from_slice(&self.body.data()),
+            uri: self.uri.map(Box::new),
             credentials: callers_headers(&self.headers),
         };
         let len = initialize_request.body.len();

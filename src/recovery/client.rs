@@ -116,8 +116,10 @@ where
     /// A client for a session that the caller has made itself.
     pub(super) fn of_initialize(shared: &Arc<Shared<S>>, session: &Session) -> Self {
         let (mut initialize, ()) = Request::new(()).into_parts();
-        initialize.uri = session.endpoint().uri().clone();
-        initialize.headers = session.initialize().credentials.clone();
+        let recorded = session.initialize();
+        let uri = recorded.uri.as_deref();
+        initialize.uri = uri.unwrap_or(session.endpoint().uri()).clone();
+        initialize.headers = recorded.credentials.clone();
         Self::of_trigger(shared, session, &initialize)
     }
 

@@ -106,6 +106,8 @@ where
                     true => leader.fail(error),
                     false => leader.give_up(error),
                 }
+                self.session.recount();
+                super::make_room::<S, B>(&self.shared);
                 Err(failure)
             }
             Ok((next, recovered)) => self.publish(leader, next, recovered),

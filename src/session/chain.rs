@@ -163,6 +163,13 @@ impl Chain {
         snapshot.epoch.as_ref().unwrap_or(&self.first)
     }
 
+    /// What it holds, about, in bytes (rule K10).
+    pub(super) fn bytes(&self) -> usize {
+        let state = self.lock();
+        let error = state.error.as_ref().map_or(0, |error| error.bytes());
+        state.epoch.bytes() + error
+    }
+
     pub(crate) fn current(&self) -> Arc<Epoch> {
         if self.is_first.load(Ordering::Acquire) {
             return self.first.clone();

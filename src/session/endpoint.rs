@@ -19,7 +19,7 @@ pub(crate) struct Endpoint {
 impl Endpoint {
     pub(crate) fn new(uri: &Uri, headers: &HeaderMap) -> Self {
         Self {
-            uri: uri.clone(),
+            uri: without_query(uri).unwrap_or_else(|| uri.clone()),
             hosts: other_hosts(uri, headers).cloned().collect(),
         }
     }
@@ -41,7 +41,7 @@ impl Endpoint {
             && hosts.next().is_none()
     }
 
-    /// The URI, whose query is the query of the first request that came here.
+    /// The URI without a query: that is each caller's own, and may be a secret.
     pub(crate) fn uri(&self) -> &Uri {
         &self.uri
     }
@@ -120,6 +120,14 @@ impl Hash for Endpoint {
 fn same_authority(one: &Uri, other: &Uri) -> bool {
     let (one, other) = (one.authority(), other.authority());
     one.map(Authority::as_str) == other.map(Authority::as_str) || one == other
+}
+
+/// The same URI, if it has a query that can be left out.
+fn without_query(uri: &Uri) -> Option<Uri> {
+    uri.query()?;
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(uri.path().parse().ok()?);
+    Uri::from_parts(parts).ok()
 }
 
 /// The `Host` headers, unless all of them name the URI's own host.

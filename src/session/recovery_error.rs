@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use http::{HeaderValue, Response};
 
+use super::session::headers_bytes;
 use crate::Failure;
 
 /// Why a recovery failed, and what the caller can act on.
@@ -16,6 +17,13 @@ pub(crate) struct RecoveryError {
 }
 
 impl RecoveryError {
+    /// What it holds, about, in bytes (rule K10).
+    pub(super) fn bytes(&self) -> usize {
+        let challenge = self.challenge.as_ref();
+        let challenge = challenge.map_or(0, |it| headers_bytes(it.headers()) + it.body().len());
+        challenge + self.authorization.as_ref().map_or(0, HeaderValue::len)
+    }
+
     /// Whether it says anything to a caller with these credentials: a denial speaks of the ones it
     /// was given alone (rule J1).
     pub(crate) fn concerns(&self, authorization: Option<&HeaderValue>) -> bool {

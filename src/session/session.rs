@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, Uri};
 
 use super::{
     Chain, Endpoint, Epoch, EventLog, Logged, Pauses, Principal, State, StateChange, StreamOrigin,
@@ -40,6 +40,8 @@ pub(crate) struct Key {
 pub(crate) struct Initialize {
     pub(crate) accept: Option<HeaderValue>,
     pub(crate) content_type: Option<HeaderValue>,
+    /// The URI, if it has a query: without that it is the endpoint's.
+    pub(crate) uri: Option<Box<Uri>>,
     pub(crate) body: Bytes,
     /// The headers that say who asked: for rule D8 alone, and never lent to anybody.
     pub(crate) credentials: HeaderMap,
@@ -49,6 +51,8 @@ pub(crate) struct Initialize {
 struct Memory {
     /// Made when first needed, since most sessions need none.
     content: Option<Box<Content>>,
+    /// What the rest of the session takes up, in bytes.
+    other: usize,
     /// How many bytes the session is counted for, and where; nowhere once it is forgotten.
     counted: usize,
     total: Option<Arc<AtomicUsize>>,
@@ -247,12 +251,21 @@ impl Session {
     pub(super) fn count_in(&self, total: &Arc<AtomicUsize>) {
         let mut memory = self.lock_memory();
         memory.total = Some(total.clone());
-        self.count(&mut memory);
+        self.count_other(&mut memory);
     }
 
-    /// The session has moved on: what that left behind counts.
-    pub(super) fn recount(&self) {
-        self.count(&mut self.lock_memory());
+    /// A recovery has ended: what that left behind counts.
+    pub(crate) fn recount(&self) {
+        self.count_other(&mut self.lock_memory());
+    }
+
+    fn count_other(&self, memory: &mut Memory) {
+        memory.other = size_of::<Self>()
+            + self.key.bytes()
+            + self.initialize.bytes()
+            + self.chain.bytes()
+            + OTHER;
+        self.count(memory);
     }
 
     pub(super) fn touch(&self, used: u64) {
@@ -285,12 +298,7 @@ impl Session {
                 + content.accepted.bytes()
                 + content.state.bytes()
         });
-        let counted = size_of::<Self>()
-            + self.key.bytes()
-            + self.initialize.bytes()
-            + self.chain.current().bytes()
-            + OTHER
-            + content;
+        let counted = memory.other + content;
         #[cfg(feature = "store")]
         let counted = counted + memory.synced.as_ref().map_or(0, |synced| synced.bytes());
         if let Some(total) = &memory.total {
@@ -318,7 +326,9 @@ impl Key {
 impl Initialize {
     pub(crate) fn bytes(&self) -> usize {
         let negotiated = [&self.accept, &self.content_type].into_iter().flatten();
+        let uri = self.uri.as_ref().and_then(|uri| uri.path_and_query());
         self.body.len()
+            + uri.map_or(0, |it| it.as_str().len())
             + headers_bytes(&self.credentials)
             + negotiated.map(HeaderValue::len).sum::<usize>()
     }

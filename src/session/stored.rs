@@ -142,6 +142,7 @@ impl Session {
             accept: header(&record.accept),
             content_type: header(&record.content_type),
             body: Bytes::copy_from_slice(record.initialize.get().as_bytes()),
+            uri: None,
             credentials: Default::default(),
         };
         let state = State::of_stored(&record.state, max_subscriptions);

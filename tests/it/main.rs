@@ -81,7 +81,9 @@ mod failing {
 mod limits {
     mod always_ready;
     mod bounds;
+    mod documented;
     mod knobs;
+    mod table;
     mod timeouts;
 }
 

@@ -1,12 +1,20 @@
 //! Which epoch a request belongs to when epochs follow one another (rules D6, E3, E10, C1).
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use mcp_session_recovery::{Failure, Outcome, SessionRecoveryLayer};
 use serde_json::json;
 use testing::mocked::*;
 use testing::*;
 use tokio_test::assert_pending;
+use tower::{Layer, Service};
 
 /// D6: a late 404 of an epoch long gone comes while the next one is being recovered. It waits for
 /// that, and is sent again in what comes of it.
@@ -94,6 +102,83 @@ async fn d6_a_replay_goes_into_the_epoch_that_is_current_when_it_is_sent() {
         );
         assert_eq!(join([other]).await[0].status, 200);
     }
+}
+
+/// A service of which one clone, when it is told so, is not ready before a gate opens.
+#[derive(Clone)]
+struct Held {
+    inner: ServerService,
+    next: Arc<AtomicBool>,
+    open: Arc<AtomicBool>,
+    is_held: bool,
+}
+
+impl Service<Sent> for Held {
+    type Response = Reply;
+    type Error = TestError;
+    type Future = Answering;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TestError>> {
+        self.is_held |= self.next.swap(false, Relaxed);
+        if self.is_held && !self.open.load(Relaxed) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Service::<Sent>::poll_ready(&mut self.inner, cx)
+    }
+
+    fn call(&mut self, request: Sent) -> Answering {
+        self.inner.call(request)
+    }
+}
+
+/// D6: the inner service may take so long to be ready that the epoch has expired in its turn.
+#[tokio::test(start_paused = true)]
+async fn d6_a_replay_that_has_to_wait_for_the_service_goes_into_the_epoch_that_there_is_then() {
+    let server = Server::new(Profile::TypeScript);
+    let (next, open) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicBool::new(false)),
+    );
+    let layer = SessionRecoveryLayer::new().recovery_pause(Duration::ZERO, Duration::ZERO);
+    let client = layer.layer(Held {
+        inner: server.service(),
+        next: next.clone(),
+        open: open.clone(),
+        is_held: false,
+    });
+    let session = handshake(&client).await;
+    server.restart();
+    // Given a call that is to be sent again in epoch 1, but through a service that is not ready,
+    let (hold, mut once) = (next.clone(), true);
+    server.on(move |seen| {
+        if seen.what() == "notifications/initialized" && std::mem::take(&mut once) {
+            hold.store(true, Relaxed);
+        }
+        None
+    });
+    let scene = Scene {
+        server,
+        client,
+        session,
+    };
+    let call = scene.spawn_call(1);
+    settle().await;
+    assert_eq!(
+        (scene.server.count("tools/call"), next.load(Relaxed)),
+        (1, false)
+    );
+
+    // when epoch 1 is lost and recovered meanwhile,
+    scene.server.restart();
+    let other = scene.send(post(Some(&scene.session), &ping(2))).await;
+    assert_eq!(other.recovery.unwrap().epoch(), 2);
+    open.store(true, Relaxed);
+
+    // then the call goes into epoch 2.
+    let answer = join([call]).await.remove(0);
+    assert_eq!((echoed(&answer), answer.recovery.unwrap().epoch()), (1, 2));
+    assert_eq!(scene.server.count("tools/call"), 2);
 }
 
 /// D4: while the epoch is being recovered nobody asks whether it lives.
