@@ -12,11 +12,13 @@
 #[path = "../../examples/proxy/tests/support/program.rs"]
 mod program;
 
+mod balancer;
 mod caller;
 mod clients;
 mod process;
 mod rust;
 mod servers;
+mod users;
 
 /// Not a test: this program as an MCP server or client on rmcp, see [`rust`].
 #[test]

@@ -2,6 +2,7 @@
 
 --json         answers in JSON instead of event streams
 --event-store  primes its event streams with event ids
+--users        wants a bearer token, which is the name of its user; sessions are their users' own
 """
 
 import contextlib
@@ -9,9 +10,13 @@ import contextlib
 import anyio
 from common import COUNTER, Subscribers, memory_event_store, options, serve
 from mcp import types
+from mcp.server.auth.middleware.bearer_auth import BearerAuthBackend, RequireAuthMiddleware
+from mcp.server.auth.provider import AccessToken
 from mcp.server.lowlevel import Server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.authentication import AuthenticationMiddleware
 from starlette.routing import Route
 
 
@@ -24,7 +29,7 @@ class CounterServer(Server):
         return capabilities
 
 
-args = options("json", "event-store")
+args = options("json", "event-store", "users")
 server = CounterServer("py1")
 subscribers = Subscribers()
 levels = {}
@@ -107,4 +112,15 @@ async def lifespan(_app):
         yield
 
 
-serve(Starlette(routes=[Route("/mcp", Endpoint())], lifespan=lifespan), args)
+class Names:
+    """The SDK's `TokenVerifier`."""
+
+    async def verify_token(self, token):
+        return AccessToken(token=token, client_id="interop", scopes=[], subject=token)
+
+
+endpoint, middleware = Endpoint(), []
+if args.users:
+    endpoint = RequireAuthMiddleware(endpoint, required_scopes=[])
+    middleware = [Middleware(AuthenticationMiddleware, backend=BearerAuthBackend(Names()))]
+serve(Starlette(routes=[Route("/mcp", endpoint)], middleware=middleware, lifespan=lifespan), args)
