@@ -1,0 +1,298 @@
+//! What must hold of every request that leaves the layer.
+
+use http::{HeaderMap, HeaderName, Method};
+
+use crate::{
+    account::{Kind, Upstream},
+    plan::Action,
+    server::{Ids, PROTOCOL_VERSION, SESSION_ID, Seen, cookie},
+    world::State,
+};
+
+/// The headers that no caller brings.
+const LAYERS: [&str; 4] = ["accept", "content-type", "content-length", "cookie"];
+
+/// What describes a message or a connection, and not who sends it (rule E5).
+const NOT_IN_HANDSHAKES: [&str; 5] = [
+    "te",
+    "idempotency-key",
+    "last-event-id",
+    "if-none-match",
+    "x-hop",
+];
+
+pub fn check(state: &mut State, seen: &Seen) {
+    let tag = &seen.tag;
+    state.account.counts.arrivals += 1;
+    if !seen.is_layers() {
+        if let Some(serial) = seen.headers.get(SESSION_ID).and_then(|id| {
+            Some(
+                state.hosts[seen.host]
+                    .sessions
+                    .get(id.to_str().ok()?)?
+                    .serial,
+            )
+        }) {
+            let it = &mut state.account.upstreams[serial];
+            it.is_published |= it.lineage == tag.lineage;
+        }
+    }
+    state
+        .account
+        .check(tag.host == seen.host, "never another endpoint", || {
+            format!(
+                "{:?} {} of endpoint {} arrives at {}",
+                tag.kind, tag.number, tag.host, seen.host
+            )
+        });
+    let live = seen.headers.get(SESSION_ID).and_then(|id| {
+        Some(
+            state.hosts[seen.host]
+                .sessions
+                .get(id.to_str().ok()?)?
+                .serial,
+        )
+    });
+    state.account.tell(|| {
+        let layers = if seen.is_layers() { "layer's " } else { "" };
+        let id = seen.header(SESSION_ID);
+        format!(
+            "host {}: {layers}{} {} of {:?} {} of session {:?} with {id:?}, which is {live:?}; {:?}",
+            seen.host, seen.method, seen.rpc_method(), tag.kind, tag.number, tag.lineage,
+            seen.header("authorization"),
+        )
+    });
+    headers(state, seen);
+    if !seen.is_layers() && seen.method != Method::GET {
+        let held = state.account.held.entry(tag.number).or_default();
+        held.sendings += 1;
+        let (sendings, is_response) = (held.sendings, tag.kind == Kind::Act(Action::Response));
+        let most = if is_response { 1 } else { 2 };
+        state
+            .account
+            .check(sendings <= most, "sent again once", || {
+                format!("{:?} {} is sent {sendings} times", tag.kind, tag.number)
+            });
+    }
+    if seen.is_handshake() {
+        let lineage = seen.message["params"]["clientInfo"]["version"].as_str();
+        let lineage = lineage.and_then(|it| it.parse::<usize>().ok());
+        state
+            .account
+            .check(lineage.is_some(), "never another's session", || {
+                "a handshake without a body".into()
+            });
+        let Some(lineage) = lineage else { return };
+        let is_constant = state.hosts[seen.host].ids == Ids::Constant;
+        let is_known = tag
+            .lineage
+            .is_some_and(|of| state.account.lineages[of].is_known);
+        let foreign = (tag.lineage.is_some_and(|of| of != lineage) && is_known && !is_constant)
+            || (state.settings.has_principal
+                && state.account.lineages[lineage].principal != tag.principal);
+        state
+            .account
+            .check(!foreign, "never another's session", || {
+                format!(
+                    "request {} of session {:?} makes a handshake for {lineage}",
+                    tag.number, tag.lineage
+                )
+            });
+        if tag.lineage.is_none() {
+            state.account.lineages[lineage].is_taken = true;
+        }
+        state
+            .account
+            .handshake_begins(lineage, seen.headers.get("authorization"), is_constant);
+        return;
+    }
+    if seen.rpc_method() == "initialize" {
+        return;
+    }
+    session(state, seen);
+}
+
+fn headers(state: &mut State, seen: &Seen) {
+    let tag = &seen.tag;
+    let id = seen.headers.get(SESSION_ID);
+    // A ping may go out with the credentials that the session was made with, and a stream that is
+    // opened anew does (rules D8, G1).
+    let lent = seen.is_ping() || seen.method == Method::GET;
+    let made_with: Vec<HeaderMap> = match lent {
+        true => {
+            let lineages = &state.account.lineages;
+            let is_known = tag
+                .lineage
+                .is_some_and(|lineage| lineages[lineage].is_known);
+            let of = |it: &&Upstream| {
+                let is_own = it.lineage == tag.lineage || !is_known;
+                it.host == seen.host && it.id.as_ref() == id && is_own
+            };
+            state
+                .account
+                .upstreams
+                .iter()
+                .filter(of)
+                .map(|it| it.made_with.clone())
+                .collect()
+        }
+        false => Vec::new(),
+    };
+    let brought = |name: &HeaderName, value| {
+        let brings = |headers: &HeaderMap| headers.get_all(name).iter().any(|it| it == value);
+        brings(&tag.headers) || made_with.iter().any(brings)
+    };
+    let mut wrong = None;
+    for (name, value) in &seen.headers {
+        let own = [SESSION_ID, PROTOCOL_VERSION].contains(&name.as_str())
+            || (seen.is_layers() && LAYERS.contains(&name.as_str()))
+            || name == "cookie";
+        if !own && !brought(name, value) {
+            wrong = Some(format!(
+                "{name}: {value:?} under {:?} {}",
+                tag.kind, tag.number
+            ));
+        }
+        if seen.is_layers() && NOT_IN_HANDSHAKES.contains(&name.as_str()) {
+            wrong = Some(format!("{name} in a request of the layer's own"));
+        }
+    }
+    if let Some(sent) = cookie(&seen.headers, "route") {
+        let mine = cookie(&tag.headers, "route");
+        let is_own = seen.is_layers() || mine.is_some();
+        if mine != Some(sent) && !(is_own && state.hosts[seen.host].has_set(sent)) {
+            wrong = Some(format!("cookie {sent} under {:?} {}", tag.kind, tag.number));
+        }
+    }
+    let user = cookie(&seen.headers, "user").map(str::to_owned);
+    let brings = |headers: &HeaderMap| cookie(headers, "user") == user.as_deref();
+    if user.is_some() && !brings(&tag.headers) && !made_with.iter().any(brings) {
+        wrong = Some(format!("cookie user={user:?}"));
+    }
+    if let Some(wrong) = wrong {
+        state
+            .account
+            .violate("no header that its caller did not bring", wrong);
+    }
+}
+
+/// Whose session a request is sent in.
+fn session(state: &mut State, seen: &Seen) {
+    let tag = &seen.tag;
+    let is_constant = state.hosts[seen.host].ids == Ids::Constant;
+    let id = seen.headers.get(SESSION_ID);
+    let live = id.and_then(|id| state.hosts[seen.host].sessions.get(id.to_str().ok()?));
+    let (serial, version) = match live {
+        Some(session) => (Some(session.serial), Some(session.version())),
+        None => (None, None),
+    };
+    let Some(number) = tag.lineage else {
+        // A stranger. Without a principal, nothing but the server keeps it out.
+        if let (true, Some(serial)) = (state.settings.has_principal, serial) {
+            let owner = state.account.upstreams[serial].lineage;
+            let owner = owner.map(|owner| state.account.lineages[owner].principal);
+            let is_as_sent = id == tag.presented.as_ref();
+            state.account.check(
+                owner == Some(tag.principal) || is_as_sent,
+                "never another's session",
+                || format!("stranger {} in server session {serial}", tag.number),
+            );
+        }
+        return;
+    };
+    // Whose id was handed out again has gone over to its new owner (rule B4).
+    let is_shared = !state.settings.has_principal;
+    let number = match state.account.lineages[number].is_known {
+        true => number,
+        false => {
+            let mut lineages = state.account.lineages.iter();
+            let heir = lineages.position(|it| {
+                it.is_known
+                    && it.host == tag.host
+                    && (is_shared || it.principal == tag.principal)
+                    && it.callers_id == tag.presented
+            });
+            heir.unwrap_or(number)
+        }
+    };
+    let is_known = state.account.lineages[number].is_known;
+    if is_constant || tag.kind == Kind::Initialize {
+        return;
+    }
+    let mine = |serial: usize| state.account.upstreams[serial].lineage == Some(number);
+    match (id, serial) {
+        (Some(id), Some(serial)) if !mine(serial) => {
+            // Until the layer has seen that it was handed out again, it cannot know.
+            if !state.account.upstreams[serial].is_delivered
+                || (crate::skips("B") && !state.account.upstreams[serial].is_published)
+            {
+                return;
+            }
+            // Its recovery failed, and it is sent with its own old id, which is another's by now.
+            let is_old = state
+                .account
+                .upstreams
+                .iter()
+                .any(|it| it.lineage == Some(number) && it.id.as_ref() == Some(id));
+            if crate::skips("E") && is_old {
+                return;
+            }
+            if is_known || tag.presented.as_ref() != Some(id) {
+                let of = state.account.upstreams[serial].lineage;
+                let what = format!(
+                    "{:?} {} ({:?}) of session {number} in server session {serial} of {of:?}",
+                    tag.kind,
+                    tag.number,
+                    seen.rpc_method()
+                );
+                state.account.violate("never another's session", what);
+            }
+        }
+        (Some(_), Some(serial)) => {
+            if let (Some(sent), Some(version)) = (seen.header(PROTOCOL_VERSION), version) {
+                // A recovery that failed may have been given the id that the session had before.
+                let is_half_open = !state.account.upstreams[serial].is_initialized
+                    || (crate::skips("E") && tag.lineage != Some(number));
+                state.account.check(
+                    sent == version || !is_known || is_half_open,
+                    "the session's version",
+                    || format!("{sent} for {version} in {:?} {}", tag.kind, tag.number),
+                );
+            }
+            if !seen.is_layers() || seen.is_ping() {
+                state.account.sent_in(number, serial);
+            }
+        }
+        (Some(id), None) => {
+            let mut all = state.account.upstreams.iter();
+            let last = all.rposition(|it| it.lineage == Some(number) && it.id.as_ref() == Some(id));
+            if last.is_none() && (is_known || tag.presented.as_ref() != Some(id)) {
+                let what = format!(
+                    "{:?} {} of session {number} with an id that is not its own",
+                    tag.kind, tag.number
+                );
+                state.account.violate("never another's session", what);
+            }
+            if let (Some(last), true) = (last, !seen.is_layers() || seen.is_ping()) {
+                state.account.sent_in(number, last);
+            }
+        }
+        (None, _) => {
+            let all = &state.account.upstreams;
+            let last = all
+                .iter()
+                .rposition(|it| it.lineage == Some(number) && it.id.is_none());
+            state
+                .account
+                .check(last.is_some(), "never another's session", || {
+                    format!(
+                        "{:?} {} of session {number} without an id",
+                        tag.kind, tag.number
+                    )
+                });
+            if let Some(last) = last {
+                state.account.sent_in(number, last);
+            }
+        }
+    }
+}
