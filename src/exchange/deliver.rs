@@ -61,8 +61,7 @@ where
             .translate_response(response.headers_mut(), self.session.id());
         match *self.head.method() {
             Method::POST if is_success => {
-                if response.status() == StatusCode::ACCEPTED && !self.summary().requests.is_empty()
-                {
+                if response.status() == StatusCode::ACCEPTED && self.holds_requests() {
                     // Their answers are to come on a listening stream.
                     let epoch = self.epoch().number();
                     self.session.accept(epoch, &self.summary().requests);
@@ -142,6 +141,18 @@ where
         let principal = self.session.principal().cloned();
         let candidate = Candidate::of(&self.head.unpack(), principal, body)?;
         Some(candidate.renewing(&self.session))
+    }
+
+    /// Whether somebody may wait for a response by id. Nearly all that is answered 202 is
+    /// notifications, which is seen without parsing them.
+    fn holds_requests(&self) -> bool {
+        static ID: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"id\""));
+
+        let may_have_id = self.body.as_ref().is_some_and(|body| {
+            let body = body.data();
+            ID.find(&body).is_some() || memchr::memchr(b'\\', &body).is_some()
+        });
+        may_have_id && !self.summary().requests.is_empty()
     }
 
     /// What the answer to a DELETE says of the session (rule I1).

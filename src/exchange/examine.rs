@@ -1,5 +1,7 @@
 //! Reads a verdict out of an answer, and acts on it (rules D1 to D9, J1, J2, J4, J5).
 
+use std::sync::Arc;
+
 use http::{
     Method, Response, StatusCode,
     header::{AUTHORIZATION, CONTENT_LENGTH},
@@ -16,7 +18,7 @@ use crate::{
     http_service::{HttpService, LayerResponse, LayerResult},
     mcp::{HttpAnswer, Verdict},
     recovery::{authorization, ping},
-    session::{RecoveryError, Standing},
+    session::{Epoch, RecoveryError, Standing},
 };
 
 /// Of what the layer may add to a request, one part in so many is for the body of an error: the
@@ -25,6 +27,8 @@ const BODY_PARTS: u32 = 4;
 
 /// An answer that may be about the session, read as far as the limit allows.
 pub(super) struct Examined<R: Body> {
+    /// The epoch whose server gave it.
+    epoch: Option<Arc<Epoch>>,
     head: http::response::Parts,
     body: ReadAhead<R>,
 }
@@ -38,7 +42,11 @@ impl<R: Body> Examined<R> {
         let share = allowance.share(BODY_PARTS);
         // What has been read when the time is up stays read.
         let _ = allowance.spend_at_most(share, fill).await;
-        Self { head, body }
+        Self {
+            epoch: None,
+            head,
+            body,
+        }
     }
 
     /// What the answer says about the session. `same` tells that it was given to the very
@@ -107,6 +115,7 @@ where
         let config = &shared.config;
         let mut allowance = exchange.take_allowance();
         let mut answer = Examined::read(response, config, &mut allowance).await;
+        answer.epoch = Some(exchange.epoch().clone());
         let verdict = exchange.verdict(&answer);
         if let Some(outcome) = exchange.outcome {
             // It was sent again, and is not sent a third time (rule F1).
@@ -284,10 +293,11 @@ where
 
     /// The answer that was read ahead, whole again.
     fn pass(&self, answer: Examined<S::ResBody>) -> LayerResponse<S, B> {
+        let epoch = answer.epoch.as_ref().unwrap_or(self.epoch()).clone();
         let mut response =
             Response::from_parts(answer.head, answer.body).map(ResponseBody::wrapped);
-        self.epoch()
-            .translate_response(response.headers_mut(), self.session.id());
+        // By now the request may be one of a later epoch.
+        epoch.translate_response(response.headers_mut(), self.session.id());
         response
     }
 

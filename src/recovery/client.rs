@@ -211,7 +211,7 @@ where
     /// waits for that, nor for its answer.
     pub(super) fn delete(&self, upstream: &UpstreamSession) {
         let Some(id) = &upstream.id else { return };
-        if !self.shared.sessions.names(&self.endpoint, id) {
+        if !self.shared.sessions.uses(&self.endpoint, id) {
             let request = self.request(Method::DELETE, upstream, Bytes::new());
             let shared = self.shared.clone();
             in_background(self.shared.config.recovery_timeout, async move {

@@ -253,9 +253,16 @@ impl Sessions {
         holders.iter().any(|holder| !Arc::ptr_eq(holder, session))
     }
 
-    /// Whether a recorded session has this id upstream: then it is not to be ended (rule I3).
+    /// Whether a recorded session has this id upstream.
     pub(crate) fn names(&self, endpoint: &Endpoint, id: &HeaderValue) -> bool {
         !self.read().holders(endpoint, id).is_empty()
+    }
+
+    /// Whether a recorded session uses this id upstream, so that it is not to be ended (rule I3). One
+    /// that has expired, or is being recovered, uses it no longer.
+    pub(crate) fn uses(&self, endpoint: &Endpoint, id: &HeaderValue) -> bool {
+        let holders = self.read().holders(endpoint, id);
+        holders.iter().any(|holder| holder.chain().snapshot().1)
     }
 
     /// Forgets a session, unless it has been replaced already.

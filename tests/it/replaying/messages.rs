@@ -385,3 +385,40 @@ async fn f6_nothing_is_sent_again_after_a_transport_error_or_a_truncated_answer(
         }
     }
 }
+
+/// C2, F2: an answer that is given back after the session has moved on is translated by the epoch
+/// that it was given in.
+#[tokio::test(start_paused = true)]
+async fn c2_an_answer_that_is_given_back_shows_no_id_but_the_callers() {
+    let server = Server::new(Profile::Python1);
+    let client = mocked(&server, SessionRecoveryLayer::new());
+    let session = handshake(&client).await;
+    server.restart();
+    assert_eq!(
+        send(&client, post(Some(&session), &tool_call(1)))
+            .await
+            .status,
+        200
+    );
+    let upstream = server.last("tools/call").session().unwrap().to_owned();
+    server.restart();
+    // A server that says in its 404 which session it does not know.
+    let unknown = upstream.clone();
+    server.on(move |seen| {
+        (seen.session() == Some(&*unknown)).then(|| {
+            let mut reply = reply(404, None, "Session not found");
+            let id = unknown.parse().unwrap();
+            reply.headers_mut().insert(SESSION_ID, id);
+            reply
+        })
+    });
+    let result = json!({"jsonrpc": "2.0", "id": 7, "result": {}});
+
+    let answer = send(&client, post(Some(&session), &result)).await;
+
+    assert_eq!(
+        (answer.status, answer.outcome()),
+        (404, refused(Refusal::Response))
+    );
+    assert_eq!(answer.session(), Some(&*session));
+}
