@@ -301,6 +301,11 @@ impl Chain {
         }
     }
 
+    /// Whether the current epoch is known to have expired without any request having met that.
+    pub(super) fn is_expired(&self) -> bool {
+        self.lock().expired
+    }
+
     /// The current epoch is known to have expired: a server handed out its id again (rule A5).
     pub(super) fn expire(&self) {
         self.lock().expired = true;

@@ -259,10 +259,10 @@ impl Sessions {
     }
 
     /// Whether a recorded session uses this id upstream, so that it is not to be ended (rule I3). One
-    /// that has expired, or is being recovered, uses it no longer.
+    /// that is known to have expired uses it no longer.
     pub(crate) fn uses(&self, endpoint: &Endpoint, id: &HeaderValue) -> bool {
         let holders = self.read().holders(endpoint, id);
-        holders.iter().any(|holder| holder.chain().snapshot().1)
+        holders.iter().any(|holder| !holder.chain().is_expired())
     }
 
     /// Forgets a session, unless it has been replaced already.

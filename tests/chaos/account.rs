@@ -133,6 +133,8 @@ pub struct Account {
     pub calls: HashMap<u64, Call>,
     pub held: HashMap<u64, Held>,
     pub lied: HashSet<u64>,
+    /// Records that may have been kept although their callers have deleted them.
+    pub uncertain: usize,
     pub last_tag: u64,
     pub last_key: u64,
     pub counts: Counts,
@@ -174,6 +176,7 @@ impl Account {
             calls: HashMap::new(),
             held: HashMap::new(),
             lied: HashSet::new(),
+            uncertain: 0,
             last_tag: 0,
             last_key: 0,
             counts: Counts::default(),

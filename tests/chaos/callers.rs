@@ -163,7 +163,7 @@ impl Caller {
         // With an id that the layer does not know, it is none of the layer's business (rule A1).
         let is_touched = old
             .as_ref()
-            .is_none_or(|(old, id)| id.is_none() || self.is_known(*old));
+            .is_none_or(|(_, id)| id.is_none() || self.is_on_record(id));
         let session = self
             .handshake(random, lineage, old.and_then(|(_, id)| id), is_touched)
             .await;
@@ -293,6 +293,8 @@ impl Caller {
         let status = outcomes.answer.map(|answer| answer.status().as_u16());
         let mut state = self.world.state();
         let is_shared = !state.settings.has_principal;
+        // A 404 may be about credentials, which are others by now: then it is kept (rule D8).
+        state.account.uncertain += usize::from(status == Some(404));
         let lineages = &mut state.account.lineages;
         if matches!(status, Some(200..300 | 404)) {
             // The record may have gone over to whom the id was handed out again.
@@ -325,6 +327,9 @@ impl Caller {
         let body =
             json!({"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": {"key": key}});
         let mut outgoing = Outgoing::post(Kind::Act(Action::Stranger), None, body);
+        if random.chance(30) {
+            outgoing = Outgoing::get(Kind::Act(Action::Stranger), None);
+        }
         outgoing.of(&theirs);
         outgoing.lineage = None;
         let answer = self.send(random, outgoing).await.answer;
@@ -799,6 +804,18 @@ impl Caller {
 
     fn is_constant(&self) -> bool {
         self.world.state().hosts[self.host].ids == Ids::Constant
+    }
+
+    /// Whether the layer knows this id, whosever it is.
+    fn is_on_record(&self, id: &Option<HeaderValue>) -> bool {
+        let state = self.world.state();
+        let is_shared = !state.settings.has_principal;
+        state.account.lineages.iter().any(|it| {
+            it.is_known
+                && it.host == self.host
+                && (is_shared || it.principal == self.principal)
+                && it.callers_id == *id
+        })
     }
 
     fn is_known(&self, lineage: usize) -> bool {
