@@ -122,6 +122,14 @@ where
                         break;
                     }
                 }
+                // The server has given its id to somebody else (rule A5): the stream ends, and the
+                // caller's own next request recovers the session.
+                if epoch
+                    .id()
+                    .is_some_and(|id| shared.sessions.is_anothers(&session, id))
+                {
+                    return None;
+                }
                 let sending = shared.inner.send(get(head.unpack(), &epoch));
                 if let Ok(Ok(response)) = timeout(patience, sending).await {
                     let streams = is_event_stream(response.headers());
