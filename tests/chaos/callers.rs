@@ -170,7 +170,7 @@ impl Caller {
         let mut memory = self.memory();
         memory.is_initializing = false;
         let abandoned = match session {
-            Some(session) => std::mem::replace(&mut memory.session, Some(session)),
+            Some(session) => memory.session.replace(session),
             None => None,
         };
         drop(memory);

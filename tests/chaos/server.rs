@@ -160,9 +160,9 @@ impl Seen {
 
     /// What the layer sends on its own account. No caller says how long its message is.
     pub fn is_layers(&self) -> bool {
-        match &self.method {
-            &Method::DELETE => self.tag.kind != Kind::Act(Action::Delete),
-            &Method::GET => false,
+        match self.method {
+            Method::DELETE => self.tag.kind != Kind::Act(Action::Delete),
+            Method::GET => false,
             _ => self.headers.contains_key(header::CONTENT_LENGTH),
         }
     }
