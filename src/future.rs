@@ -16,7 +16,7 @@ use pin_project_lite::pin_project;
 use crate::{
     body::{Collect, RequestBody, ResponseBody},
     config::Shared,
-    exchange::{Answered, Candidate, Exchange, InFlight, Prepared, examine, send_first},
+    exchange::{Answered, Candidate, Exchange, InFlight, Prepared, examine, send_anew, send_first},
     http_service::{HttpService, LayerResult},
     route::{Route, Way},
 };
@@ -147,6 +147,7 @@ where
                 StateProj::InFlight { in_flight } => match ready!(in_flight.poll(cx)) {
                     Answered::Done(result) => return Poll::Ready(result),
                     Answered::Suspicious(exchange, response) => examining(exchange, response),
+                    Answered::LeftBehind(exchange) => Box::pin(send_anew(exchange)),
                 },
                 StateProj::Cold { cold } => return cold.as_mut().poll(cx),
                 StateProj::Answer { response } => {

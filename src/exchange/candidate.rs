@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderValue, Response, StatusCode, Uri,
+    Extensions, HeaderMap, HeaderValue, Response, StatusCode, Uri,
     header::{ACCEPT, CONTENT_TYPE},
     request::Parts,
 };
@@ -30,6 +30,7 @@ pub(crate) struct Candidate {
     /// The session whose id the request carries, if any (rule B5).
     renews: Option<Arc<Session>>,
     headers: HeaderMap,
+    extensions: Extensions,
     body: BufferedBody,
 }
 
@@ -57,6 +58,7 @@ impl Candidate {
             principal,
             renews: None,
             headers: parts.headers.clone(),
+            extensions: parts.extensions.clone(),
             body: body.clone(),
         })
     }
@@ -118,6 +120,7 @@ impl Candidate {
             body: Bytes::copy_from_slice(&self.body.data()),
             uri: self.uri.map(Box::new),
             credentials: callers_headers(&self.headers),
+            extensions: self.extensions,
         };
         let len = initialize_request.body.len();
         // Its headers take up no more than that again.

@@ -238,6 +238,9 @@ where
             Standing::Expired => return true,
             Standing::Paused => return false,
         }
+        if self.is_taken() {
+            return true;
+        }
         if self.has_epochs_credentials() {
             return self.ask_as(&own, answered, allowance).await == Some(true);
         }
@@ -247,10 +250,18 @@ where
             .credentials(self.epoch())
             .cloned()
             .unwrap_or_default();
-        if let Some(handshake) = self.epoch().handshake() {
-            epochs.uri = handshake.uri.clone();
-            epochs.version = handshake.version;
-            epochs.extensions = handshake.extensions.clone();
+        match self.epoch().handshake() {
+            Some(handshake) => {
+                epochs.uri = handshake.uri.clone();
+                epochs.version = handshake.version;
+                epochs.extensions = handshake.extensions.clone();
+            }
+            None => {
+                let initialize = self.session.initialize();
+                let uri = initialize.uri.as_deref();
+                epochs.uri = uri.unwrap_or(self.session.endpoint().uri()).clone();
+                epochs.extensions = initialize.extensions.clone();
+            }
         }
         match self.ask_as(&epochs, answered, allowance).await {
             Some(expired) => expired,

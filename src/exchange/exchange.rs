@@ -158,8 +158,8 @@ where
     /// Whether the id that the request's epoch had upstream is another caller's by now, so that the
     /// request must not be sent (rule A5).
     pub(super) fn is_taken(&self) -> bool {
-        let id = self.epoch().id();
-        id.is_some_and(|id| self.shared.sessions.is_anothers(&self.session, id))
+        let sessions = &self.shared.sessions;
+        sessions.is_anothers(&self.session, self.epoch())
     }
 
     /// The body of a request that was made, if it could not be buffered and has to be sent as it is.

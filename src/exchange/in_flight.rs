@@ -4,16 +4,19 @@ use std::{
     future::Future,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use http::{Method, Request, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
 
-use super::{Exchange, examine};
+use super::{Exchange, examine, send_first};
 use crate::{
+    Outcome,
     body::RequestBody,
     http_service::{HttpService, LayerResult},
+    mcp::LAST_EVENT_ID,
     session::OrphanTimer,
 };
 
@@ -40,6 +43,8 @@ pub(crate) enum Answered<S: HttpService<B>, B: Body> {
     Done(LayerResult<S, B>),
     /// The answer may mean that the session has expired.
     Suspicious(Exchange<S, B>, Response<S::ResBody>),
+    /// There is no answer, and the session has moved on.
+    LeftBehind(Exchange<S, B>),
 }
 
 impl<S, B> InFlight<S, B>
@@ -86,6 +91,10 @@ where
             Some(timer) => ready!(timer.poll(cx)),
             None => return Poll::Pending,
         }
+        if *exchange.head.method() == Method::GET {
+            let exchange = this.exchange.take().expect(COMPLETED);
+            return Poll::Ready(Answered::LeftBehind(exchange));
+        }
         if exchange.summary().requests.is_empty() {
             // Nobody waits for it by id: it has all the time it wants.
             this.orphan_timer.set(None);
@@ -112,7 +121,19 @@ where
     match Box::pin(InFlight::new(sending, exchange)).await {
         Answered::Done(result) => result,
         Answered::Suspicious(exchange, response) => Box::pin(examine(exchange, response)).await,
+        Answered::LeftBehind(exchange) => Box::pin(send_anew(exchange)).await,
     }
+}
+
+/// Sends a GET that was left behind without an answer in the epoch that is current now, as its
+/// stream would have moved there (rules G1, G2, G4).
+pub(crate) async fn send_anew<S, B>(mut exchange: Exchange<S, B>) -> LayerResult<S, B>
+where
+    S: HttpService<B>,
+    B: Body<Error: Send> + Send + 'static,
+{
+    exchange.outcome = Some(Outcome::Replayed);
+    send_first(exchange, None).await
 }
 
 impl<S, B> Exchange<S, B>
@@ -121,10 +142,16 @@ where
     B: Body<Error: Send> + Send + 'static,
 {
     /// What tells that the request was left behind in its epoch, if somebody may wait for its
-    /// response by id (rule G6).
+    /// response by id (rule G6), or for its stream (rule G1). Nothing but an answer that is still to
+    /// come is waited for.
     fn orphan_timer(&self) -> Option<OrphanTimer> {
         let config = &self.shared.config;
-        (config.answer_lost_requests && *self.head.method() == Method::POST)
-            .then(|| OrphanTimer::new(self.epoch().clone(), config.orphan_timeout))
+        let timeout = match *self.head.method() {
+            Method::POST if config.answer_lost_requests => config.orphan_timeout,
+            Method::GET if self.head.header(&LAST_EVENT_ID).is_some() => config.orphan_timeout,
+            Method::GET => Duration::ZERO,
+            _ => return None,
+        };
+        Some(OrphanTimer::new(self.epoch().clone(), timeout))
     }
 }

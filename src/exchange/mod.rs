@@ -26,6 +26,6 @@ pub(crate) use self::{
     candidate::Candidate,
     examine::examine,
     exchange::{Exchange, Prepared},
-    in_flight::{Answered, InFlight},
+    in_flight::{Answered, InFlight, send_anew},
     wait::send_first,
 };

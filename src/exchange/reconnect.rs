@@ -122,12 +122,10 @@ where
                         break;
                     }
                 }
-                // The server has given its id to somebody else (rule A5): the stream ends, and the
-                // caller's own next request recovers the session.
-                if epoch
-                    .id()
-                    .is_some_and(|id| shared.sessions.is_anothers(&session, id))
-                {
+                // If the server has given its id to somebody else (rule A5), the stream ends, and the
+                // caller's own next request recovers the session; unless that has ended.
+                let is_forgotten = session.chain().is_forgotten();
+                if is_forgotten || shared.sessions.is_anothers(&session, &epoch) {
                     return None;
                 }
                 let sending = shared.inner.send(get(head.unpack(), &epoch));

@@ -55,6 +55,8 @@ where
             match allowance.spend(flight.ended()).await {
                 None => return Err(Arc::new(Failure::TimedOut.into())),
                 Some(Ok(())) => {}
+                // It failed a while ago, and others have recovered the session since.
+                Some(Err(_)) if self.epoch().is_replaced() => {}
                 // Somebody else's credentials were denied: these may do.
                 Some(Err(error)) if !error.concerns(own.as_ref()) => {
                     denied = Some(error.failure);

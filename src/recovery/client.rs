@@ -120,6 +120,7 @@ where
         let uri = recorded.uri.as_deref();
         initialize.uri = uri.unwrap_or(session.endpoint().uri()).clone();
         initialize.headers = recorded.credentials.clone();
+        initialize.extensions = recorded.extensions.clone();
         Self::of_trigger(shared, session, &initialize)
     }
 

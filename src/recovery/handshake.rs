@@ -1,6 +1,6 @@
 //! `initialize`, its answer, `notifications/initialized` (rules E5 to E8, J1).
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
@@ -15,10 +15,10 @@ use super::{
 use crate::{
     Failure,
     body::ReadAhead,
-    config::Config,
+    config::{Config, Shared},
     http_service::HttpService,
     mcp::{self, Id, InitializeResult, Message, SESSION_ID},
-    session::{Epoch, Initialize, RecoveryError},
+    session::{Assigned, Epoch, RecoveryError, Session},
 };
 
 const INITIALIZED: &[u8] = br#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
@@ -35,12 +35,18 @@ pub(super) struct Established<'a, S: HttpService<B>, B: Body<Error: Send> + Send
 /// whatever goes wrong (rules E7, I3).
 pub(super) struct HalfOpen<'a, S: HttpService<B>, B: Body<Error: Send> + Send + 'static> {
     client: &'a Client<S, B>,
+    session: &'a Arc<Session>,
     upstream: UpstreamSession,
+    assigned: Option<Assigned>,
 }
 
 impl<S: HttpService<B>, B: Body<Error: Send> + Send + 'static> HalfOpen<'_, S, B> {
     pub(super) fn upstream(&self) -> &UpstreamSession {
         &self.upstream
+    }
+
+    pub(super) fn assigned(&self) -> Option<&Assigned> {
+        self.assigned.as_ref()
     }
 
     /// The session will be used: dropping this leaves it alone from now on.
@@ -51,25 +57,34 @@ impl<S: HttpService<B>, B: Body<Error: Send> + Send + 'static> HalfOpen<'_, S, B
 
 impl<S: HttpService<B>, B: Body<Error: Send> + Send + 'static> Drop for HalfOpen<'_, S, B> {
     fn drop(&mut self) {
-        self.client.delete(&self.upstream);
+        // It is nobody's now, unless it is somebody else's.
+        self.assigned = None;
+        let chain = self.session.chain();
+        // By the time a DELETE is there, the next recovery may have been given the same id again.
+        let is_own = chain.current().id() == self.upstream.id.as_ref() && !chain.is_forgotten();
+        if !is_own {
+            self.client.delete(&self.upstream);
+        }
     }
 }
 
 /// Makes a new session, as the caller's `initialize` made the one of `epoch`.
 pub(super) async fn shake_hands<'a, S, B>(
     client: &'a Client<S, B>,
-    initialize: &Initialize,
+    session: &'a Arc<Session>,
     epoch: &Epoch,
-    config: &Config,
+    shared: &Shared<S>,
     deadline: Instant,
 ) -> Result<Established<'a, S, B>, RecoveryError>
 where
     S: HttpService<B>,
     B: Body<Error: Send> + Send + 'static,
 {
+    let config = &shared.config;
+    let initialize = &session.initialize().body;
     let body = match epoch.version() {
-        Some(version) => mcp::propose_version(&initialize.body, version),
-        None => initialize.body.clone(),
+        Some(version) => mcp::propose_version(initialize, version),
+        None => initialize.clone(),
     };
     let id = initialize_id(&body).ok_or(Failure::Malformed)?;
     let response = client.post(&UpstreamSession::default(), body).await?;
@@ -79,25 +94,30 @@ where
     }
 
     let (head, body) = response.into_parts();
-    let mut session = HalfOpen {
+    let assigned = session_id(&head.headers);
+    let mut made = HalfOpen {
         client,
+        session,
+        assigned: assigned
+            .as_ref()
+            .map(|id| shared.sessions.assign(session, id)),
         upstream: UpstreamSession {
-            id: session_id(&head.headers),
+            id: assigned,
             version: None,
         },
     };
     let limit = config.max_initialize_result_bytes;
     let reply = client
-        .reply(session.upstream(), &head.headers, body, &id, limit)
+        .reply(made.upstream(), &head.headers, body, &id, limit)
         .await?;
     let result = match reply {
         Reply::Result(result) => InitializeResult::parse(&result).ok_or(Failure::Malformed)?,
         Reply::Error(code) => return Err(Failure::Rpc(code).into()),
     };
-    session.upstream.version = result.version().or(epoch.version()).cloned();
+    made.upstream.version = result.version().or(epoch.version()).cloned();
 
     let response = client
-        .post(session.upstream(), Bytes::from_static(INITIALIZED))
+        .post(made.upstream(), Bytes::from_static(INITIALIZED))
         .await?;
     // A success says all that matters with its status: there is no waiting for its body.
     let patience = match response.status().is_success() {
@@ -109,7 +129,7 @@ where
         return Err(client.refused(accepted, Failure::NotAccepted));
     }
     Ok(Established {
-        session,
+        session: made,
         result,
         accepted,
     })

@@ -20,13 +20,14 @@ use tracing::Instrument;
 use super::{
     client::{Client, UpstreamSession},
     drain::in_background,
+    handshake::HalfOpen,
     reply::Reply,
 };
 use crate::{
     config::Shared,
     http_service::HttpService,
     mcp::Id,
-    session::{Session, State, StateChange},
+    session::{Assigned, Session, State, StateChange},
 };
 
 /// How many of them are under way at once.
@@ -38,7 +39,7 @@ const MAX_ANSWER: usize = 64 * 1024;
 /// success, be it refused or not answered by the `deadline`.
 pub(super) async fn restore<S, B>(
     client: &Arc<Client<S, B>>,
-    upstream: &UpstreamSession,
+    made: &HalfOpen<'_, S, B>,
     state: State,
     deadline: Instant,
 ) -> Vec<&'static str>
@@ -48,7 +49,10 @@ where
 {
     let not_kept = vec!["resources/subscribe"; state.not_kept()];
     let changes = state.changes_from(&State::default());
-    [not_kept, change(client, upstream, changes, deadline).await].concat()
+    // Whoever has been given its id since is not to be told (rule A5).
+    let is_anothers = || made.assigned().is_some_and(Assigned::is_taken);
+    let told = change(client, made.upstream(), changes, deadline, is_anothers);
+    [not_kept, told.await].concat()
 }
 
 /// Tells the session that is current what an earlier one has accepted since the new one was told
@@ -64,18 +68,22 @@ where
     };
     let client = Arc::new(Client::<S, B>::of_handshake(shared, session, handshake));
     let deadline = shared.config.deadline(Instant::now());
+    let (shared, session) = (shared.clone(), session.clone());
     in_background(shared.config.recovery_timeout, async move {
         let upstream = UpstreamSession::of(&epoch);
-        change(&client, &upstream, changes, deadline).await;
+        let is_anothers = || shared.sessions.is_anothers(&session, &epoch);
+        change(&client, &upstream, changes, deadline, is_anothers).await;
     });
 }
 
-/// Sends changes of state to the session. Gives the method of each that had no success.
+/// Sends changes of state to the session, as long as it is the caller's. Gives the method of each
+/// that had no success.
 async fn change<S, B>(
     client: &Arc<Client<S, B>>,
     upstream: &UpstreamSession,
     changes: Vec<StateChange>,
     deadline: Instant,
+    is_anothers: impl Fn() -> bool,
 ) -> Vec<&'static str>
 where
     S: HttpService<B>,
@@ -88,7 +96,7 @@ where
         if under_way.tasks.len() >= CONCURRENCY {
             not_restored.extend(under_way.next().await.flatten());
         }
-        if Instant::now() >= deadline {
+        if Instant::now() >= deadline || is_anothers() {
             not_restored.push(method);
             continue;
         }

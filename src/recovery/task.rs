@@ -180,13 +180,8 @@ where
         deadline: Instant,
     ) -> Result<(Established<'_, S, B>, Recovered), RecoveryError> {
         let config = &self.shared.config;
-        let handshake = shake_hands(
-            &self.client,
-            self.session.initialize(),
-            expired,
-            config,
-            deadline,
-        );
+        let (client, session) = (&*self.client, &self.session);
+        let handshake = shake_hands(client, session, expired, &self.shared, deadline);
         let established = timeout_at(deadline, handshake)
             .await
             .unwrap_or_else(|_| Err(Failure::TimedOut.into()))?;
@@ -199,11 +194,11 @@ where
         };
         let state = self.session.state();
         if config.restore_state && !state.is_empty() {
-            let upstream = established.session.upstream();
             // Whoever waits has no more time than this: what is not restored must not cost it.
             recovered.restored = state.clone();
             let deadline = deadline - config.recovery_timeout.min(deadline - Instant::now()) / 16;
-            recovered.not_restored = restore(&self.client, upstream, state, deadline).await;
+            recovered.not_restored =
+                restore(&self.client, &established.session, state, deadline).await;
         }
         Ok((established, recovered))
     }
@@ -216,13 +211,14 @@ where
         next: Next<'_, S, B>,
         recovered: Recovered,
     ) -> Result<Recovered, Failure> {
-        let epoch = match &next {
-            Next::Made(epoch, _) => epoch.clone(),
+        let (epoch, assigned) = match &next {
+            Next::Made(epoch, made) => (epoch.clone(), made.assigned()),
             #[cfg(feature = "store")]
-            Next::Adopted(adopted) => adopted.epoch.clone(),
+            Next::Adopted(adopted) => (adopted.epoch.clone(), None),
         };
         self.session.announce(epoch.promised());
-        let published = self.shared.sessions.publish(&self.session, leader, epoch);
+        let sessions = &self.shared.sessions;
+        let published = sessions.publish(&self.session, leader, epoch, assigned);
         if let Err(leader) = published {
             leader.fail(Failure::Forgotten.into());
             #[cfg(feature = "store")]

@@ -216,13 +216,6 @@ impl Chain {
         self.lock().flight.is_some()
     }
 
-    /// Whether the current epoch is known to have expired, because the server gave its id to
-    /// another, and does tell its sessions apart (rule A5).
-    pub(super) fn is_taken(&self) -> bool {
-        let state = self.lock();
-        state.expired && !state.shares
-    }
-
     /// Claims the recovery of the epoch in `seen`, which has expired, for a caller with these
     /// credentials. `patience` is how long the recovery may take; `leads`, whether the request may
     /// start it.
@@ -306,15 +299,24 @@ impl Chain {
         self.lock().expired
     }
 
-    /// The current epoch is known to have expired: a server handed out its id again (rule A5).
+    /// The current epoch is known to have expired: the server gave its id to somebody else
+    /// (rule A5). One that does not tell its sessions apart may be sent it all the same.
     pub(super) fn expire(&self) {
-        self.lock().expired = true;
+        let mut state = self.lock();
+        state.expired = true;
+        if !state.shares {
+            state.epoch.reassign();
+        }
         self.is_first.store(false, Ordering::Release);
     }
 
     /// No recovery shall be published any more (rule I3).
     pub(super) fn forget(&self) {
         self.lock().forgotten = true;
+    }
+
+    pub(crate) fn is_forgotten(&self) -> bool {
+        self.lock().forgotten
     }
 }
 
@@ -370,9 +372,9 @@ impl Leader {
     /// Makes `epoch` the current one and lets everyone go on in it. If the session was forgotten
     /// meanwhile, or the flight was given up, nothing is published and the leader is given back.
     ///
-    /// `collided` says that the epoch shares its upstream session with another caller's, so that
-    /// no answer can prove that it was of use (rule A5).
-    pub(super) fn publish(mut self, epoch: Arc<Epoch>, collided: bool) -> Result<(), Self> {
+    /// `shares` says that the server does not tell the session from another caller's, so that no
+    /// answer can prove that the recovery was of use (rule A5).
+    pub(super) fn publish(mut self, epoch: Arc<Epoch>, shares: bool) -> Result<(), Self> {
         let replaced = {
             let mut state = self.chain.lock();
             if state.forgotten || !state.is_under_way(self.number) {
@@ -385,8 +387,8 @@ impl Leader {
             state.failures = 0;
             state.error = None;
             state.expired = false;
-            state.shares = collided && epoch.id() == state.epoch.id();
-            if collided && epoch.settle() {
+            state.shares = shares;
+            if shares && epoch.settle() {
                 state.pace.useless(self.chain.pauses, now);
             }
             std::mem::replace(&mut state.epoch, epoch)

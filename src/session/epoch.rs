@@ -31,6 +31,8 @@ pub(crate) struct Epoch {
     handshake: Option<Box<Handshake>>,
     replaced: AtomicBool,
     replacement: Arc<Notify>,
+    /// The server has given its id to somebody else (rule A5).
+    reassigned: AtomicBool,
     /// Until an answer shows that it lives, a recovery may have been of no use (rule J4).
     unproven: AtomicU8,
     /// Of the request that first showed that a restored epoch lives: its own credentials are not
@@ -91,6 +93,7 @@ impl Epoch {
             handshake: None,
             replaced: AtomicBool::new(false),
             replacement: Arc::default(),
+            reassigned: AtomicBool::new(false),
             unproven: AtomicU8::new(PROVEN),
             #[cfg(feature = "store")]
             shown_by: OnceLock::new(),
@@ -130,6 +133,7 @@ impl Epoch {
             handshake: Some(Box::new(handshake)),
             replaced: AtomicBool::new(false),
             replacement: Arc::default(),
+            reassigned: AtomicBool::new(false),
             unproven: AtomicU8::new(RECOVERED),
             #[cfg(feature = "store")]
             shown_by: OnceLock::new(),
@@ -153,6 +157,7 @@ impl Epoch {
             handshake: handshake.map(Box::new),
             replaced: AtomicBool::new(false),
             replacement: Arc::default(),
+            reassigned: AtomicBool::new(false),
             shown_by: OnceLock::new(),
         }
     }
@@ -252,6 +257,15 @@ impl Epoch {
     pub(super) fn replace(&self) {
         self.replaced.store(true, Ordering::Release);
         self.replacement.notify_waiters();
+    }
+
+    /// The server has given its id to somebody else, for good.
+    pub(super) fn reassign(&self) {
+        self.reassigned.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_reassigned(&self) -> bool {
+        self.reassigned.load(Ordering::Acquire)
     }
 
     pub(crate) fn is_replaced(&self) -> bool {

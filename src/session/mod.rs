@@ -5,6 +5,7 @@
 
 mod accepted;
 mod affinity;
+mod assigned;
 mod chain;
 mod endpoint;
 mod epoch;
@@ -28,6 +29,7 @@ pub(crate) use self::persistence::{Agreed, Persistence, PersistenceConfig};
 use self::random_id::random_id;
 pub(crate) use self::{
     affinity::Affinity,
+    assigned::Assigned,
     chain::{Chain, Claim, Leader, Snapshot, Standing},
     endpoint::Endpoint,
     epoch::{Epoch, Handshake},

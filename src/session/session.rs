@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Uri};
+use http::{Extensions, HeaderMap, HeaderValue, Uri};
 
 use super::{
     Chain, Endpoint, Epoch, EventLog, Logged, Pauses, Principal, State, StateChange, StreamOrigin,
@@ -45,6 +45,8 @@ pub(crate) struct Initialize {
     pub(crate) body: Bytes,
     /// The headers that say who asked: for rule D8 alone, and never lent to anybody.
     pub(crate) credentials: HeaderMap,
+    /// So may its extensions: a layer below may add credentials that go by them.
+    pub(crate) extensions: Extensions,
 }
 
 #[derive(Default)]

@@ -144,6 +144,7 @@ impl Session {
             body: Bytes::copy_from_slice(record.initialize.get().as_bytes()),
             uri: None,
             credentials: Default::default(),
+            extensions: Default::default(),
         };
         let state = State::of_stored(&record.state, max_subscriptions);
         let synced = Synced {

@@ -6,14 +6,18 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
 use http::{HeaderMap, HeaderValue, Uri};
 use tokio::sync::Semaphore;
 
-use super::{Endpoint, Epoch, Initialize, Key, Leader, Pauses, Principal, Session, random_id};
+use super::{
+    Assigned, Endpoint, Epoch, Initialize, Key, Leader, Pauses, Principal, Session,
+    assigned::{Assignments, HandedOut},
+    random_id,
+};
 
 /// The sessions that a layer has recorded.
 ///
@@ -60,6 +64,8 @@ struct Table {
     by_id: HashMap<HeaderValue, Vec<Entry>>,
     moved: HashMap<HeaderValue, Vec<Arc<Session>>>,
     groups: HashMap<Option<Principal>, HashMap<Arc<Endpoint>, Group>>,
+    assigned: Assignments,
+    handed_out: HandedOut,
     len: usize,
 }
 
@@ -136,6 +142,8 @@ impl Sessions {
         let upstream = key.id.clone();
         let used = self.tick();
         let mut table = self.write();
+        table.handed_out.note(&key.endpoint, &upstream);
+        table.assigned.take(&key.endpoint, &upstream);
         for holder in table.holders(&key.endpoint, &upstream) {
             if renews.is_some_and(|session| Arc::ptr_eq(session, &holder)) {
                 key.id = holder.id().clone();
@@ -175,7 +183,8 @@ impl Sessions {
         }
         let current = session.chain().current();
         if let Some(id) = current.id() {
-            if !table.holders(session.endpoint(), id).is_empty() {
+            table.handed_out.note(session.endpoint(), id);
+            if table.names(session.endpoint(), id) {
                 session.chain().expire();
             }
         }
@@ -217,15 +226,33 @@ impl Sessions {
         evicted
     }
 
+    /// The server has just given this id to a recovery of `session`. Whoever had it, or was about to,
+    /// is known to have lost its session (rule A5): also this one, which is in the new one once that
+    /// is published, and not before.
+    pub(crate) fn assign(&self, session: &Arc<Session>, id: &HeaderValue) -> Assigned {
+        let mut table = self.write();
+        table.handed_out.note(session.endpoint(), id);
+        table.assigned.take(session.endpoint(), id);
+        let taken = table.assigned.insert(session, id);
+        let holders = table.holders(session.endpoint(), id);
+        holders.iter().for_each(|holder| holder.chain().expire());
+        Assigned::new(self.clone(), id.clone(), taken)
+    }
+
+    pub(super) fn unassign(&self, id: &HeaderValue, taken: &Arc<AtomicBool>) {
+        self.write().assigned.remove(id, taken);
+    }
+
     /// Publishes the epoch that a recovery made. Gives the leader back if that is too late.
     ///
     /// Another session whose current epoch has the same id upstream is known to have lost it
-    /// (rule A5).
+    /// (rule A5); or this one has, if the id was given to another since it was `assigned`.
     pub(crate) fn publish(
         &self,
         session: &Arc<Session>,
         leader: Leader,
         epoch: Arc<Epoch>,
+        assigned: Option<&Assigned>,
     ) -> Result<(), Leader> {
         let mut table = self.write();
         let mut others = match epoch.id() {
@@ -234,35 +261,50 @@ impl Sessions {
         };
         others.retain(|other| !Arc::ptr_eq(other, session));
         let before = session.chain().current();
-        leader.publish(epoch.clone(), !others.is_empty())?;
-        others.iter().for_each(|other| other.chain().expire());
+        // If this one had the id before, too, and nobody ever another, the server has one for all.
+        let shares = !others.is_empty()
+            && before.id() == epoch.id()
+            && !table.handed_out.differ(session.endpoint());
+        leader.publish(epoch.clone(), shares)?;
+        match assigned.is_some_and(Assigned::is_taken) && !shares {
+            true => session.chain().expire(),
+            false => others.iter().for_each(|other| other.chain().expire()),
+        }
         table.unlist_moved(session, &before);
         table.list_moved(session, &epoch);
         session.recount();
         Ok(())
     }
 
-    /// Whether what is sent with this id upstream would enter the session of somebody else than
-    /// `session`, which had the id before (rule A5). A server that does not tell its sessions apart
-    /// is not fought.
-    pub(crate) fn is_anothers(&self, session: &Arc<Session>, id: &HeaderValue) -> bool {
-        if session.chain().current().id() == Some(id) {
-            return session.chain().is_taken();
+    /// Whether what is sent in this epoch of `session` would enter the session of somebody else
+    /// (rule A5). A server that does not tell its sessions apart is not fought.
+    pub(crate) fn is_anothers(&self, session: &Arc<Session>, epoch: &Epoch) -> bool {
+        if epoch.is_reassigned() {
+            return true;
         }
-        let holders = self.read().holders(session.endpoint(), id);
-        holders.iter().any(|holder| !Arc::ptr_eq(holder, session))
+        let Some(id) = epoch.id() else { return false };
+        let chain = session.chain();
+        let current = chain.current();
+        if current.id() == Some(id) && !chain.is_forgotten() {
+            return current.is_reassigned();
+        }
+        let table = self.read();
+        let mut holders = table.holders(session.endpoint(), id).into_iter();
+        holders.any(|holder| !Arc::ptr_eq(&holder, session))
+            || table.assigned.is_anothers(session, id)
     }
 
-    /// Whether a recorded session has this id upstream.
+    /// Whether a recorded session has this id upstream, or a recovery of one.
     pub(crate) fn names(&self, endpoint: &Endpoint, id: &HeaderValue) -> bool {
-        !self.read().holders(endpoint, id).is_empty()
+        self.read().names(endpoint, id)
     }
 
     /// Whether a recorded session uses this id upstream, so that it is not to be ended (rule I3). One
     /// that is known to have expired uses it no longer.
     pub(crate) fn uses(&self, endpoint: &Endpoint, id: &HeaderValue) -> bool {
-        let holders = self.read().holders(endpoint, id);
-        holders.iter().any(|holder| !holder.chain().is_expired())
+        let table = self.read();
+        let mut holders = table.holders(endpoint, id).into_iter();
+        holders.any(|holder| !holder.chain().is_expired()) || table.assigned.has(endpoint, id)
     }
 
     /// Forgets a session, unless it has been replaced already.
@@ -325,6 +367,10 @@ impl Table {
             .collect()
     }
 
+    fn names(&self, endpoint: &Endpoint, id: &HeaderValue) -> bool {
+        !self.holders(endpoint, id).is_empty() || self.assigned.has(endpoint, id)
+    }
+
     fn insert(&mut self, session: &Arc<Session>, used: u64) {
         let entry = Entry {
             session: session.clone(),
@@ -335,6 +381,7 @@ impl Table {
         entries.or_insert_with(|| Vec::with_capacity(1)).push(entry);
         self.list_moved(session, &session.chain().current());
         self.group(session).insert(used, session.clone());
+        self.handed_out.inserted(session);
         self.len += 1;
     }
 
@@ -353,6 +400,7 @@ impl Table {
         self.unlist_moved(session, &session.chain().current());
         self.group(session).remove(&entry.use_known);
         self.drop_empty_group(session);
+        self.handed_out.removed(session);
         self.len -= 1;
         session.forget();
     }

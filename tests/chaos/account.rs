@@ -60,6 +60,8 @@ pub struct Lineage {
     pub is_ending: bool,
     /// Its caller has deleted it, and the server said yes.
     pub is_deleted: bool,
+    /// The layer was told to forget it.
+    pub is_forgotten: bool,
     /// Its caller has gone on to another.
     pub is_abandoned: bool,
     /// A stranger has had it recovered, with credentials of its own: without a principal, that is
@@ -86,8 +88,8 @@ pub struct Upstream {
     pub lineage: Option<usize>,
     pub id: Option<HeaderValue>,
     pub by_layer: bool,
-    /// Its sender has the head of the answer to `initialize`.
-    pub is_delivered: bool,
+    /// When its sender got the head of the answer to `initialize`, of all such heads.
+    pub delivered: Option<u64>,
     pub is_initialized: bool,
     /// Its caller's requests have come there.
     pub is_published: bool,
@@ -133,10 +135,15 @@ pub struct Account {
     pub calls: HashMap<u64, Call>,
     pub held: HashMap<u64, Held>,
     pub lied: HashSet<u64>,
+    /// Requests whose callers did not poll for a while.
+    pub unpolled: HashSet<u64>,
     /// Records that may have been kept although their callers have deleted them.
     pub uncertain: usize,
     pub last_tag: u64,
     pub last_key: u64,
+    /// The session in which a request has just been answered.
+    pub alive: Option<usize>,
+    deliveries: u64,
     pub counts: Counts,
 }
 
@@ -176,9 +183,12 @@ impl Account {
             calls: HashMap::new(),
             held: HashMap::new(),
             lied: HashSet::new(),
+            unpolled: HashSet::new(),
             uncertain: 0,
             last_tag: 0,
             last_key: 0,
+            alive: None,
+            deliveries: 0,
             counts: Counts::default(),
         }
     }
@@ -300,7 +310,21 @@ impl Account {
         attempts.denied = None;
     }
 
-    /// The server's answers prove that a session lives.
+    /// The head of an answer to `initialize` is there.
+    pub fn delivered(&mut self, serial: usize) {
+        self.deliveries += 1;
+        let host = self.upstreams[serial].host;
+        if let Some(id) = self.upstreams[serial].id.clone() {
+            // For all that its sender can know, whoever had the id has lost its session.
+            for other in &mut self.upstreams {
+                other.is_denied |= other.host == host && other.id.as_ref() == Some(&id);
+            }
+            self.upstreams[serial].is_denied = false;
+        }
+        self.upstreams[serial].delivered = Some(self.deliveries);
+    }
+
+    /// The server's answer, which its sender has, proves that a session lives.
     pub fn proves_life(&mut self, serial: usize) {
         let Some(number) = self.upstreams[serial].lineage else {
             return;
@@ -454,13 +478,17 @@ impl Account {
                     && (lineage.is_known || lineage.is_abandoned)
                     && (lineage.current == Some(serial) || is_last)
             });
-            let is_forgotten =
-                lineage.is_some_and(|lineage| !lineage.is_known && !lineage.is_deleted);
-            if crate::skips("B") && !upstream.is_initialized {
-                continue;
-            }
+            let is_forgotten = lineage.is_some_and(|lineage| {
+                lineage.is_forgotten || !lineage.is_known && !lineage.is_deleted
+            });
             let is_taken = lineage.is_some_and(|lineage| lineage.is_taken);
+            // Of a recovery that failed, with the id that the session goes by: it is not ended, since
+            // a record names it (rule I3).
+            let is_named = self.upstreams[..serial]
+                .iter()
+                .any(|it| it.lineage == upstream.lineage && it.id == upstream.id);
             if !is_taken
+                && !is_named
                 && !is_anyones
                 && !is_forgotten
                 && !upstream.is_denied

@@ -57,9 +57,10 @@ pub fn check(state: &mut State, seen: &Seen) {
         let layers = if seen.is_layers() { "layer's " } else { "" };
         let id = seen.header(SESSION_ID);
         format!(
-            "host {}: {layers}{} {} of {:?} {} of session {:?} with {id:?}, which is {live:?}; {:?}",
+            "host {}: {layers}{} {} of {:?} {} of session {:?} with {id:?}, which is {live:?}; {:?}{}",
             seen.host, seen.method, seen.rpc_method(), tag.kind, tag.number, tag.lineage,
             seen.header("authorization"),
+            seen.header("last-event-id").map(|id| format!(" after {id}")).unwrap_or_default(),
         )
     });
     headers(state, seen);
@@ -202,9 +203,10 @@ fn session(state: &mut State, seen: &Seen) {
     };
     // Whose id was handed out again has gone over to its new owner (rule B4).
     let is_shared = !state.settings.has_principal;
-    let number = match state.account.lineages[number].is_known {
-        true => number,
-        false => {
+    let is_inherited = !state.account.lineages[number].is_known;
+    let number = match is_inherited {
+        false => number,
+        true => {
             let mut lineages = state.account.lineages.iter();
             let heir = lineages.position(|it| {
                 it.is_known
@@ -219,26 +221,29 @@ fn session(state: &mut State, seen: &Seen) {
     if is_constant || tag.kind == Kind::Initialize {
         return;
     }
-    let mine = |serial: usize| state.account.upstreams[serial].lineage == Some(number);
+    // What was begun for a session whose id was handed out again is brought to its end in it.
+    let is_own = |upstream: &Upstream| {
+        let is_heirs = is_inherited
+            && upstream.lineage.is_some_and(|of| {
+                let of = &state.account.lineages[of];
+                (is_shared || of.principal == tag.principal) && of.callers_id == tag.presented
+            });
+        upstream.lineage == Some(number) || upstream.lineage == tag.lineage || is_heirs
+    };
+    let upstreams = &state.account.upstreams;
     match (id, serial) {
-        (Some(id), Some(serial)) if !mine(serial) => {
-            // Until the layer has seen that it was handed out again, it cannot know.
-            if !state.account.upstreams[serial].is_delivered
-                || (crate::skips("B") && !state.account.upstreams[serial].is_published)
-            {
-                return;
-            }
-            // Its recovery failed, and it is sent with its own old id, which is another's by now.
-            let is_old = state
-                .account
-                .upstreams
+        (Some(id), Some(serial)) if !is_own(&upstreams[serial]) => {
+            // Until the layer has seen that it was handed out again, it cannot know; nor if it saw
+            // that in the wrong order.
+            let own = upstreams
                 .iter()
-                .any(|it| it.lineage == Some(number) && it.id.as_ref() == Some(id));
-            if crate::skips("E") && is_old {
+                .filter(|it| is_own(it) && it.id.as_ref() == Some(id));
+            let own = own.filter_map(|it| it.delivered).max();
+            if upstreams[serial].delivered <= own {
                 return;
             }
             if is_known || tag.presented.as_ref() != Some(id) {
-                let of = state.account.upstreams[serial].lineage;
+                let of = upstreams[serial].lineage;
                 let what = format!(
                     "{:?} {} ({:?}) of session {number} in server session {serial} of {of:?}",
                     tag.kind,
@@ -250,22 +255,24 @@ fn session(state: &mut State, seen: &Seen) {
         }
         (Some(_), Some(serial)) => {
             if let (Some(sent), Some(version)) = (seen.header(PROTOCOL_VERSION), version) {
-                // A recovery that failed may have been given the id that the session had before.
-                let is_half_open = !state.account.upstreams[serial].is_initialized
-                    || (crate::skips("E") && tag.lineage != Some(number));
+                // A recovery that failed may have been given the id that the session had before. And
+                // whoever goes by an id that was handed out again says what it was told itself.
+                let is_half_open = !state.account.upstreams[serial].is_initialized;
+                let is_heirs = tag.lineage != Some(number);
                 state.account.check(
-                    sent == version || !is_known || is_half_open,
+                    sent == version || !is_known || is_half_open || is_heirs,
                     "the session's version",
                     || format!("{sent} for {version} in {:?} {}", tag.kind, tag.number),
                 );
             }
             if !seen.is_layers() || seen.is_ping() {
-                state.account.sent_in(number, serial);
+                let of = state.account.upstreams[serial].lineage;
+                state.account.sent_in(of.unwrap_or(number), serial);
             }
         }
         (Some(id), None) => {
             let mut all = state.account.upstreams.iter();
-            let last = all.rposition(|it| it.lineage == Some(number) && it.id.as_ref() == Some(id));
+            let last = all.rposition(|it| is_own(it) && it.id.as_ref() == Some(id));
             if last.is_none() && (is_known || tag.presented.as_ref() != Some(id)) {
                 let what = format!(
                     "{:?} {} of session {number} with an id that is not its own",
@@ -274,14 +281,13 @@ fn session(state: &mut State, seen: &Seen) {
                 state.account.violate("never another's session", what);
             }
             if let (Some(last), true) = (last, !seen.is_layers() || seen.is_ping()) {
-                state.account.sent_in(number, last);
+                let of = state.account.upstreams[last].lineage;
+                state.account.sent_in(of.unwrap_or(number), last);
             }
         }
         (None, _) => {
             let all = &state.account.upstreams;
-            let last = all
-                .iter()
-                .rposition(|it| it.lineage == Some(number) && it.id.is_none());
+            let last = all.iter().rposition(|it| is_own(it) && it.id.is_none());
             state
                 .account
                 .check(last.is_some(), "never another's session", || {
@@ -291,7 +297,8 @@ fn session(state: &mut State, seen: &Seen) {
                     )
                 });
             if let Some(last) = last {
-                state.account.sent_in(number, last);
+                let of = state.account.upstreams[last].lineage;
+                state.account.sent_in(of.unwrap_or(number), last);
             }
         }
     }

@@ -152,6 +152,7 @@ impl Caller {
                 is_known: false,
                 is_ending: false,
                 is_deleted: false,
+                is_forgotten: false,
                 is_abandoned: false,
                 is_taken: false,
                 current: None,
@@ -295,10 +296,11 @@ impl Caller {
         let is_shared = !state.settings.has_principal;
         // A 404 may be about credentials, which are others by now: then it is kept (rule D8).
         state.account.uncertain += usize::from(status == Some(404));
-        let lineages = &mut state.account.lineages;
+        let account = &mut state.account;
+        let lineages = &mut account.lineages;
         if matches!(status, Some(200..300 | 404)) {
-            // The record may have gone over to whom the id was handed out again.
-            for it in lineages.iter_mut() {
+            // The record may have gone over to whom the id was handed out again, or not yet.
+            for (number, it) in lineages.iter_mut().enumerate() {
                 let is_same = it.host == self.host
                     && (is_shared || it.principal == self.principal)
                     && it.callers_id == mine.id
@@ -306,10 +308,13 @@ impl Caller {
                 if is_same {
                     it.is_known = false;
                     it.is_deleted = true;
+                    it.is_forgotten |= number != mine.lineage;
+                    account.uncertain += usize::from(number != mine.lineage);
                 }
             }
             lineages[mine.lineage].is_known = false;
             lineages[mine.lineage].is_deleted = true;
+            lineages[mine.lineage].is_forgotten |= status == Some(404);
         } else {
             let lineage = &mut lineages[mine.lineage];
             lineage.is_abandoned = true;
@@ -549,7 +554,8 @@ impl Caller {
         let number = self.world.state().account.next_tag();
         self.world.state().account.tell(|| {
             let Outgoing { kind, lineage, session, padding, late, unpolled, .. } = &outgoing;
-            format!("caller {}: {kind:?} {number} of session {lineage:?} with {session:?}, {padding} {late:?} {unpolled:?}", self.number)
+            let after = &outgoing.last_event_id;
+            format!("caller {}: {kind:?} {number} of session {lineage:?} with {session:?}, {padding} {late:?} {unpolled:?} {after:?}", self.number)
         });
         headers.insert("x-request", text(number.to_string()));
         if random.chance(10) {
@@ -590,6 +596,7 @@ impl Caller {
         let mut result = None;
         if let Some(unpolled) = outgoing.unpolled {
             own += unpolled;
+            self.world.state().account.unpolled.insert(number);
             match poll!(sending.as_mut()) {
                 std::task::Poll::Ready(ready) => result = Some(Ok(ready)),
                 std::task::Poll::Pending => sleep(unpolled).await,
@@ -605,8 +612,7 @@ impl Caller {
             Ok(Ok(answer)) => Some(answer),
             Ok(Err(Broken)) => None,
             Err(_) => {
-                let is_post = !tag.kind.is_get() || !crate::skips("F");
-                if outgoing.patience > Duration::from_secs(60) && is_post {
+                if outgoing.patience > Duration::from_secs(60) {
                     state.account.hangs(&tag);
                     if state.was_well(start) && tag.lineage.is_some() {
                         state.account.violate(
@@ -656,9 +662,7 @@ impl Caller {
         let Some(id) = answer.headers().get(SESSION_ID) else {
             return;
         };
-        let is_refused = crate::skips("G") && !answer.status().is_success();
         if tag.kind != Kind::Initialize
-            && !is_refused
             && tag.lineage.is_some()
             && Some(id) != tag.presented.as_ref()
         {
@@ -736,14 +740,15 @@ impl Caller {
                     read.answered += 1;
                     account.answered(key, tag);
                     account.check(
-                        is_lied || says == Some(key),
+                        is_lied || says == Some(key) || is_shared && tag.kind.is_get(),
                         "a caller sees its own answers",
                         || format!("call {key} is answered with {says:?}"),
                     );
                 }
                 Said::Lost { key, reason } => {
                     read.lost += 1;
-                    account.told_lost(key, tag, &reason, tag.kind == Kind::Resume);
+                    let resumes = tag.kind == Kind::Resume || is_shared;
+                    account.told_lost(key, tag, &reason, resumes);
                 }
                 Said::Foreign => account.check(
                     is_lied || tag.kind.is_get(),
@@ -766,6 +771,8 @@ impl Caller {
         // A server with one id for all does not tell its callers apart.
         let is_excused = self.has_bad_token(tag) || self.is_constant();
         let mut state = self.world.state();
+        // Nor does a recovery wait for who does not ask for it.
+        let is_excused = is_excused || state.account.unpolled.contains(&tag.number);
         state.account.counts.succeeded += u64::from(succeeded);
         let Some(number) = tag.lineage else { return };
         let is_known = state.account.lineages[number].is_known
@@ -779,8 +786,7 @@ impl Caller {
         let recovery = answer.and_then(|answer| answer.extensions().get::<Recovery>());
         // It has been recovered, and has expired again before anything was answered.
         let is_paused = recovery.is_some_and(|it| it.outcome() == Outcome::Failed(Failure::Paused));
-        let is_counting = state.hosts[self.host].ids == Ids::Counting && crate::skips("H");
-        if is_paused && (is_counting || state.account.lineages[number].attempts.useless > 0) {
+        if is_paused && state.account.lineages[number].attempts.useless > 0 {
             return;
         }
         state
@@ -913,10 +919,16 @@ impl Caller {
         let state = &mut *state;
         let lineage = &state.account.lineages[mine.lineage];
         let host = &state.hosts[self.host];
-        let Some(current) = lineage
-            .current
-            .filter(|_| lineage.is_known && host.ids != Ids::Constant)
-        else {
+        // Where two callers of one principal were given one id, the record is both's.
+        let is_shared = !state.settings.has_principal;
+        let is_boths = (state.account.lineages.iter().enumerate()).any(|(number, it)| {
+            number != mine.lineage
+                && it.host == self.host
+                && (is_shared || it.principal == self.principal)
+                && it.callers_id == mine.id
+        });
+        let tells_apart = host.ids != Ids::Constant && !is_boths && !lineage.is_taken;
+        let Some(current) = lineage.current.filter(|_| lineage.is_known && tells_apart) else {
             return;
         };
         let session = host.sessions.values().find(|it| it.serial == current);

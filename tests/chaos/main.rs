@@ -39,18 +39,6 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-/// What was found not to hold and is not mended yet: where each letter is asked about, the account
-/// says what it is. `CHAOS_SKIPS=` leaves nothing out.
-const FINDINGS: &str = "BCEF";
-
-/// Leaves out what is known not to hold yet.
-fn skips(finding: &str) -> bool {
-    let skipped = std::env::var("CHAOS_SKIPS");
-    skipped
-        .unwrap_or_else(|_| FINDINGS.to_owned())
-        .contains(finding)
-}
-
 fn report(plan: &Plan, requests: usize, violation: &account::Violation) -> String {
     if std::env::var_os("CHAOS_NO_SHRINKING").is_some() {
         return format!("CHAOS_SEED={}: {violation:?}", plan.seed);

@@ -10,6 +10,7 @@ pub struct Events {
     line: Vec<u8>,
     was_cr: bool,
     data: Option<String>,
+    kind: String,
     id: Option<String>,
     pub last_id: Option<String>,
 }
@@ -33,12 +34,17 @@ impl Events {
                 if let Some(id) = self.id.take() {
                     self.last_id = Some(id);
                 }
-                if let Some(data) = self.data.take() {
+                // Clients read no other type.
+                let kind = std::mem::take(&mut self.kind);
+                let data = self.data.take();
+                if let Some(data) = data.filter(|_| kind.is_empty() || kind == "message") {
                     event(&data);
                 }
             } else if let Some(data) = line.strip_prefix("data:") {
                 let data = data.strip_prefix(' ').unwrap_or(data);
                 self.data.get_or_insert_default().push_str(data);
+            } else if let Some(kind) = line.strip_prefix("event:") {
+                self.kind = kind.trim().to_owned();
             } else if let Some(id) = line.strip_prefix("id:") {
                 self.id = Some(id.trim().to_owned());
             }

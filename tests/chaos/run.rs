@@ -81,7 +81,9 @@ async fn live(plan: &Plan) -> Result<Counts, Violation> {
             What::ForgetAll => {
                 sessions.forget_all();
                 let lineages = &mut world.state().account.lineages;
-                lineages.iter_mut().for_each(|it| it.is_known = false);
+                for lineage in lineages.iter_mut() {
+                    lineage.is_forgotten |= std::mem::take(&mut lineage.is_known);
+                }
             }
             _ => befalls(&world, step.what, step.seed),
         }
@@ -164,6 +166,18 @@ fn close(world: &World, sessions: &Sessions) {
     let len = sessions.len();
     let is_constant = state.hosts.iter().any(|host| host.ids == Ids::Constant);
     let most = known + account.uncertain;
+    for (number, it) in account.lineages.iter().enumerate() {
+        account.tell(|| {
+            let id = it
+                .callers_id
+                .as_ref()
+                .map(|id| id.to_str().unwrap_or_default());
+            format!(
+                "session {number} of {}, host {}: {id:?}, known {}, deleted {}",
+                it.principal, it.host, it.is_known, it.is_deleted
+            )
+        });
+    }
     account.check(
         (known..=most).contains(&len) || is_constant,
         "no byte is left",

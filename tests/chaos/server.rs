@@ -468,7 +468,7 @@ impl Serving<'_> {
             lineage,
             id: value.clone(),
             by_layer: is_handshake,
-            is_delivered: false,
+            delivered: None,
             is_initialized: false,
             is_published: false,
             made_with: self.seen.headers.clone(),
@@ -565,8 +565,9 @@ impl Serving<'_> {
             Some(id) => Some(self.host.sessions[id].serial),
             None => self.serial(),
         };
-        if let Some(serial) = serial {
-            self.account.proves_life(serial);
+        // While state is restored, the session is not in use yet.
+        if !self.seen.is_layers() || self.seen.is_ping() {
+            self.account.alive = serial;
         }
         let serial = serial.filter(|_| id.is_some());
         let mut answers = Vec::new();
@@ -740,8 +741,10 @@ impl Serving<'_> {
         let lineage = self.seen.tag.lineage;
         let session = &self.host.sessions[id];
         let life = session.life.clone();
+        let serial = session.serial;
         let last = self.seen.header("last-event-id").map(str::to_owned);
         let resumed = last.and_then(|last| session.events.get(&last)).cloned();
+        self.account.alive = Some(serial);
         let delay = self.delay();
         let mut script = vec![Piece::Wait(delay)];
         let mut calls = Vec::new();
@@ -895,20 +898,7 @@ impl Serving<'_> {
 
     fn cut(&mut self, answer: &mut Response<Wire>) {
         if self.host.faults.has(Fault::Cut) && self.random.chance(50) {
-            let mut after = self.random.index(answer.body().bytes() + 1);
-            if crate::skips("C") {
-                let mut sum = 0;
-                for piece in &answer.body().script {
-                    let Piece::Data(data, _) = piece else {
-                        continue;
-                    };
-                    if sum + data.len() > after {
-                        after = after.min(sum + 8);
-                        break;
-                    }
-                    sum += data.len();
-                }
-            }
+            let after = self.random.index(answer.body().bytes() + 1);
             let breaks = self.random.chance(50);
             answer.body_mut().cut(after, breaks);
         }

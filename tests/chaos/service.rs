@@ -7,7 +7,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use mcp_session_recovery::RequestBody;
 use serde_json::Value;
@@ -93,6 +93,7 @@ async fn serve(
         if state.account.upstreams.len() > before {
             serving.made = Some(before);
         }
+        serving.alive = state.account.alive.take();
         act
     };
     match act {
@@ -106,7 +107,7 @@ async fn serve(
             } else {
                 sleep(after).await;
             }
-            serving.is_delivered = true;
+            serving.deliver(response.status());
             Ok(*response)
         }
         Act::Break(after) => {
@@ -133,6 +134,7 @@ struct Serving {
     called: Instant,
     handshake: Option<usize>,
     made: Option<usize>,
+    alive: Option<usize>,
     is_delivered: bool,
 }
 
@@ -155,7 +157,23 @@ impl Serving {
             called,
             handshake,
             made: None,
+            alive: None,
             is_delivered: false,
+        }
+    }
+
+    fn deliver(&mut self, status: StatusCode) {
+        self.is_delivered = true;
+        let state = &mut *self.world.state();
+        let account = &mut state.account;
+        if let Some(made) = self.made {
+            account.delivered(made);
+            let host = &state.hosts[account.upstreams[made].host];
+            // Its sender will be told, by whatever the server says to a stranger.
+            account.upstreams[made].is_denied = !host.sessions.values().any(|it| it.serial == made);
+        }
+        if let Some(alive) = self.alive.filter(|_| status.is_success()) {
+            account.proves_life(alive);
         }
     }
 }
@@ -175,7 +193,6 @@ impl Drop for Serving {
             account.lineages[lineage].attempts.under_way -= 1;
         }
         if let Some(made) = self.made {
-            account.upstreams[made].is_delivered = self.is_delivered;
             account.upstreams[made].is_excused |= !self.is_delivered;
         }
     }

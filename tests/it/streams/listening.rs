@@ -3,12 +3,12 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use mcp_session_recovery::SessionRecoveryLayer;
+use mcp_session_recovery::{Outcome, SessionRecoveryLayer};
 use serde_json::json;
 use testing::scenario::{Door, is};
 use testing::streams::*;
@@ -507,20 +507,20 @@ async fn every_listening_stream_of_the_session_moves_and_no_other() {
     assert!(!fed.is_dropped(3));
 }
 
-/// G1: a GET whose head comes when its session is gone already goes on in the new one, too.
+/// G1: a GET whose head has not come when its session is replaced is sent in the new one.
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_opens_in_a_replaced_session_moves_at_once() {
+async fn g1_a_get_without_a_head_goes_on_in_the_new_session() {
     let scene = scene(layer()).await;
     let fed = Fed::default();
-    let (release, released) = tokio::sync::oneshot::channel();
-    let mut released = Some(released);
     let feeding = fed.clone();
+    let gets = AtomicUsize::new(0);
     scene.server.on_async(move |seen| {
-        let wait = (seen.what() == "GET").then(|| released.take())?;
+        (seen.what() == "GET").then_some(())?;
+        let is_first = gets.fetch_add(1, Ordering::Relaxed) == 0;
         let feeding = feeding.clone();
         Some(Box::pin(async move {
-            if let Some(wait) = wait {
-                wait.await.unwrap();
+            if is_first {
+                std::future::pending::<()>().await;
             }
             Ok(feeding.add())
         }))
@@ -529,14 +529,38 @@ async fn a_stream_that_opens_in_a_replaced_session_moves_at_once() {
     let listen = get(&scene.session, None);
     let opening = tokio::spawn(async move { Stream::open(&client, listen).await });
     settle().await;
+    assert_eq!(fed.count(), 0);
     scene.recover().await;
-    release.send(()).unwrap();
 
     let mut stream = opening.await.unwrap();
-    settle().await;
-    assert_eq!(fed.count(), 2);
-    fed.data(1, NEW);
+    assert_eq!(fed.count(), 1);
+    fed.data(0, NEW);
     assert_eq!(stream.now().await, NEW);
+}
+
+/// G4: a GET that asks for an answer is told that it is lost, once its session is replaced and the
+/// time for the answer is up.
+#[tokio::test(start_paused = true)]
+async fn g4_a_resumed_get_without_a_head_learns_that_its_answer_is_lost() {
+    let scene = scene(layer()).await;
+    let fed = feed_all(&scene.server, "tools/call");
+    never_answer(&scene.server, "GET");
+    let mut call = scene.call(7).await;
+    fed.data(0, "id: e1\ndata:\n\n");
+    assert_eq!(call.now().await, "id: e1\ndata:\n\n");
+    drop(call);
+    let resuming = scene.spawn(get(&scene.session, Some("e1")));
+    settle().await;
+    scene.recover().await;
+    assert!(!resuming.is_finished());
+    tokio::time::sleep(Duration::from_secs(31)).await;
+    let answer = resuming.await.unwrap();
+    assert_eq!(answer.outcome(), Some(Outcome::AnswerLost));
+    assert!(
+        answer.text().contains("session_expired"),
+        "{}",
+        answer.text()
+    );
 }
 
 /// G1: no move is missed, whenever it comes.

@@ -1,0 +1,145 @@
+//! The ids that servers hand out, and those that handshakes under way were given (rules A5, I3).
+//!
+//! Between the answer to a recovery's `initialize` and the publication of its epoch no record names
+//! the id, and yet the server has said whose it is: not that of a session which had it before, and
+//! no longer that of the handshake, should it be given to somebody else meanwhile.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use http::HeaderValue;
+
+use super::{Endpoint, Session, Sessions};
+
+/// An id that a handshake was given, until what it made is published or given up.
+pub(crate) struct Assigned {
+    sessions: Sessions,
+    id: HeaderValue,
+    taken: Arc<AtomicBool>,
+}
+
+impl Assigned {
+    pub(super) fn new(sessions: Sessions, id: HeaderValue, taken: Arc<AtomicBool>) -> Self {
+        Self {
+            sessions,
+            id,
+            taken,
+        }
+    }
+
+    /// Whether the server has given the id to somebody else since, and so has lost the session.
+    pub(crate) fn is_taken(&self) -> bool {
+        self.taken.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for Assigned {
+    fn drop(&mut self) {
+        self.sessions.unassign(&self.id, &self.taken);
+    }
+}
+
+/// All of them, by id.
+#[derive(Default)]
+pub(super) struct Assignments(HashMap<HeaderValue, Vec<Assignment>>);
+
+struct Assignment {
+    session: Arc<Session>,
+    taken: Arc<AtomicBool>,
+}
+
+impl Assignments {
+    pub(super) fn insert(&mut self, session: &Arc<Session>, id: &HeaderValue) -> Arc<AtomicBool> {
+        let taken = Arc::new(AtomicBool::new(false));
+        self.0.entry(id.clone()).or_default().push(Assignment {
+            session: session.clone(),
+            taken: taken.clone(),
+        });
+        taken
+    }
+
+    pub(super) fn remove(&mut self, id: &HeaderValue, taken: &Arc<AtomicBool>) {
+        if let Some(assignments) = self.0.get_mut(id) {
+            assignments.retain(|it| !Arc::ptr_eq(&it.taken, taken));
+            if assignments.is_empty() {
+                self.0.remove(id);
+            }
+        }
+    }
+
+    /// The server has just given this id to somebody.
+    pub(super) fn take(&self, endpoint: &Endpoint, id: &HeaderValue) {
+        self.current(endpoint, id)
+            .for_each(|it| it.taken.store(true, Ordering::Release));
+    }
+
+    /// Whether a handshake of another session than this has the id.
+    pub(super) fn is_anothers(&self, session: &Arc<Session>, id: &HeaderValue) -> bool {
+        self.current(session.endpoint(), id)
+            .any(|it| !Arc::ptr_eq(&it.session, session))
+    }
+
+    /// Whether any handshake has the id.
+    pub(super) fn has(&self, endpoint: &Endpoint, id: &HeaderValue) -> bool {
+        self.current(endpoint, id).next().is_some()
+    }
+
+    fn current(&self, endpoint: &Endpoint, id: &HeaderValue) -> impl Iterator<Item = &Assignment> {
+        let all = self.0.get(id).into_iter().flatten();
+        all.filter(move |it| {
+            **it.session.endpoint() == *endpoint && !it.taken.load(Ordering::Acquire)
+        })
+    }
+}
+
+/// What is known of the ids that each endpoint hands out, as long as there are sessions of it.
+#[derive(Default)]
+pub(super) struct HandedOut(HashMap<Arc<Endpoint>, Ids>);
+
+struct Ids {
+    first: HeaderValue,
+    differ: bool,
+    sessions: usize,
+}
+
+impl HandedOut {
+    /// The endpoint has handed out an id.
+    pub(super) fn note(&mut self, endpoint: &Arc<Endpoint>, id: &HeaderValue) {
+        match self.0.get_mut(endpoint) {
+            Some(ids) => ids.differ |= ids.first != id,
+            None => {
+                let ids = Ids {
+                    first: id.clone(),
+                    differ: false,
+                    sessions: 0,
+                };
+                self.0.insert(endpoint.clone(), ids);
+            }
+        }
+    }
+
+    /// Whether the endpoint is known to hand out more than one id, and so to tell its sessions apart.
+    pub(super) fn differ(&self, endpoint: &Endpoint) -> bool {
+        self.0.get(endpoint).is_some_and(|ids| ids.differ)
+    }
+
+    pub(super) fn inserted(&mut self, session: &Session) {
+        if let Some(ids) = self.0.get_mut(session.endpoint()) {
+            ids.sessions += 1;
+        }
+    }
+
+    pub(super) fn removed(&mut self, session: &Session) {
+        if let Some(ids) = self.0.get_mut(session.endpoint()) {
+            ids.sessions = ids.sessions.saturating_sub(1);
+            if ids.sessions == 0 {
+                self.0.remove(session.endpoint());
+            }
+        }
+    }
+}
