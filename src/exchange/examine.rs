@@ -238,9 +238,6 @@ where
             Standing::Expired => return true,
             Standing::Paused => return false,
         }
-        if self.is_taken() {
-            return true;
-        }
         if self.has_epochs_credentials() {
             return self.ask_as(&own, answered, allowance).await == Some(true);
         }
@@ -277,6 +274,10 @@ where
         answered: StatusCode,
         allowance: &mut Allowance,
     ) -> Option<bool> {
+        if self.is_taken() {
+            // It is another's to ask about.
+            return Some(true);
+        }
         let config = &self.shared.config;
         let asked = ping::<S, B>(&self.shared, &self.session, self.epoch(), caller);
         let Some(Ok((response, message))) = allowance.spend(asked).await else {

@@ -8,7 +8,7 @@ use http_body::Body;
 
 use super::{Exchange, LastEventId, allowance::Allowance, examine::Examined, in_flight::send};
 use crate::{
-    Outcome, Refusal,
+    Failure, Outcome, Refusal,
     body::ResponseBody,
     http_service::{HttpService, LayerResult},
     mcp::Message,
@@ -44,6 +44,11 @@ where
             return Ok(exchange.fail(answer, &error));
         }
     };
+    if exchange.is_taken() {
+        // It has ended while the request waited, and its id is another's by now.
+        let forgotten = Failure::Forgotten.into();
+        return Ok(exchange.fail(answer, &forgotten));
+    }
     drop(answer);
     exchange.allowance = Some(allowance);
     // Whatever it brings goes to the caller (rule F1).

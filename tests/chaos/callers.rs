@@ -927,8 +927,13 @@ impl Caller {
                 && (is_shared || it.principal == self.principal)
                 && it.callers_id == mine.id
         });
+        let is_told = |current: &usize| state.account.upstreams[*current].delivered.is_some();
         let tells_apart = host.ids != Ids::Constant && !is_boths && !lineage.is_taken;
-        let Some(current) = lineage.current.filter(|_| lineage.is_known && tells_apart) else {
+        let Some(current) = lineage
+            .current
+            .filter(|_| lineage.is_known && tells_apart)
+            .filter(is_told)
+        else {
             return;
         };
         let session = host.sessions.values().find(|it| it.serial == current);

@@ -2,6 +2,7 @@
 
 /// A. What is touched.
 mod touched {
+    mod half_open;
     mod hosts;
     mod ids;
     mod left_alone;

@@ -1,0 +1,209 @@
+//! A5, I3: between the answer to a handshake's `initialize` and the publication of its epoch, the
+//! server has said whose an id is, and no record has it yet.
+
+use std::time::Duration;
+
+use mcp_session_recovery::{Failure, Outcome, Refusal, SessionRecoveryLayer};
+use serde_json::json;
+use testing::scenario::{Door, answer, heal, is, start};
+use testing::whose::*;
+use testing::*;
+
+/// Ada goes by "1" and Bob by "2", on a server that counts.
+async fn ada_and_bob() -> (Server, User, User) {
+    let server = Server::new(Profile::TypeScriptJson);
+    server.set_ids(Ids::Counting);
+    let client = client(&server, SessionRecoveryLayer::new());
+    let ada = User::connect(&client, "Ada").await;
+    let bob = User::connect(&client, "Bob").await;
+    assert_eq!((&*ada.session, &*bob.session), ("1", "2"));
+    (server, ada, bob)
+}
+
+fn calling(user: &User, id: u64) -> tokio::task::JoinHandle<Answer> {
+    let call = post(Some(&user.session), &tool_call(id));
+    start(&user.client, with_token(call, Some(user.name)))
+}
+
+/// What was carried out in a session that `name` made, but for what makes it.
+fn in_session_of(server: &Server, name: &str) -> Vec<String> {
+    let carried_out = server.carried_out().into_iter();
+    let messages = carried_out.filter(|(of, _)| of == name);
+    messages
+        .map(|(_, message)| message.to_string())
+        .filter(|message| !message.contains("notifications/initialized"))
+        .collect()
+}
+
+/// A5: who has the id that a handshake was just given is recovered before its next request.
+#[tokio::test(start_paused = true)]
+async fn a5_the_id_of_a_handshake_under_way_is_nobody_elses() {
+    // Given Bob's recovery, which was given Ada's "1" and is not through yet,
+    let (server, ada, bob) = ada_and_bob().await;
+    server.restart();
+    let door = Door::before(&server, is("notifications/initialized"));
+    let bobs = calling(&bob, 1);
+    settle().await;
+    assert_eq!(
+        server.last("notifications/initialized").session(),
+        Some("1")
+    );
+
+    // when Ada calls,
+    let adas = calling(&ada, 2);
+    settle().await;
+    // then nothing of hers is sent to "1",
+    assert_eq!(in_session_of(&server, "Bob"), [""; 0]);
+    door.open();
+
+    // and both end in their own.
+    assert_eq!(bobs.await.unwrap().status, 200);
+    let answer = adas.await.unwrap();
+    assert_eq!(
+        (answer.status, answer.outcome()),
+        (200, Some(Outcome::Waited))
+    );
+    assert_eq!(server.whose_was(1).as_deref(), Some("Bob"));
+    assert_eq!(server.whose_was(2).as_deref(), Some("Ada"));
+}
+
+/// A5: an id that is handed out once more while its handshake is under way.
+#[tokio::test(start_paused = true)]
+async fn a5_a_handshake_whose_id_is_handed_out_again_has_made_nothing() {
+    // Given Ada's recovery, given "1", on a server that restarts once more and gives "1" to Carol,
+    let (server, ada, _) = ada_and_bob().await;
+    server.restart();
+    server.set_ids(Ids::Unique);
+    ada.call(1).await;
+    server.set_ids(Ids::Counting);
+    server.restart();
+    let door = Door::then(&server, is("notifications/initialized"), |_| {
+        reply(202, None, "")
+    });
+    let adas = calling(&ada, 2);
+    settle().await;
+    server.restart();
+    let carols = start(
+        &ada.client,
+        with_token(post(None, &initialize_as("Carol")), Some("Carol")),
+    );
+    let carols = carols.await.unwrap();
+    assert_eq!(carols.status, 200);
+
+    // when Ada's handshake is through, then her call is not carried out in Carol's session,
+    door.open();
+    let answer = adas.await.unwrap();
+    assert_eq!(answer.status, 404);
+    assert_eq!(in_session_of(&server, "Carol"), [""; 0]);
+
+    // nor is Carol's ended; and both are served after the pause.
+    settle().await;
+    assert_eq!(server.count("DELETE"), 0);
+    heal(&server);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(ada.call(3).await.status, 200);
+    assert_eq!(server.whose_was(3).as_deref(), Some("Ada"));
+}
+
+/// A5, E7: a handshake that fails half way, with the very id that the session had.
+#[tokio::test(start_paused = true)]
+async fn a5_e7_a_half_open_session_is_not_used_because_it_has_the_old_ones_id() {
+    let (server, ada, _) = ada_and_bob().await;
+    server.restart();
+    answer(&server, "notifications/initialized", |_| {
+        reply(500, None, "")
+    });
+    let failed = ada.call(1).await;
+    let refused = Failure::NotAccepted(http::StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(failed.outcome(), Some(Outcome::Failed(refused)));
+    // In the pause her requests go nowhere,
+    assert_eq!(ada.call(2).await.status, 404);
+    heal(&server);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    // and after it into a session that is open.
+    let answer = ada.call(3).await;
+    assert_eq!(
+        (answer.status, answer.outcome()),
+        (200, Some(Outcome::Waited))
+    );
+    let opened = server
+        .log()
+        .iter()
+        .rposition(|it| it.starts_with("initialize"));
+    let called = server
+        .log()
+        .iter()
+        .rposition(|it| it.starts_with("tools/call"));
+    assert!(opened < called);
+    assert_eq!(server.whose_was(2), None);
+}
+
+/// A5, F2: a response that stays in an old session of its caller is not sent under an id that was
+/// given away, though the one to whom it was given never used it.
+#[tokio::test(start_paused = true)]
+async fn a5_f2_a_response_is_not_sent_under_an_id_that_was_given_away_and_let_go() {
+    // Given Bob, whose recovery was given Ada's "1" and failed,
+    let (server, ada, bob) = ada_and_bob().await;
+    server.restart();
+    answer(&server, "notifications/initialized", |_| {
+        reply(500, None, "")
+    });
+    answer(&server, "DELETE", |_| reply(405, None, ""));
+    assert_eq!(bob.call(1).await.status, 404);
+    // so that "1" is on the server, and nobody's.
+    heal(&server);
+    let response = json!({"jsonrpc": "2.0", "id": 1, "result": {}});
+    let answer = ada.send(post(Some("1"), &response)).await;
+    let refused = Outcome::NotReplayed(Refusal::Response);
+    assert_eq!((answer.status, answer.outcome()), (404, Some(refused)));
+    assert_eq!(in_session_of(&server, "Bob"), [""; 0]);
+}
+
+/// A5, H1: what is restored is not told to somebody else's session.
+#[tokio::test(start_paused = true)]
+async fn a5_h1_nobody_is_told_what_another_had_subscribed_to() {
+    let (server, ada, _) = ada_and_bob().await;
+    for number in 0..40 {
+        let uri = format!("test://{number}");
+        let subscribe = json!({"jsonrpc": "2.0", "id": number, "method": "resources/subscribe",
+            "params": {"uri": uri}});
+        assert_eq!(ada.send(post(Some("1"), &subscribe)).await.status, 200);
+    }
+    server.restart();
+    let before = server.count("resources/subscribe");
+    let door = Door::before(&server, is("resources/subscribe"));
+    let adas = calling(&ada, 50);
+    settle().await;
+    assert_eq!(server.count("resources/subscribe"), before + 16);
+    // While she is restored, the server restarts, and gives her id to Carol.
+    server.restart();
+    let message = initialize_as("Carol");
+    let carol = start(&ada.client, with_token(post(None, &message), Some("Carol")));
+    assert_eq!(carol.await.unwrap().status, 200);
+    door.open();
+    assert_eq!(adas.await.unwrap().status, 404);
+    assert_eq!(server.count("resources/subscribe"), before + 16);
+}
+
+/// A5, I1: what waited for a session that has ended does not enter the one that has its id since.
+#[tokio::test(start_paused = true)]
+async fn a5_i1_nothing_of_an_ended_session_enters_the_one_that_has_its_id() {
+    // Given a call of Ada's that was recovered into "1" and is not polled any further,
+    let (server, ada, bob) = ada_and_bob().await;
+    ada.delete().await;
+    server.restart();
+    let call = with_token(post(Some("2"), &tool_call(1)), Some("Bob"));
+    let calls = tower::ServiceExt::oneshot(bob.client.clone(), call);
+    let mut calls = std::pin::pin!(calls);
+    assert!(futures::poll!(calls.as_mut()).is_pending());
+    settle().await;
+    // when its session is ended, and the server gives "1" to Carol,
+    assert_eq!(bob.delete().await.status, 200);
+    server.restart();
+    let carol = User::connect(&bob.client, "Carol").await;
+    // then it is not carried out in hers.
+    let answer = calls.await.unwrap();
+    assert_eq!(answer.status(), 404);
+    assert_eq!(in_session_of(&server, "Carol"), [""; 0]);
+    assert_eq!(carol.call(2).await.status, 200);
+}
