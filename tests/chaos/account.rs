@@ -265,7 +265,8 @@ impl Account {
         let lineage = &self.lineages[number];
         let current = lineage.current.unwrap_or_default();
         let is_denied = self.upstreams[current..].iter().any(|upstream| {
-            upstream.lineage == Some(number) && (upstream.is_denied || upstream.id.is_none())
+            let is_unknown = upstream.delivered.is_none() || upstream.id.is_none();
+            upstream.lineage == Some(number) && (upstream.is_denied || is_unknown)
         });
         let attempts = &lineage.attempts;
         let is_alone = attempts.under_way == 0;
