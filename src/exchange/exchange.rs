@@ -155,12 +155,17 @@ where
         Ok(Request::from_parts(parts, body))
     }
 
-    /// Whether the request must not be sent in its epoch: the id that this had upstream is another
-    /// caller's by now (rule A5), or may be, since the session has ended.
+    /// Whether the id that the request's epoch had upstream is another caller's by now, so that the
+    /// request must not be sent (rule A5).
     pub(super) fn is_taken(&self) -> bool {
-        let epoch = self.epoch();
-        let has_ended = epoch.number() > 0 && self.session.chain().is_forgotten();
-        has_ended || self.shared.sessions.is_anothers(&self.session, epoch)
+        let sessions = &self.shared.sessions;
+        sessions.is_anothers(&self.session, self.epoch())
+    }
+
+    /// Whether the session has ended while the request waited to be sent in its new epoch, whose id
+    /// may be another's by now.
+    pub(super) fn has_ended(&self) -> bool {
+        self.epoch().number() > 0 && self.session.chain().is_forgotten()
     }
 
     /// The body of a request that was made, if it could not be buffered and has to be sent as it is.

@@ -44,8 +44,7 @@ where
             return Ok(exchange.fail(answer, &error));
         }
     };
-    if exchange.is_taken() {
-        // It has ended while the request waited, and its id is another's by now.
+    if exchange.has_ended() {
         let forgotten = Failure::Forgotten.into();
         return Ok(exchange.fail(answer, &forgotten));
     }

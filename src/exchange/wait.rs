@@ -45,7 +45,7 @@ where
     };
     let waited = has_waited.then(|| Recovery::new(Outcome::Waited, exchange.epoch().number()));
     let parts = exchange.head.unpack();
-    let is_taken = exchange.is_taken();
+    let is_taken = exchange.is_taken() || !stays && exchange.has_ended();
     if is_taken && !is_initialize {
         return Ok(exchange.turn_away());
     }
