@@ -19,6 +19,7 @@ mod message;
 mod pending_requests;
 mod reader;
 mod session_words;
+mod skim;
 mod summary;
 
 pub use self::{
