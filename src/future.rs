@@ -9,16 +9,18 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Response, request::Parts};
+use http::{Request, Response, request::Parts};
 use http_body::Body;
 use pin_project_lite::pin_project;
 
+#[cfg(feature = "store")]
+use crate::route::Route;
 use crate::{
     body::{Collect, RequestBody, ResponseBody},
     config::Shared,
-    exchange::{Answered, Candidate, Exchange, InFlight, Prepared, examine, send_anew, send_first},
+    exchange::{Answered, Candidate, Cold, Exchange, InFlight, Prepared, send_first},
     http_service::{HttpService, LayerResult},
-    route::{Route, Way},
+    route::Touched,
 };
 
 pin_project! {
@@ -53,8 +55,6 @@ pin_project! {
     }
 }
 
-type Cold<S, B> = Pin<Box<dyn Future<Output = LayerResult<S, B>> + Send>>;
-
 const COMPLETED: &str = "ResponseFuture polled after completion";
 
 impl<S, B> ResponseFuture<S, B>
@@ -68,13 +68,18 @@ where
 
     pub(crate) fn candidate(
         sending: S::Future,
-        candidate: Box<Candidate>,
-        shared: Arc<Shared<S>>,
+        candidate: Option<Candidate>,
+        shared: &Arc<Shared<S>>,
     ) -> Self {
-        let candidate = Some((candidate, shared));
+        let Some(candidate) = candidate else {
+            return Self::untouched(sending);
+        };
+        let candidate = Some((Box::new(candidate), shared.clone()));
         State::Candidate { sending, candidate }.into()
     }
 
+    // Inlined, since what it gives is large.
+    #[inline(always)]
     pub(crate) fn in_flight(sending: S::Future, exchange: Exchange<S, B>) -> Self {
         let in_flight = InFlight::new(sending, exchange);
         State::InFlight { in_flight }.into()
@@ -86,8 +91,8 @@ where
     }
 
     /// Waits for a recovery, holding nothing of the inner service.
-    pub(crate) fn wait(exchange: Exchange<S, B>, unbuffered: Option<RequestBody<B>>) -> Self {
-        let cold: Cold<S, B> = Box::pin(send_first(exchange, unbuffered));
+    pub(crate) fn wait(exchange: Exchange<S, B>, body: RequestBody<B>) -> Self {
+        let cold: Cold<S, B> = Box::pin(send_first(exchange, body));
         State::Cold { cold }.into()
     }
 
@@ -96,7 +101,7 @@ where
     pub(crate) fn unknown(
         shared: Arc<Shared<S>>,
         key: Box<crate::session::Key>,
-        request: http::Request<B>,
+        request: Request<B>,
     ) -> Self {
         let cold: Cold<S, B> = Box::pin(unknown(shared, key, request));
         State::Cold { cold }.into()
@@ -105,11 +110,11 @@ where
     /// Waits for the body, holding nothing of the inner service.
     pub(crate) fn late(
         shared: Arc<Shared<S>>,
-        route: Route,
+        touched: Touched,
         parts: Parts,
         collect: Collect<B>,
     ) -> Self {
-        let cold: Cold<S, B> = Box::pin(late(shared, route, parts, collect));
+        let cold: Cold<S, B> = Box::pin(late(shared, touched, parts, collect));
         State::Cold { cold }.into()
     }
 }
@@ -119,6 +124,7 @@ where
     S: HttpService<B>,
     B: Body,
 {
+    #[inline(always)]
     fn from(state: State<S, B>) -> Self {
         Self { state }
     }
@@ -134,7 +140,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         loop {
-            let cold: Cold<S, B> = match this.state.as_mut().project() {
+            let cold = match this.state.as_mut().project() {
                 StateProj::Untouched { sending } => {
                     let response = ready!(sending.poll(cx))?;
                     return Poll::Ready(Ok(response.map(ResponseBody::untouched)));
@@ -146,8 +152,7 @@ where
                 }
                 StateProj::InFlight { in_flight } => match ready!(in_flight.poll(cx)) {
                     Answered::Done(result) => return Poll::Ready(result),
-                    Answered::Suspicious(exchange, response) => examining(exchange, response),
-                    Answered::LeftBehind(exchange) => Box::pin(send_anew(exchange)),
+                    Answered::Later(later) => later,
                 },
                 StateProj::Cold { cold } => return cold.as_mut().poll(cx),
                 StateProj::Answer { response } => {
@@ -160,24 +165,12 @@ where
     }
 }
 
-/// Apart from the hot path, where the stack that it takes to make this future would be paid for by
-/// every request.
-#[cold]
-#[inline(never)]
-fn examining<S, B>(exchange: Exchange<S, B>, response: Response<S::ResBody>) -> Cold<S, B>
-where
-    S: HttpService<B>,
-    B: Body<Error: Send> + Send + Unpin + 'static,
-{
-    Box::pin(examine(exchange, response))
-}
-
 /// Asks the store for the session of a request, then does as the service would have done.
 #[cfg(feature = "store")]
 async fn unknown<S, B>(
     shared: Arc<Shared<S>>,
     key: Box<crate::session::Key>,
-    request: http::Request<B>,
+    request: Request<B>,
 ) -> LayerResult<S, B>
 where
     S: HttpService<B>,
@@ -187,16 +180,16 @@ where
         Some(persistence) => persistence.find(*key).await,
         None => None,
     };
-    match Route::of_found(found, request.headers()) {
-        Route::Untouched => {
+    match Route::of_found(found, &request) {
+        Route::Touched(touched) => {
+            let (parts, body) = request.into_parts();
+            let collect = Collect::new(body, shared.config.max_body_bytes);
+            late(shared, touched, parts, collect).await
+        }
+        Route::Untouched | Route::Unknown(_) => {
             let request = request.map(RequestBody::untouched);
             let response = shared.inner.send(request).await?;
             Ok(response.map(ResponseBody::untouched))
-        }
-        route => {
-            let (parts, body) = request.into_parts();
-            let collect = Collect::new(body, shared.config.max_body_bytes);
-            late(shared, route, parts, collect).await
         }
     }
 }
@@ -205,7 +198,7 @@ where
 /// clone that has yet to be made ready.
 async fn late<S, B>(
     shared: Arc<Shared<S>>,
-    route: Route,
+    touched: Touched,
     parts: Parts,
     collect: Collect<B>,
 ) -> LayerResult<S, B>
@@ -213,25 +206,24 @@ where
     S: HttpService<B>,
     B: Body<Error: Send> + Send + Unpin + 'static,
 {
-    match route.prepare(&shared, parts, collect.await) {
-        Way::Untouched(request) => {
+    let mut request = Request::from_parts(parts, collect.await);
+    let of = match touched {
+        Touched::Session(of) => of,
+        Touched::Candidate(principal) => {
+            let candidate = Candidate::of_request(&request, principal);
             let response = shared.inner.send(request).await?;
-            Ok(response.map(ResponseBody::untouched))
+            return Ok(match candidate {
+                Some(candidate) => candidate.settle(&shared, response),
+                None => response.map(ResponseBody::untouched),
+            });
         }
-        Way::Candidate(candidate, request) => {
-            let response = shared.inner.send(request).await?;
-            Ok(candidate.settle(&shared, response))
-        }
-        Way::Session(Prepared::Send(exchange, request)) => {
-            // Made for the epoch that is current now; by the time the service is ready there may be
-            // another.
-            let unbuffered = exchange.unbuffered(request.into_body());
-            send_first(exchange, unbuffered).await
-        }
-        Way::Session(Prepared::Wait(exchange, unbuffered)) => {
-            send_first(exchange, unbuffered).await
-        }
-        Way::Session(Prepared::Answer(response)) => Ok(response.map(ResponseBody::whole)),
+    };
+    let (mut exchange, is_there) = Exchange::new(&shared, of, &request);
+    match exchange.prepare(is_there, request.headers_mut()) {
+        // Where it could be sent, that was in the epoch that is current now; by the time the service
+        // is ready there may be another.
+        Prepared::Send | Prepared::Wait => send_first(exchange, request.into_body()).await,
+        Prepared::Answer(response) => Ok(response.map(ResponseBody::whole)),
     }
 }
 

@@ -1,19 +1,18 @@
 //! The ways that a request can go (rules A1, A2, B1).
 
-use std::{mem::swap, sync::Arc};
+use std::mem::swap;
+#[cfg(feature = "store")]
+use std::sync::Arc;
 
-use http::{HeaderMap, Method, Request, request::Parts};
-use http_body::Body;
+use http::{HeaderValue, Method, Request, request::Parts};
 
 #[cfg(feature = "store")]
 use crate::session::{Endpoint, Key};
 use crate::{
     Principal,
-    body::{BufferedBody, RequestBody},
     config::Shared,
-    exchange::{Candidate, Exchange, Prepared},
-    http_service::HttpService,
-    mcp::{MCP_METHOD, is_json, is_sessionless_version, session_headers},
+    exchange::InSession,
+    mcp::{MCP_METHOD, RequestHeaders, is_json},
     session::Session,
 };
 
@@ -21,50 +20,50 @@ use crate::{
 pub(crate) enum Route {
     /// It is none of the layer's business.
     Untouched,
-    /// It may be an `initialize`, of this principal.
-    Candidate(Option<Principal>),
-    /// It belongs to a recorded session.
-    Session(Arc<Session>),
+    /// It is, and its body is needed.
+    Touched(Touched),
     /// If it belongs to a session, the store knows it (rule N1).
     #[cfg(feature = "store")]
     Unknown(Box<Key>),
 }
 
-/// The way that it goes, now that its body is there.
-#[allow(
-    clippy::large_enum_variant,
-    reason = "the hot path takes the largest, and does not allocate"
-)]
-pub(crate) enum Way<S, B: Body> {
-    Untouched(Request<RequestBody<B>>),
-    Candidate(Box<Candidate>, Request<RequestBody<B>>),
-    Session(Prepared<S, B>),
+/// A request that the layer looks at.
+pub(crate) enum Touched {
+    /// It may be an `initialize`, of this principal.
+    Candidate(Option<Principal>),
+    /// It belongs to a recorded session.
+    Session(InSession),
 }
 
 impl Route {
     pub(crate) fn of<S, B>(shared: &Shared<S>, request: &mut Request<B>) -> Self {
-        let (session_id, version) = session_headers(request.headers());
-        if !shared.config.enabled || (session_id.is_none() && !may_initialize(request)) {
+        if !shared.config.enabled {
             return Self::Untouched;
         }
-        let is_sessionless = version.is_some_and(is_sessionless_version);
-        if is_sessionless && session_id.is_none() {
+        let mut headers = RequestHeaders::of(request.headers());
+        let is_sessionless = headers.is_sessionless();
+        if headers.session_id.is_none() && (!may_initialize(request) || is_sessionless) {
             return Self::Untouched;
         }
-        let principal = match &shared.config.principal {
-            Some(principal) => with_parts(request, |parts| principal(parts)),
-            None => None,
+        let mut principal = None;
+        if let Some(principal_of) = &shared.config.principal {
+            principal = with_parts(request, |parts| principal_of(parts));
+            headers = RequestHeaders::of(request.headers());
+        }
+        let Some(id) = headers.session_id else {
+            return Self::Touched(Touched::Candidate(principal));
         };
-        let headers = request.headers();
-        let Some(id) = session_headers(headers).0 else {
-            return Self::Candidate(principal);
-        };
+        let hosts = headers.has_host.then_some(request.headers());
         let found = shared
             .sessions
-            .find(id, principal.as_ref(), request.uri(), headers);
+            .find(id, principal.as_ref(), request.uri(), hosts);
         match found {
-            Some(session) if !is_sessionless || is_recorded_with(&session, headers) => {
-                Self::Session(session)
+            Some(found) if !is_sessionless || is_recorded_with(&found.session, headers.version) => {
+                Self::Touched(Touched::Session(InSession {
+                    session: found.session,
+                    has_own_uri: found.has_own_uri,
+                    has_last_event_id: headers.has_last_event_id,
+                }))
             }
             #[cfg(feature = "store")]
             None if shared.persistence.is_some() => Self::unknown(request, principal),
@@ -76,7 +75,7 @@ impl Route {
     #[cold]
     fn unknown<B>(request: &Request<B>, principal: Option<Principal>) -> Self {
         let headers = request.headers();
-        let Some(id) = session_headers(headers).0 else {
+        let Some(id) = RequestHeaders::of(headers).session_id else {
             return Self::Untouched;
         };
         Self::Unknown(Box::new(Key {
@@ -88,49 +87,19 @@ impl Route {
 
     /// Where a request goes whose session the store knows, or nobody.
     #[cfg(feature = "store")]
-    pub(crate) fn of_found(found: Option<Arc<Session>>, headers: &HeaderMap) -> Self {
-        let is_sessionless = session_headers(headers)
-            .1
-            .is_some_and(is_sessionless_version);
+    pub(crate) fn of_found<B>(found: Option<Arc<Session>>, request: &Request<B>) -> Self {
+        let headers = RequestHeaders::of(request.headers());
         match found {
-            Some(session) if !is_sessionless || is_recorded_with(&session, headers) => {
-                Self::Session(session)
+            Some(session)
+                if !headers.is_sessionless() || is_recorded_with(&session, headers.version) =>
+            {
+                Self::Touched(Touched::Session(InSession {
+                    has_own_uri: session.has_uri(request.uri()),
+                    session,
+                    has_last_event_id: headers.has_last_event_id,
+                }))
             }
             _ => Self::Untouched,
-        }
-    }
-
-    /// Decides about the request with its body, whenever that came.
-    // Inlined, since what it gives is large.
-    #[inline(always)]
-    pub(crate) fn prepare<S, B>(
-        self,
-        shared: &Arc<Shared<S>>,
-        parts: Parts,
-        body: Result<BufferedBody, RequestBody<B>>,
-    ) -> Way<S, B>
-    where
-        S: HttpService<B>,
-        B: Body<Error: Send> + Send + 'static,
-    {
-        let principal = match self {
-            Self::Session(session) => {
-                return Way::Session(Exchange::prepare(shared, session, parts, body));
-            }
-            Self::Candidate(principal) => principal,
-            #[cfg(feature = "store")]
-            Self::Unknown(_) => None,
-            Self::Untouched => None,
-        };
-        let candidate = match &body {
-            Ok(body) => Candidate::of(&parts, principal, body),
-            Err(_) => None,
-        };
-        let body = body.map_or_else(|body| body, RequestBody::buffered);
-        let request = Request::from_parts(parts, body);
-        match candidate {
-            Some(candidate) => Way::Candidate(Box::new(candidate), request),
-            None => Way::Untouched(request),
         }
     }
 }
@@ -151,9 +120,9 @@ fn with_parts<B, T>(request: &mut Request<B>, look: impl FnOnce(&Parts) -> T) ->
     seen
 }
 
-/// Whether the session was recorded with the very version that these headers name (rule A2).
-fn is_recorded_with(session: &Session, headers: &HeaderMap) -> bool {
-    let version = session_headers(headers).1;
+/// Whether the session was recorded with this very version (rule A2).
+#[cold]
+fn is_recorded_with(session: &Session, version: Option<&HeaderValue>) -> bool {
     version.is_some() && session.chain().first().version() == version
 }
 

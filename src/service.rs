@@ -2,9 +2,8 @@
 
 use std::{
     fmt,
-    pin::pin,
     sync::Arc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
 };
 
 use http::{Request, Response};
@@ -15,10 +14,10 @@ use crate::{
     SessionRecoveryLayer, Sessions,
     body::{Collect, RequestBody, ResponseBody},
     config::{Config, Shared},
-    exchange::Prepared,
+    exchange::{Candidate, Exchange, Prepared},
     future::ResponseFuture,
     http_service::{HttpService, SharedService},
-    route::{Route, Way},
+    route::{Route, Touched},
 };
 
 /// An HTTP client service whose MCP sessions do not die.
@@ -85,40 +84,43 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let route = Route::of(&self.shared, &mut request);
-        if let Route::Untouched = route {
-            return ResponseFuture::untouched(self.inner.call(request.map(RequestBody::untouched)));
-        }
-        #[cfg(feature = "store")]
-        let route = match route {
+        let touched = match Route::of(&self.shared, &mut request) {
+            Route::Touched(touched) => touched,
+            Route::Untouched => {
+                let request = request.map(RequestBody::untouched);
+                return ResponseFuture::untouched(self.inner.call(request));
+            }
+            #[cfg(feature = "store")]
             Route::Unknown(key) => {
                 self.release();
                 return ResponseFuture::unknown(self.shared.clone(), key, request);
             }
-            route => route,
         };
         let (parts, body) = request.into_parts();
-        let mut collect = Collect::new(body, self.shared.config.max_body_bytes);
-        // Most bodies are there at once. If this one is not, the future asks again, with a waker.
-        let collected = pin!(&mut collect).poll(&mut Context::from_waker(Waker::noop()));
-        let Poll::Ready(body) = collected else {
-            self.release();
-            return ResponseFuture::late(self.shared.clone(), route, parts, collect);
-        };
-        match route.prepare(&self.shared, parts, body) {
-            Way::Untouched(request) => ResponseFuture::untouched(self.inner.call(request)),
-            Way::Candidate(candidate, request) => {
-                let sending = self.inner.call(request);
-                ResponseFuture::candidate(sending, candidate, self.shared.clone())
-            }
-            Way::Session(Prepared::Send(exchange, request)) => {
-                ResponseFuture::in_flight(self.inner.call(request), exchange)
-            }
-            Way::Session(Prepared::Wait(exchange, unbuffered)) => {
+        let body = match Collect::at_once(body, self.shared.config.max_body_bytes) {
+            Ok(body) => body,
+            Err(collect) => {
                 self.release();
-                ResponseFuture::wait(exchange, unbuffered)
+                return ResponseFuture::late(self.shared.clone(), touched, parts, collect);
             }
-            Way::Session(Prepared::Answer(response)) => {
+        };
+        let mut request = Request::from_parts(parts, body);
+        let of = match touched {
+            Touched::Session(of) => of,
+            Touched::Candidate(principal) => {
+                let candidate = Candidate::of_request(&request, principal);
+                let sending = self.inner.call(request);
+                return ResponseFuture::candidate(sending, candidate, &self.shared);
+            }
+        };
+        let (mut exchange, is_there) = Exchange::new(&self.shared, of, &request);
+        match exchange.prepare(is_there, request.headers_mut()) {
+            Prepared::Send => ResponseFuture::in_flight(self.inner.call(request), exchange),
+            Prepared::Wait => {
+                self.release();
+                ResponseFuture::wait(exchange, request.into_body())
+            }
+            Prepared::Answer(response) => {
                 self.release();
                 ResponseFuture::answer(*response)
             }

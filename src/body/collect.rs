@@ -3,19 +3,19 @@
 use std::{
     future::Future,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
 };
 
-use bytes::Buf;
+use bytes::{Buf, Bytes};
 use http::HeaderMap;
-use http_body::Body;
+use http_body::{Body, Frame};
 
 use super::{
     frames::{AT_ONCE, Frames},
     request::{BufferedBody, RequestBody},
 };
 
-/// Collects a body up to a limit.
+/// Collects a body up to a limit: what it becomes is buffered, or was too large for that, or broke.
 ///
 /// Nothing is allocated for a body in one frame. Of a body that says beforehand that it is too
 /// large, the first frame alone is taken.
@@ -27,7 +27,10 @@ pub(crate) struct Collect<B: Body> {
     too_large: bool,
 }
 
-impl<B: Body> Collect<B> {
+impl<B> Collect<B>
+where
+    B: Body + Unpin,
+{
     pub(crate) fn new(body: B, limit: usize) -> Self {
         let too_large = body.size_hint().lower() > limit as u64;
         Self {
@@ -38,48 +41,96 @@ impl<B: Body> Collect<B> {
         }
     }
 
-    fn take(&mut self, trailers: Option<HeaderMap>) -> BufferedBody {
+    /// The body, which is there at once in most cases, or what waits for the rest of it.
+    pub(crate) fn at_once(mut body: B, limit: usize) -> Result<RequestBody<B>, Self> {
+        if body.is_end_stream() {
+            return Ok(RequestBody::default());
+        }
+        let mut nobody = Context::from_waker(Waker::noop());
+        match Pin::new(&mut body).poll_frame(&mut nobody) {
+            // Nearly every body is one frame.
+            Poll::Ready(Some(Ok(frame))) if body.is_end_stream() && frame.is_data() => {
+                let data = into_data(frame).unwrap_or_default();
+                let is_small = data.len() <= limit;
+                Ok(match is_small {
+                    true => RequestBody::buffered(data.into()),
+                    false => RequestBody::begun(data.into(), body),
+                })
+            }
+            first => Self::after(first, body, limit),
+        }
+    }
+
+    /// Goes on from what the body gave first.
+    #[cold]
+    fn after(first: Polled<B>, body: B, limit: usize) -> Result<RequestBody<B>, Self> {
+        let mut collect = Self::new(body, limit);
+        // If the rest is not there, it is asked for again, with a waker.
+        let mut nobody = Context::from_waker(Waker::noop());
+        let collected = match first.map(|frame| collect.take(frame)) {
+            Poll::Ready(None) => collect.read(&mut nobody),
+            Poll::Ready(Some(collected)) => Poll::Ready(collected),
+            Poll::Pending => Poll::Pending,
+        };
+        match collected {
+            Poll::Ready(collected) => Ok(collected),
+            Poll::Pending => Err(collect),
+        }
+    }
+
+    /// Reads until the body has ended, or is not there yet.
+    fn read(&mut self, cx: &mut Context<'_>) -> Poll<RequestBody<B>> {
+        for _ in 0..AT_ONCE {
+            let body = self.body.as_mut().expect(COMPLETED);
+            if body.is_end_stream() {
+                return Poll::Ready(self.end(None));
+            }
+            let frame = std::task::ready!(Pin::new(body).poll_frame(cx));
+            if let Some(collected) = self.take(frame) {
+                return Poll::Ready(collected);
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Takes what the body gave. Gives all of it, if there is no more to be read.
+    fn take(&mut self, frame: Option<Result<Frame<B::Data>, B::Error>>) -> Option<RequestBody<B>> {
+        let data = match frame {
+            None => return Some(self.end(None)),
+            Some(Err(error)) => return Some(RequestBody::broken(self.taken(None), error)),
+            Some(Ok(frame)) => match into_data(frame) {
+                Ok(data) => data,
+                Err(trailers) => return Some(self.end(trailers)),
+            },
+        };
+        self.frames.push(data);
+        if !self.too_large && self.frames.counted() <= self.limit {
+            return None;
+        }
+        let rest = self.body.take().expect(COMPLETED);
+        Some(RequestBody::begun(self.taken(None), rest))
+    }
+
+    fn end(&mut self, trailers: Option<HeaderMap>) -> RequestBody<B> {
+        RequestBody::buffered(self.taken(trailers))
+    }
+
+    fn taken(&mut self, trailers: Option<HeaderMap>) -> BufferedBody {
         BufferedBody::new(std::mem::take(&mut self.frames), trailers)
     }
 }
 
-impl<B> Collect<B>
-where
-    B: Body + Unpin,
-{
-    /// Reads until the body has ended, or is not there yet.
-    fn read(
-        &mut self,
-        mut body: B,
-        cx: &mut Context<'_>,
-    ) -> Result<Poll<BufferedBody>, RequestBody<B>> {
-        for _ in 0..AT_ONCE {
-            if body.is_end_stream() {
-                return Ok(Poll::Ready(self.take(None)));
-            }
-            let Poll::Ready(frame) = Pin::new(&mut body).poll_frame(cx) else {
-                self.body = Some(body);
-                return Ok(Poll::Pending);
-            };
-            match frame {
-                None => return Ok(Poll::Ready(self.take(None))),
-                Some(Err(error)) => return Err(RequestBody::broken(self.take(None), error)),
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(mut data) => {
-                        self.frames.push(data.copy_to_bytes(data.remaining()));
-                        if self.too_large || self.frames.counted() > self.limit {
-                            return Err(RequestBody::begun(self.take(None), body));
-                        }
-                    }
-                    Err(frame) => {
-                        return Ok(Poll::Ready(self.take(frame.into_trailers().ok())));
-                    }
-                },
-            }
-        }
-        cx.waker().wake_by_ref();
-        self.body = Some(body);
-        Ok(Poll::Pending)
+const COMPLETED: &str = "Collect polled after completion";
+
+/// What asking a body for a frame gives.
+type Polled<B> = Poll<Option<Result<Frame<<B as Body>::Data>, <B as Body>::Error>>>;
+
+/// The data of a frame, or the trailers.
+fn into_data<D: Buf>(frame: Frame<D>) -> Result<Bytes, Option<HeaderMap>> {
+    match frame.into_data() {
+        Ok(mut data) => Ok(data.copy_to_bytes(data.remaining())),
+        Err(frame) => Err(frame.into_trailers().ok()),
     }
 }
 
@@ -87,18 +138,10 @@ impl<B> Future for Collect<B>
 where
     B: Body + Unpin,
 {
-    type Output = Result<BufferedBody, RequestBody<B>>;
+    type Output = RequestBody<B>;
 
-    fn poll(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<BufferedBody, RequestBody<B>>> {
-        let this = self.get_mut();
-        let body = this.body.take().expect("Collect polled after completion");
-        match this.read(body, cx) {
-            Ok(polled) => polled.map(Ok),
-            Err(unbuffered) => Poll::Ready(Err(unbuffered)),
-        }
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<RequestBody<B>> {
+        self.get_mut().read(cx)
     }
 }
 
@@ -128,9 +171,8 @@ mod tests {
 
     #[tokio::test]
     async fn k1_frames_without_data_come_to_the_limit_as_well() {
-        let Err(begun) = Collect::new(Always(""), 1024 * 1024).await else {
-            panic!("the body has no end");
-        };
+        let begun = Collect::new(Always(""), 1024 * 1024).await;
+        assert!(begun.kept().is_none());
         assert_eq!(begun.size_hint().lower(), 0);
     }
 
@@ -143,16 +185,13 @@ mod tests {
         };
         let whole = body().collect().await.unwrap().to_bytes();
 
-        let Ok(kept) = Collect::new(body(), 1024 * 1024).await else {
-            panic!("it is within the limit");
-        };
+        let sent = Collect::new(body(), 1024 * 1024).await;
+        let kept = sent.kept().expect("it is within the limit");
         assert!(*kept.data() == *whole && kept.len() == whole.len());
-        let sent = RequestBody::<Full<Bytes>>::buffered(kept).collect().await;
-        assert_eq!(sent.unwrap().to_bytes(), whole);
+        assert_eq!(sent.collect().await.unwrap().to_bytes(), whole);
 
-        let Err(begun) = Collect::new(body(), 5_000).await else {
-            panic!("it is over the limit");
-        };
+        let begun = Collect::new(body(), 5_000).await;
+        assert!(begun.kept().is_none(), "it is over the limit");
         assert_eq!(begun.collect().await.unwrap().to_bytes(), whole);
     }
 
@@ -167,12 +206,45 @@ mod tests {
         advancing.await.unwrap();
     }
 
+    #[test]
+    fn k1_what_is_there_at_once_comes_to_the_same_however_it_comes() {
+        const LARGE: &str =
+            "This is more than the eighty bytes that the limit allows, one way or the other.....";
+        let frames = |data: &[&'static str], trailers: bool| {
+            let data: Vec<_> = data
+                .iter()
+                .map(|data| Frame::data(Bytes::from(*data)))
+                .collect();
+            let trailers = trailers.then(|| Frame::trailers(HeaderMap::new()));
+            let frames = data.into_iter().chain(trailers).map(Ok::<_, Infallible>);
+            StreamBody::new(futures::stream::iter(frames))
+        };
+        let collected = |body| {
+            let body = Collect::at_once(body, 80).ok();
+            body.map(|body| body.kept().map(BufferedBody::len))
+        };
+        for (data, trailers, len) in [
+            (&[][..], false, Some(0)),
+            (&[], true, Some(0)),
+            (&["call"], false, Some(4)),
+            (&["call", "", "s"], true, Some(5)),
+            (&[LARGE], false, None),
+            (&["too ", LARGE], false, None),
+        ] {
+            assert_eq!(collected(frames(data, trailers)), Some(len), "{data:?}");
+        }
+        for (text, len) in [("", Some(0)), ("call", Some(4)), (LARGE, None)] {
+            let collected = Collect::at_once(Full::<Bytes>::from(text), 80);
+            let kept = collected
+                .ok()
+                .map(|body| body.kept().map(BufferedBody::len));
+            assert_eq!(kept, Some(len), "{text}");
+        }
+    }
+
     #[tokio::test]
     async fn f7_a_buffered_body_can_be_had_again() {
-        let Ok(kept) = Collect::new(Full::<Bytes>::from("call"), 9).await else {
-            panic!("it is within the limit");
-        };
-        let body = RequestBody::<Always>::buffered(kept);
+        let body = Collect::new(Full::<Bytes>::from("call"), 9).await;
         let again = body.try_clone().expect("it is in memory");
         for body in [body, again, RequestBody::default()] {
             let text = body.collect().await.unwrap().to_bytes();

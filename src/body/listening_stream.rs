@@ -123,7 +123,10 @@ where
         if let Some(chunk) = frame.data_ref() {
             self.reader.read(chunk, |event| match event {
                 Event::Id(id) => self.ids.push(id, 0),
-                Event::Data(data) => self.reconnect.responded(Responded::Whole(data)),
+                Event::Data(data) => {
+                    let data = String::from_utf8_lossy(data);
+                    self.reconnect.responded(Responded::Whole(&data));
+                }
                 Event::Large(data) => self.reconnect.responded(Responded::Large(data)),
             });
             if !self.ids.is_empty() {

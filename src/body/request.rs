@@ -54,6 +54,7 @@ impl BufferedBody {
     }
 
     /// All data in one piece; copied only if it came in several.
+    #[inline]
     pub(crate) fn data(&self) -> Cow<'_, [u8]> {
         match &self.data {
             Data::One(bytes) => Cow::Borrowed(bytes),
@@ -62,8 +63,12 @@ impl BufferedBody {
     }
 
     /// The number of bytes of data.
+    #[inline]
     pub(crate) fn len(&self) -> usize {
-        self.frames().iter().map(Bytes::len).sum()
+        match &self.data {
+            Data::One(bytes) => bytes.len(),
+            Data::Many(frames) => frames.iter().map(Bytes::len).sum(),
+        }
     }
 }
 
@@ -171,6 +176,14 @@ impl<B: Body> RequestBody<B> {
     /// `begun`, then the error that the caller's body ended with.
     pub(crate) fn broken(begun: BufferedBody, error: B::Error) -> Self {
         Self::with_rest(begun, Rest::Error { error: Some(error) })
+    }
+
+    /// What was kept of it, which is all or nothing.
+    pub(crate) fn kept(&self) -> Option<&BufferedBody> {
+        match &self.kind {
+            Kind::Buffered { buffered, .. } => Some(buffered),
+            Kind::Untouched { .. } | Kind::Begun { .. } => None,
+        }
     }
 
     /// Whether what was read of a body that could not be kept has something in it.

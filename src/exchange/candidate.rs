@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{
-    Extensions, HeaderMap, HeaderValue, Response, StatusCode, Uri,
+    Extensions, HeaderMap, HeaderValue, Request, Response, StatusCode, Uri,
     header::{ACCEPT, CONTENT_TYPE},
     request::Parts,
 };
@@ -13,7 +13,7 @@ use tracing::warn;
 
 use crate::{
     Outcome, Principal, Recovery,
-    body::{BufferedBody, ResponseBody, Tap},
+    body::{BufferedBody, RequestBody, ResponseBody, Tap},
     config::Shared,
     http_service::HttpService,
     mcp::{Id, InitializeResult, Message, MessageReader, SESSION_ID},
@@ -46,27 +46,41 @@ enum Recorded<L> {
 
 impl Candidate {
     /// The candidate, unless the body shows that it is none after all.
-    pub(crate) fn of(
-        parts: &Parts,
+    pub(crate) fn of_request<B: Body>(
+        request: &Request<RequestBody<B>>,
         principal: Option<Principal>,
-        body: &BufferedBody,
     ) -> Option<Self> {
+        let body = request.body().kept()?;
         memchr::memmem::find(&body.data(), b"initialize")?;
-        Some(Self {
-            endpoint: Endpoint::new(&parts.uri, &parts.headers),
-            uri: parts.uri.query().map(|_| parts.uri.clone()),
-            principal,
-            renews: None,
-            headers: parts.headers.clone(),
-            extensions: parts.extensions.clone(),
-            body: body.clone(),
-        })
+        let mut candidate = Self::new(request.uri(), request.headers().clone(), body, principal);
+        candidate.extensions = request.extensions().clone();
+        Some(candidate)
     }
 
     /// An `initialize` in a session that there is.
-    pub(super) fn renewing(mut self, session: &Arc<Session>) -> Self {
-        self.renews = Some(session.clone());
-        self
+    pub(super) fn renewing(session: &Arc<Session>, head: Parts, body: &BufferedBody) -> Self {
+        let principal = session.principal().cloned();
+        let mut candidate = Self::new(&head.uri, head.headers, body, principal);
+        candidate.extensions = head.extensions;
+        candidate.renews = Some(session.clone());
+        candidate
+    }
+
+    fn new(
+        uri: &Uri,
+        headers: HeaderMap,
+        body: &BufferedBody,
+        principal: Option<Principal>,
+    ) -> Self {
+        Self {
+            endpoint: Endpoint::new(uri, &headers),
+            uri: uri.query().map(|_| uri.clone()),
+            principal,
+            renews: None,
+            headers,
+            extensions: Extensions::new(),
+            body: body.clone(),
+        }
     }
 
     /// Records the session, if the answer makes one, and passes the answer on.

@@ -11,7 +11,7 @@ use crate::{
     Outcome,
     body::{ResponseBody, Tap},
     http_service::{HttpService, LayerResponse},
-    mcp::{LostResponse, MessageReader, SESSION_ID, is_event_stream},
+    mcp::{AnswerHeaders, LostResponse, MessageReader},
     recovery,
     session::{PendingChanges, StateChange},
 };
@@ -36,38 +36,38 @@ where
 
     /// Passes on the answer.
     pub(super) fn deliver(&self, mut response: Response<S::ResBody>) -> LayerResponse<S, B> {
-        if let Some(outcome) = self.outcome {
-            response = self.mark(response, outcome);
+        if self.outcome.is_some() || self.led {
+            response = self.told(response);
         }
-        if self.led {
-            response = self.bring_cookies(response);
-        }
-        let is_success = response.status().is_success();
+        let status = response.status();
+        let said = AnswerHeaders::of(response.headers());
         match *self.head.method() {
-            Method::DELETE => self.note_end(response.status()),
-            _ if is_success => {
+            Method::DELETE => self.note_end(status),
+            _ if status.is_success() => {
                 self.note_success();
-                if let Some(candidate) = self.candidate(response.headers()) {
-                    let mut response = candidate.settle(&self.shared, response);
-                    // It may have made no session, and been answered in this one.
-                    self.epoch()
-                        .translate_response(response.headers_mut(), self.session.id());
-                    return response;
+                if said.has_session_id {
+                    if let Some(candidate) = self.candidate() {
+                        let mut response = candidate.settle(&self.shared, response);
+                        // It may have made no session, and been answered in this one.
+                        self.translate(response.headers_mut());
+                        return response;
+                    }
                 }
             }
             _ => {}
         }
-        self.epoch()
-            .translate_response(response.headers_mut(), self.session.id());
+        if said.has_session_id {
+            self.translate(response.headers_mut());
+        }
         match *self.head.method() {
-            Method::POST if is_success => {
-                if response.status() == StatusCode::ACCEPTED && self.holds_requests() {
+            Method::POST if status.is_success() => {
+                if status == StatusCode::ACCEPTED && self.holds_requests() {
                     // Their answers are to come on a listening stream.
                     let epoch = self.epoch().number();
                     self.session.accept(epoch, &self.summary().requests);
                 }
                 let accepting = self.accepting(response.headers());
-                if is_event_stream(response.headers()) {
+                if said.is_event_stream {
                     let requests = self.summary().requests.clone();
                     return self.answer_stream(response, requests, accepting);
                 }
@@ -76,12 +76,25 @@ where
                         .map(|body| ResponseBody::wrapped(Tap::new(body, reader, look)));
                 }
             }
-            Method::GET if is_success && is_event_stream(response.headers()) => {
+            Method::GET if status.is_success() && said.is_event_stream => {
                 return self.get_stream(response);
             }
             _ => {}
         }
         response.map(ResponseBody::untouched)
+    }
+
+    /// The answer, with what became of the request before it came.
+    #[cold]
+    fn told<R>(&self, mut response: Response<R>) -> Response<R> {
+        if let Some(outcome) = self.outcome {
+            response = self.mark(response, outcome);
+        }
+        self.bring_cookies(response)
+    }
+
+    fn translate(&self, headers: &mut HeaderMap) {
+        self.epoch().translate_response(headers, self.session.id());
     }
 
     /// A 2xx proves that the session lives, and, if it answers an `initialize`, that another does
@@ -90,7 +103,7 @@ where
         if self.epoch().is_unproven() && !self.summary().is_initialize {
             #[cfg(feature = "store")]
             if self.epoch().is_restored() {
-                let headers = recovery::callers_headers(&self.head.unpack().headers);
+                let headers = recovery::callers_headers(&self.unpack().headers);
                 self.epoch().learn_credentials(headers);
             }
             self.session.chain().lives(self.epoch());
@@ -103,10 +116,16 @@ where
         if body.len() > PendingChanges::MAX_BODY {
             return None;
         }
-        let mut pending = PendingChanges::in_body(&body.data());
-        if pending.is_empty() {
-            return None;
-        }
+        let pending = PendingChanges::in_body(&body.data())?;
+        self.accepting_changes(pending, headers)
+    }
+
+    #[cold]
+    fn accepting_changes(
+        &self,
+        mut pending: PendingChanges,
+        headers: &HeaderMap,
+    ) -> Option<Accepting> {
         let config = &self.shared.config;
         let reader = MessageReader::new(headers, config.max_initialize_result_bytes)?;
         let (shared, session) = (self.shared.clone(), self.session.clone());
@@ -126,21 +145,16 @@ where
 
     /// An `initialize` that carried the session's id and was answered with one makes a session of
     /// its own (rule B5).
-    fn candidate(&self, answer: &HeaderMap) -> Option<Candidate> {
+    fn candidate(&self) -> Option<Candidate> {
         static INITIALIZE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("initialize"));
 
         let body = self.body.as_ref()?;
         // Some servers say the session's id with every answer, so that the body has to tell.
         let may_be = *self.head.method() == Method::POST
-            && answer.contains_key(SESSION_ID)
             && body.len() <= self.shared.config.max_initialize_bytes
             && INITIALIZE.find(&body.data()).is_some();
-        if !may_be || !self.summary().is_initialize {
-            return None;
-        }
-        let principal = self.session.principal().cloned();
-        let candidate = Candidate::of(&self.head.unpack(), principal, body)?;
-        Some(candidate.renewing(&self.session))
+        (may_be && self.summary().is_initialize)
+            .then(|| Candidate::renewing(&self.session, self.unpack(), body))
     }
 
     /// Whether somebody may wait for a response by id. Nearly all that is answered 202 is
@@ -162,7 +176,7 @@ where
         if status.is_success() || is_gone {
             self.shared.sessions.forget(&self.session);
             #[cfg(feature = "store")]
-            recovery::end_everywhere::<S, B>(&self.shared, &self.session, &self.head.unpack());
+            recovery::end_everywhere::<S, B>(&self.shared, &self.session, &self.unpack());
             // A recovery may have made another while the DELETE was on its way.
             let current = self.session.chain().current();
             if current.number() != self.epoch().number() {

@@ -231,7 +231,7 @@ where
         if !self.shared.config.reinitialize {
             return false;
         }
-        let own = self.head.unpack();
+        let own = self.unpack();
         let chain = self.session.chain();
         match chain.standing(self.epoch(), authorization(&own.headers)) {
             Standing::Open => {}
@@ -241,7 +241,7 @@ where
         if self.has_epochs_credentials() {
             return self.ask_as(&own, answered, allowance).await == Some(true);
         }
-        let mut epochs = self.head.unpack();
+        let mut epochs = self.unpack();
         epochs.headers = self
             .session
             .credentials(self.epoch())
@@ -254,10 +254,8 @@ where
                 epochs.extensions = handshake.extensions.clone();
             }
             None => {
-                let initialize = self.session.initialize();
-                let uri = initialize.uri.as_deref();
-                epochs.uri = uri.unwrap_or(self.session.endpoint().uri()).clone();
-                epochs.extensions = initialize.extensions.clone();
+                epochs.uri = self.session.uri().clone();
+                epochs.extensions = self.session.initialize().extensions.clone();
             }
         }
         match self.ask_as(&epochs, answered, allowance).await {

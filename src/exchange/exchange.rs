@@ -19,6 +19,14 @@ use crate::{
     session::{Epoch, Session, Snapshot},
 };
 
+/// What the head of a request tells that belongs to a recorded session.
+pub(crate) struct InSession {
+    pub(crate) session: Arc<Session>,
+    /// Whether its URI is the session's own to the letter, as nearly all are.
+    pub(crate) has_own_uri: bool,
+    pub(crate) has_last_event_id: bool,
+}
+
 /// One request of a recorded session.
 pub(crate) struct Exchange<S, B> {
     pub(super) shared: Arc<Shared<S>>,
@@ -29,6 +37,7 @@ pub(crate) struct Exchange<S, B> {
     crosses: bool,
     /// It started the recovery that it waited for.
     pub(super) led: bool,
+    pub(super) has_last_event_id: bool,
     /// As the caller sent it: nothing is translated here.
     pub(super) head: PackedHead,
     /// `None` if it could not be buffered.
@@ -43,16 +52,11 @@ pub(crate) struct Exchange<S, B> {
 }
 
 /// What to do with a request whose body has been collected.
-#[allow(
-    clippy::large_enum_variant,
-    reason = "the hot path takes the largest, and does not allocate"
-)]
-pub(crate) enum Prepared<S, B: Body> {
+pub(crate) enum Prepared {
     /// Send it.
-    Send(Exchange<S, B>, Request<RequestBody<B>>),
-    /// Its session is not there to be used: wait for it first. The body is there if it could not
-    /// be buffered.
-    Wait(Exchange<S, B>, Option<RequestBody<B>>),
+    Send,
+    /// Its session is not there to be used: wait for it first.
+    Wait,
     /// There is no need to: this is what the caller gets.
     Answer(Box<Response<Bytes>>),
 }
@@ -62,52 +66,60 @@ where
     S: HttpService<B>,
     B: Body<Error: Send> + Send + 'static,
 {
-    /// Decides about a request, and makes it what is to be sent.
+    /// What is kept of a request of this session, and whether the session is there to be used.
     // Inlined, since what it gives is large.
     #[inline(always)]
-    pub(crate) fn prepare(
+    pub(crate) fn new(
         shared: &Arc<Shared<S>>,
-        session: Arc<Session>,
-        parts: Parts,
-        body: Result<BufferedBody, RequestBody<B>>,
-    ) -> Prepared<S, B> {
-        let (snapshot, is_there) = session.chain().snapshot();
-        let (body, unbuffered) = match body {
-            Ok(body) => (Some(body), None),
-            Err(unbuffered) => (None, Some(unbuffered)),
-        };
-        let mut exchange = Self {
+        of: InSession,
+        request: &Request<RequestBody<B>>,
+    ) -> (Self, bool) {
+        let (snapshot, is_there) = of.session.chain().snapshot();
+        let exchange = Self {
+            head: PackedHead::new(request, of.has_own_uri),
+            has_last_event_id: of.has_last_event_id,
             shared: shared.clone(),
-            session,
+            session: of.session,
             snapshot,
             crosses: false,
             led: false,
-            head: PackedHead::new(&parts),
-            body,
+            body: request.body().kept().cloned(),
             outcome: None,
             allowance: None,
             summary: OnceLock::new(),
             marker: PhantomData,
         };
+        (exchange, is_there)
+    }
+
+    /// Decides about the request, and makes it what is to be sent.
+    #[inline]
+    pub(crate) fn prepare(&mut self, is_there: bool, headers: &mut HeaderMap) -> Prepared {
         if !is_there {
-            return Prepared::Wait(exchange, unbuffered);
+            return Prepared::Wait;
         }
-        if exchange.may_be_initialized() {
-            if let Some(accepted) = exchange.accepted() {
+        if self.may_be_initialized() {
+            if let Some(accepted) = self.accepted() {
                 return Prepared::Answer(Box::new(accepted));
             }
         }
-        match exchange.address(parts, unbuffered) {
-            Ok(request) => Prepared::Send(exchange, request),
+        if !self.has_last_event_id {
+            // All that nearly every request needs, and most do not need that.
+            self.epoch().translate_request(headers);
+            return Prepared::Send;
+        }
+        match self.address(headers) {
+            Ok(()) => Prepared::Send,
             Err(response) => Prepared::Answer(response),
         }
     }
 
     /// Whether it is worth looking whether this is the caller's `notifications/initialized`, which a
     /// later epoch's handshake has sent already (rule F3). It holds next to nothing.
+    #[inline]
     fn may_be_initialized(&self) -> bool {
         const LARGEST: usize = 256;
-        self.epoch().number() > 0
+        self.epoch().handshake().is_some()
             && self.body.as_ref().is_some_and(|body| {
                 body.len() <= LARGEST
                     && memchr::memmem::find(&body.data(), b"initialized").is_some()
@@ -116,17 +128,12 @@ where
 
     /// Makes the request what goes out in its epoch (rule C1); or gives the answer, where what it
     /// asks for is gone (rule G4).
-    pub(super) fn address(
-        &mut self,
-        mut parts: Parts,
-        unbuffered: Option<RequestBody<B>>,
-    ) -> Result<Request<RequestBody<B>>, Box<Response<Bytes>>> {
-        let epoch = self.session.chain().epoch(&self.snapshot);
-        match self.last_event_id(&parts.headers) {
-            LastEventId::Keep => epoch.translate_request(&mut parts.headers),
+    pub(super) fn address(&mut self, headers: &mut HeaderMap) -> Result<(), Box<Response<Bytes>>> {
+        match self.last_event_id(headers) {
+            LastEventId::Keep => self.epoch().translate_request(headers),
             LastEventId::Drop => {
-                parts.headers.remove(LAST_EVENT_ID);
-                epoch.translate_request(&mut parts.headers);
+                headers.remove(LAST_EVENT_ID);
+                self.epoch().translate_request(headers);
             }
             // The caller's id names a session that is gone, so that is what the server will say;
             // unless it calls another one like that by now (rule A5).
@@ -147,12 +154,20 @@ where
         }
         if self.outcome == Some(Outcome::Replayed) {
             if let Some(handshake) = self.epoch().handshake() {
-                handshake.affinity.replay(&mut parts.headers);
+                handshake.affinity.replay(headers);
             }
         }
-        let body = unbuffered
-            .unwrap_or_else(|| RequestBody::buffered(self.body.clone().unwrap_or_default()));
-        Ok(Request::from_parts(parts, body))
+        Ok(())
+    }
+
+    /// The head of the request as the caller sent it.
+    pub(super) fn unpack(&self) -> Parts {
+        self.head.unpack(self.session.uri())
+    }
+
+    /// The body to send, once more, if it was buffered.
+    pub(super) fn body(&self) -> RequestBody<B> {
+        RequestBody::buffered(self.body.clone().unwrap_or_default())
     }
 
     /// Whether the id that the request's epoch had upstream is another caller's by now, so that the
@@ -168,13 +183,11 @@ where
         self.epoch().number() > 0 && self.session.chain().is_forgotten()
     }
 
-    /// The body of a request that was made, if it could not be buffered and has to be sent as it is.
-    pub(crate) fn unbuffered(&self, body: RequestBody<B>) -> Option<RequestBody<B>> {
-        self.body.is_none().then_some(body)
-    }
-
     /// What a `Last-Event-ID` among these headers comes to in the request's epoch.
     pub(super) fn last_event_id(&self, headers: &HeaderMap) -> LastEventId {
+        if !self.has_last_event_id {
+            return LastEventId::Keep;
+        }
         LastEventId::of(
             &self.session,
             self.head.method(),

@@ -11,12 +11,11 @@ use http::{Method, Request, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
 
-use super::{Exchange, examine, send_first};
+use super::{Exchange, examine::examine, send_first};
 use crate::{
     Outcome,
     body::RequestBody,
     http_service::{HttpService, LayerResult},
-    mcp::LAST_EVENT_ID,
     session::OrphanTimer,
 };
 
@@ -37,14 +36,18 @@ pin_project! {
     }
 }
 
+/// Whatever takes longer than the answer itself.
+pub(crate) type Cold<S, B> = Pin<Box<dyn Future<Output = LayerResult<S, B>> + Send>>;
+
+const COMPLETED: &str = "ResponseFuture polled after completion";
+
 /// What became of a request under way.
 pub(crate) enum Answered<S: HttpService<B>, B: Body> {
     /// What the caller gets is known.
     Done(LayerResult<S, B>),
-    /// The answer may mean that the session has expired.
-    Suspicious(Exchange<S, B>, Response<S::ResBody>),
-    /// There is no answer, and the session has moved on.
-    LeftBehind(Exchange<S, B>),
+    /// It is not, and this finds out: the answer may mean that the session has expired, or there is
+    /// none and the session has moved on.
+    Later(Cold<S, B>),
 }
 
 impl<S, B> InFlight<S, B>
@@ -52,6 +55,8 @@ where
     S: HttpService<B>,
     B: Body,
 {
+    // Inlined, since what it gives is large.
+    #[inline(always)]
     pub(crate) fn new(sending: S::Future, exchange: Exchange<S, B>) -> Self {
         Self {
             sending,
@@ -70,20 +75,20 @@ where
     type Output = Answered<S, B>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answered<S, B>> {
-        const COMPLETED: &str = "ResponseFuture polled after completion";
-
         let mut this = self.project();
-        if let Poll::Ready(answer) = this.sending.poll(cx) {
-            let exchange = this.exchange.take().expect(COMPLETED);
-            return Poll::Ready(match answer {
-                Err(error) => Answered::Done(Err(error)),
-                Ok(response) if exchange.is_suspicious(&response) => {
-                    Answered::Suspicious(exchange, response)
-                }
-                Ok(response) => Answered::Done(Ok(exchange.deliver(response))),
-            });
-        }
         let exchange = this.exchange.as_ref().expect(COMPLETED);
+        if let Poll::Ready(answer) = this.sending.poll(cx) {
+            let result = match answer {
+                Err(error) => Err(error),
+                Ok(response) if exchange.is_suspicious(&response) => {
+                    return Poll::Ready(examine_apart(this.exchange, response));
+                }
+                Ok(response) => Ok(exchange.deliver(response)),
+            };
+            // Where it is: it is large.
+            *this.exchange = None;
+            return Poll::Ready(Answered::Done(result));
+        }
         if !std::mem::replace(this.is_pending, true) {
             this.orphan_timer.set(exchange.orphan_timer());
         }
@@ -93,7 +98,7 @@ where
         }
         if *exchange.head.method() == Method::GET {
             let exchange = this.exchange.take().expect(COMPLETED);
-            return Poll::Ready(Answered::LeftBehind(exchange));
+            return Poll::Ready(Answered::Later(Box::pin(send_anew(exchange))));
         }
         if exchange.summary().requests.is_empty() {
             // Nobody waits for it by id: it has all the time it wants.
@@ -120,20 +125,36 @@ where
     // Large, and of no use once it is through.
     match Box::pin(InFlight::new(sending, exchange)).await {
         Answered::Done(result) => result,
-        Answered::Suspicious(exchange, response) => Box::pin(examine(exchange, response)).await,
-        Answered::LeftBehind(exchange) => Box::pin(send_anew(exchange)).await,
+        Answered::Later(later) => later.await,
     }
+}
+
+/// Apart from the hot path, where the stack that it takes to make this future would be paid for by
+/// every request.
+#[cold]
+#[inline(never)]
+fn examine_apart<S, B>(
+    exchange: &mut Option<Exchange<S, B>>,
+    response: Response<S::ResBody>,
+) -> Answered<S, B>
+where
+    S: HttpService<B>,
+    B: Body<Error: Send> + Send + 'static,
+{
+    let exchange = exchange.take().expect(COMPLETED);
+    Answered::Later(Box::pin(examine(exchange, response)))
 }
 
 /// Sends a GET that was left behind without an answer in the epoch that is current now, as its
 /// stream would have moved there (rules G1, G2, G4).
-pub(crate) async fn send_anew<S, B>(mut exchange: Exchange<S, B>) -> LayerResult<S, B>
+async fn send_anew<S, B>(mut exchange: Exchange<S, B>) -> LayerResult<S, B>
 where
     S: HttpService<B>,
     B: Body<Error: Send> + Send + 'static,
 {
     exchange.outcome = Some(Outcome::Replayed);
-    send_first(exchange, None).await
+    let body = exchange.body();
+    send_first(exchange, body).await
 }
 
 impl<S, B> Exchange<S, B>
@@ -148,7 +169,7 @@ where
         let config = &self.shared.config;
         let timeout = match *self.head.method() {
             Method::POST if config.answer_lost_requests => config.orphan_timeout,
-            Method::GET if self.head.header(&LAST_EVENT_ID).is_some() => config.orphan_timeout,
+            Method::GET if self.has_last_event_id => config.orphan_timeout,
             Method::GET => Duration::ZERO,
             _ => return None,
         };

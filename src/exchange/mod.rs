@@ -24,8 +24,7 @@ mod wait;
 use self::last_event_id::LastEventId;
 pub(crate) use self::{
     candidate::Candidate,
-    examine::examine,
-    exchange::{Exchange, Prepared},
-    in_flight::{Answered, InFlight, send_anew},
+    exchange::{Exchange, InSession, Prepared},
+    in_flight::{Answered, Cold, InFlight},
     wait::send_first,
 };

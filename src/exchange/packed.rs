@@ -7,7 +7,7 @@ use http::{
     Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, request::Parts,
 };
 
-/// The head of a request, packed into one piece of memory.
+/// The head of a request, its headers packed into one piece of memory.
 ///
 /// Nearly every request is answered at once and never made again. Cloning a `HeaderMap` costs two
 /// allocations and, for each value that was not shared before, one more; packing it costs one
@@ -16,51 +16,33 @@ use http::{
 pub(crate) struct PackedHead {
     method: Method,
     version: Version,
-    /// The URI's text, then the headers.
-    packed: Vec<u8>,
-    uri_len: u16,
-    /// The URI itself, where its text would not come to the same.
-    odd_uri: Option<Box<Uri>>,
+    /// Unless it is the session's own, which nearly every one is.
+    uri: Option<Box<Uri>>,
+    headers: Vec<u8>,
     /// How many names the headers have.
     names: u16,
     extensions: Extensions,
 }
 
-/// What stands before the name and the value of each header: their lengths, and whether the value
-/// is sensitive.
-const PREFIX: usize = 2 * size_of::<u32>() + 1;
+/// What stands before the name and the value of each header: whether the value is sensitive, and
+/// both lengths. `http` allows no name of 64 KiB, and no value of 4 GiB.
+const PREFIX: usize = size_of::<u64>();
+const NAME_LEN: u32 = 1;
+const VALUE_LEN: u32 = NAME_LEN + u16::BITS;
 /// Few headers are longer on average, and then the memory grows.
 const USUAL: usize = 64;
 
 impl PackedHead {
-    pub(crate) fn new(parts: &Parts) -> Self {
-        let mut packed = Vec::with_capacity(USUAL * (parts.headers.len() + 1));
-        let odd_uri = is_odd(&parts.uri).then(|| Box::new(parts.uri.clone()));
-        if odd_uri.is_none() {
-            pack_uri(&parts.uri, &mut packed);
-        }
-        // It is no longer than `MAX_URI`.
-        let uri_len = u16::try_from(packed.len()).unwrap_or_default();
-        for (name, value) in &parts.headers {
-            let name = name.as_str().as_bytes();
-            // `http` allows neither names nor values of 4 GiB.
-            let mut prefix = [0; PREFIX];
-            prefix[..4].copy_from_slice(&(name.len() as u32).to_ne_bytes());
-            prefix[4..8].copy_from_slice(&(value.len() as u32).to_ne_bytes());
-            prefix[8] = u8::from(value.is_sensitive());
-            packed.extend_from_slice(&prefix);
-            packed.extend_from_slice(name);
-            packed.extend_from_slice(value.as_bytes());
-        }
+    /// The head of a request, whose URI may be the session's own.
+    pub(crate) fn new<B>(request: &Request<B>, has_own_uri: bool) -> Self {
         Self {
-            method: parts.method.clone(),
-            version: parts.version,
-            packed,
-            uri_len,
-            odd_uri,
+            method: request.method().clone(),
+            version: request.version(),
+            uri: (!has_own_uri).then(|| Box::new(request.uri().clone())),
+            headers: pack(request.headers()),
             // A `HeaderMap` has no room for more.
-            names: u16::try_from(parts.headers.keys_len()).unwrap_or_default(),
-            extensions: parts.extensions.clone(),
+            names: u16::try_from(request.headers().keys_len()).unwrap_or_default(),
+            extensions: request.extensions().clone(),
         }
     }
 
@@ -70,26 +52,22 @@ impl PackedHead {
 
     /// The first value of a header.
     pub(crate) fn header(&self, name: &HeaderName) -> Option<HeaderValue> {
-        let header = spans(&self.packed, self.uri_len.into())
-            .find(|header| self.packed[header.name.clone()] == *name.as_str().as_bytes())?;
-        HeaderValue::from_bytes(&self.packed[header.value]).ok()
+        let header = spans(&self.headers)
+            .find(|header| self.headers[header.name.clone()] == *name.as_str().as_bytes())?;
+        HeaderValue::from_bytes(&self.headers[header.value]).ok()
     }
 
-    /// The head as it was.
-    pub(crate) fn unpack(&self) -> Parts {
+    /// The head as it was, in a session whose own URI this is.
+    pub(crate) fn unpack(&self, own: &Uri) -> Parts {
         let (mut parts, ()) = Request::new(()).into_parts();
         parts.method = self.method.clone();
         parts.version = self.version;
-        let packed = Bytes::copy_from_slice(&self.packed);
-        // All of it was valid when it was packed.
-        parts.uri = match &self.odd_uri {
-            Some(uri) => Uri::clone(uri),
-            None => Uri::from_maybe_shared(packed.slice(..usize::from(self.uri_len)))
-                .unwrap_or_default(),
-        };
+        parts.uri = self.uri.as_deref().unwrap_or(own).clone();
         // Not for each value: a map may have more of them than it has room for names.
         parts.headers = HeaderMap::with_capacity(self.names.into());
-        for header in spans(&packed, self.uri_len.into()) {
+        let packed = Bytes::copy_from_slice(&self.headers);
+        for header in spans(&packed) {
+            // All of it was valid when it was packed.
             let name = HeaderName::from_bytes(&packed[header.name]);
             let value = HeaderValue::from_maybe_shared(packed.slice(header.value));
             if let (Ok(name), Ok(mut value)) = (name, value) {
@@ -102,31 +80,17 @@ impl PackedHead {
     }
 }
 
-/// The longest text that is surely taken for a URI, in bytes.
-const MAX_URI: usize = 32 * 1024;
-
-/// Whether a URI may not come out of its text as it was: it is too long in all, though none of its
-/// parts is, or its path does not begin with a slash, so that it would run into the authority.
-fn is_odd(uri: &Uri) -> bool {
-    let path_and_query = uri.path_and_query().map_or("", |path| path.as_str());
-    let authority = uri.authority().map_or("", |authority| authority.as_str());
-    let runs_into = !authority.is_empty() && !path_and_query.starts_with('/');
-    let is_path = !path_and_query.is_empty();
-    path_and_query.len() + authority.len() > MAX_URI || (is_path && runs_into)
-}
-
-/// Writes a URI as its `Display` does, and cheaper.
-fn pack_uri(uri: &Uri, packed: &mut Vec<u8>) {
-    if let Some(scheme) = uri.scheme_str() {
-        packed.extend_from_slice(scheme.as_bytes());
-        packed.extend_from_slice(b"://");
+fn pack(headers: &HeaderMap) -> Vec<u8> {
+    let mut packed = Vec::with_capacity(USUAL * headers.len());
+    for (name, value) in headers {
+        let (name, bytes) = (name.as_str().as_bytes(), value.as_bytes());
+        let lengths = (name.len() as u64) << NAME_LEN | (bytes.len() as u64) << VALUE_LEN;
+        let prefix = lengths | u64::from(value.is_sensitive());
+        packed.extend_from_slice(&prefix.to_ne_bytes());
+        packed.extend_from_slice(name);
+        packed.extend_from_slice(bytes);
     }
-    if let Some(authority) = uri.authority() {
-        packed.extend_from_slice(authority.as_str().as_bytes());
-    }
-    if let Some(path_and_query) = uri.path_and_query() {
-        packed.extend_from_slice(path_and_query.as_str().as_bytes());
-    }
+    packed
 }
 
 /// Where a header is.
@@ -136,21 +100,18 @@ struct Span {
     is_sensitive: bool,
 }
 
-/// The headers from `start` on.
-fn spans(packed: &[u8], mut start: usize) -> impl Iterator<Item = Span> + '_ {
+fn spans(packed: &[u8]) -> impl Iterator<Item = Span> + '_ {
+    let mut start = 0;
     std::iter::from_fn(move || {
-        let prefix = packed.get(start..start + PREFIX)?;
-        let length = |at: usize| {
-            let bytes = prefix[at..][..4].try_into().unwrap_or_default();
-            u32::from_ne_bytes(bytes) as usize
-        };
-        let name = start + PREFIX..start + PREFIX + length(0);
-        let value = name.end..name.end + length(4);
-        start = value.end;
+        let prefix = packed.get(start..start + PREFIX)?.try_into().ok()?;
+        let prefix = u64::from_ne_bytes(prefix);
+        let name = start + PREFIX;
+        let value = name + usize::from((prefix >> NAME_LEN) as u16);
+        start = value + (prefix >> VALUE_LEN) as usize;
         Some(Span {
-            name,
-            value,
-            is_sensitive: prefix[8] == 1,
+            name: name..value,
+            value: value..start,
+            is_sensitive: prefix & 1 == 1,
         })
     })
 }
@@ -158,6 +119,10 @@ fn spans(packed: &[u8], mut start: usize) -> impl Iterator<Item = Span> + '_ {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn packed(request: &Request<()>) -> Parts {
+        PackedHead::new(request, false).unpack(&Uri::default())
+    }
 
     #[test]
     fn f7_a_head_comes_out_of_the_packing_as_it_went_in() {
@@ -170,6 +135,7 @@ mod tests {
             .header("x-custom", "b")
             .header("x-empty", "")
             .header("x-opaque", HeaderValue::from_bytes(b"\xff\x80").unwrap())
+            .header("x-long", "x".repeat(100_000))
             .extension(7_u8)
             .body(())
             .unwrap();
@@ -178,77 +144,42 @@ mod tests {
             .get_mut("accept")
             .unwrap()
             .set_sensitive(true);
-        let (parts, ()) = request.into_parts();
 
-        let out = PackedHead::new(&parts).unpack();
+        let out = packed(&request);
 
-        assert_eq!(out.method, parts.method);
-        assert_eq!(out.uri, parts.uri);
-        assert_eq!(out.version, parts.version);
-        assert_eq!(out.headers, parts.headers);
+        assert_eq!(out.method, *request.method());
+        assert_eq!(out.uri, *request.uri());
+        assert_eq!(out.version, request.version());
+        assert_eq!(out.headers, *request.headers());
         assert!(out.headers["accept"].is_sensitive() && !out.headers["x-empty"].is_sensitive());
         assert_eq!(out.extensions.get::<u8>(), Some(&7));
     }
 
     #[test]
     fn f7_a_head_with_many_values_comes_out_as_it_went_in() {
-        let (mut parts, ()) = Request::new(()).into_parts();
+        let mut request = Request::new(());
+        let headers = request.headers_mut();
         for nth in 0..25_000_u32 {
-            parts.headers.append("x-one", nth.into());
+            headers.append("x-one", nth.into());
         }
-        assert_eq!(PackedHead::new(&parts).unpack().headers, parts.headers);
+        assert_eq!(packed(&request).headers, *request.headers());
 
-        parts.headers.clear();
+        let headers = request.headers_mut();
+        headers.clear();
         for nth in 0.. {
             let name = HeaderName::try_from(format!("x-{nth}")).unwrap();
-            if parts.headers.try_append(name, 1.into()).is_err() {
+            if headers.try_append(name, 1.into()).is_err() {
                 break;
             }
         }
-        assert!(parts.headers.keys_len() > 20_000);
-        assert_eq!(PackedHead::new(&parts).unpack().headers, parts.headers);
+        assert!(headers.keys_len() > 20_000);
+        assert_eq!(packed(&request).headers, *request.headers());
     }
 
     #[test]
-    fn f7_a_uri_that_its_text_does_not_make_comes_out_as_it_went_in() {
-        let of = |path_and_query: &str| {
-            let builder = Uri::builder().scheme("http").authority("a.test");
-            builder.path_and_query(path_and_query).build().unwrap()
-        };
-        for length in [100, MAX_URI - 6, MAX_URI - 5, 65_520, 65_534] {
-            let path = format!("/{}", "x".repeat(length - 1));
-            let (mut parts, ()) = Request::new(()).into_parts();
-            parts.uri = of(&path);
-            assert_eq!(PackedHead::new(&parts).unpack().uri, parts.uri, "{length}");
-        }
-        for path in ["?q=1", "*"] {
-            let (mut parts, ()) = Request::new(()).into_parts();
-            parts.uri = of(path);
-            let out = PackedHead::new(&parts).unpack().uri;
-            assert_eq!(out, parts.uri, "{path}");
-            assert_eq!(out.path_and_query(), parts.uri.path_and_query(), "{path}");
-        }
-    }
-
-    #[test]
-    fn f7_every_form_of_uri_comes_out_as_it_went_in() {
-        for uri in [
-            "http://a.test",
-            "https://user:pw@[::1]:8080/mcp?a=%20&b",
-            "HTTP://A.test/mcp",
-            "unix://socket/mcp",
-            "/mcp?q",
-            "/",
-            "*",
-            "a.test:443",
-        ] {
-            let (mut parts, ()) = Request::new(()).into_parts();
-            parts.uri = uri.parse().unwrap();
-            assert_eq!(PackedHead::new(&parts).unpack().uri, parts.uri, "{uri}");
-            assert_eq!(
-                PackedHead::new(&parts).unpack().uri.to_string(),
-                parts.uri.to_string()
-            );
-        }
+    fn f7_the_sessions_own_uri_comes_out_as_that() {
+        let own = Uri::from_static("http://a.test/mcp?q");
+        let head = PackedHead::new(&Request::new(()), true);
+        assert_eq!(head.unpack(&own).uri, own);
     }
 }

@@ -128,7 +128,7 @@ where
                 if is_forgotten || shared.sessions.is_anothers(&session, &epoch) {
                     return None;
                 }
-                let sending = shared.inner.send(get(head.unpack(), &epoch));
+                let sending = shared.inner.send(get(head.unpack(session.uri()), &epoch));
                 if let Ok(Ok(response)) = timeout(patience, sending).await {
                     let streams = is_event_stream(response.headers());
                     if streams && response.status().is_success() {

@@ -28,7 +28,7 @@ where
     ) -> Result<(), Arc<RecoveryError>> {
         let mut denied = None;
         loop {
-            let head = self.head.unpack();
+            let head = self.unpack();
             let own = authorization(&head.headers);
             let patience = self.shared.config.recovery_timeout;
             let (chain, leads) = (self.session.chain(), self.leads());

@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 
 use bytes::Bytes;
-use http::Response;
+use http::{Request, Response};
 use http_body::Body;
 
 use super::{Exchange, LastEventId, allowance::Allowance, examine::Examined, in_flight::send};
@@ -52,9 +52,9 @@ where
     exchange.allowance = Some(allowance);
     // Whatever it brings goes to the caller (rule F1).
     exchange.outcome = Some(Outcome::Replayed);
-    let parts = exchange.head.unpack();
-    match exchange.address(parts, None) {
-        Ok(request) => send(service, exchange, request).await,
+    let mut request = Request::from_parts(exchange.unpack(), exchange.body());
+    match exchange.address(request.headers_mut()) {
+        Ok(()) => send(service, exchange, request).await,
         Err(response) => Ok(exchange.bring_cookies(response.map(ResponseBody::whole))),
     }
 }
@@ -79,7 +79,7 @@ where
 
     /// Why the request is not to be sent again, if so (rules F2, F4, F5, G4).
     fn refusal(&self) -> Option<Refusal> {
-        match self.last_event_id(&self.head.unpack().headers) {
+        match self.last_event_id(&self.unpack().headers) {
             LastEventId::Refused => return Some(Refusal::LastEventId),
             LastEventId::Lost(_) => return None,
             LastEventId::Keep | LastEventId::Drop => {}

@@ -3,7 +3,7 @@
 
 use std::future::poll_fn;
 
-use http::Method;
+use http::{Method, Request};
 use http_body::Body;
 
 use super::{Exchange, exchange::unknown_session, in_flight::send};
@@ -18,7 +18,7 @@ use crate::{
 /// is ready. While it waits for the session it holds nothing of the service.
 pub(crate) async fn send_first<S, B>(
     mut exchange: Exchange<S, B>,
-    unbuffered: Option<RequestBody<B>>,
+    body: RequestBody<B>,
 ) -> LayerResult<S, B>
 where
     S: HttpService<B>,
@@ -27,7 +27,7 @@ where
     // It makes a session of its own (rule D7).
     let is_initialize = exchange.summary().is_initialize;
     let mut stays = is_initialize;
-    let is_response = exchange.is_response(unbuffered.as_ref());
+    let is_response = exchange.is_response(&body);
     let mut has_waited = false;
     let service = loop {
         if !stays && !exchange.is_current() {
@@ -44,13 +44,13 @@ where
         }
     };
     let waited = has_waited.then(|| Recovery::new(Outcome::Waited, exchange.epoch().number()));
-    let parts = exchange.head.unpack();
+    let mut request = Request::from_parts(exchange.unpack(), body);
     let is_taken = exchange.is_taken() || !stays && exchange.has_ended();
     if is_taken && !is_initialize {
         return Ok(exchange.turn_away());
     }
-    let mut response = match exchange.address(parts, unbuffered) {
-        Ok(mut request) => {
+    let mut response = match exchange.address(request.headers_mut()) {
+        Ok(()) => {
             if is_taken {
                 request.headers_mut().remove(SESSION_ID);
             }
@@ -132,10 +132,10 @@ where
 
     /// Whether it is a JSON-RPC response, or a batch with one (rule F2). A body that was not
     /// buffered is taken for one if no method is in sight.
-    fn is_response(&self, unbuffered: Option<&RequestBody<B>>) -> bool {
-        match unbuffered {
-            Some(unbuffered) => !unbuffered.has_read(names_method),
-            None => self.summary().has_response,
+    fn is_response(&self, body: &RequestBody<B>) -> bool {
+        match body.kept() {
+            Some(_) => self.summary().has_response,
+            None => !body.has_read(names_method),
         }
     }
 }

@@ -1,9 +1,11 @@
 //! An event that is still open, or too large to be kept: what is known of it without its bytes.
 
 use memchr::{memchr, memchr2};
-use serde_json::value::RawValue;
 
-use super::Id;
+use super::{
+    Id,
+    skim::{scalar, string},
+};
 
 /// How much is kept of the data's beginning, in bytes, and of its end.
 const BEGINNING: usize = 4096;
@@ -303,7 +305,7 @@ impl LargeData {
                 return found;
             };
             if name == "id" {
-                if let Some(id) = id(value) {
+                if let Some(id) = Id::from_json(value) {
                     found = Begins::Id(id);
                 }
             }
@@ -330,7 +332,7 @@ impl LargeData {
                 continue;
             };
             return match before.trim_ascii_end().last() {
-                Some(b',' | b'{') => id(value),
+                Some(b',' | b'{') => Id::from_json(value),
                 _ => None,
             };
         }
@@ -342,34 +344,4 @@ enum Begins {
     Method,
     Id(Id),
     Unknown,
-}
-
-fn id(value: &[u8]) -> Option<Id> {
-    Id::parse(serde_json::from_slice::<&RawValue>(value).ok()?)
-}
-
-/// The JSON string that the text begins with, and what follows it.
-fn string(text: &[u8]) -> Option<(&[u8], &[u8])> {
-    let mut at = 1;
-    text.strip_prefix(b"\"")?;
-    loop {
-        at += memchr2(b'"', b'\\', text.get(at..)?)?;
-        match text[at] {
-            b'"' => return Some(text.split_at(at + 1)),
-            _ => at += 2,
-        }
-    }
-}
-
-/// The JSON string, number or word that the text begins with, and what follows it.
-fn scalar(text: &[u8]) -> Option<(&[u8], &[u8])> {
-    match text.first()? {
-        b'"' => string(text),
-        b'{' | b'[' => None,
-        _ => {
-            let is_end = |byte: &u8| matches!(byte, b',' | b'}' | b']' | b' ' | b'\t' | b'\n');
-            let end = text.iter().position(is_end).unwrap_or(text.len());
-            Some(text.split_at(end))
-        }
-    }
 }

@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 
 use bytes::Buf;
-use memchr::{memchr, memchr3, memmem::FindIter};
+use memchr::{memchr, memchr2, memchr3, memmem::FindIter};
 use sse_core::{SseDecoder, SseEvent};
 
 use super::{
@@ -18,8 +18,9 @@ use super::{
 /// What the reader saw in a chunk.
 #[derive(Debug)]
 pub(crate) enum Event<'a> {
-    /// The data of a message whose last byte was in the chunk.
-    Data(&'a str),
+    /// The data of a message whose last byte was in the chunk. As they stand in the stream, where
+    /// they need not be UTF-8.
+    Data(&'a [u8]),
     /// The same of a message that is larger than the reader's limit.
     Large(LargeData),
     /// The id that a client would resume from has become this one, after the data of its event. As
@@ -179,8 +180,18 @@ impl EventReader {
         }
         let events = self.without_bom(events);
         self.is_first = false;
-        if self.interest == Interest::All {
-            decode(events, each);
+        match self.interest {
+            Interest::All => decode(events, each),
+            Interest::Responses => {
+                if let Some(event) = OnlyEvent::of(events) {
+                    each(Event::Data(event.data));
+                    let line = event.id_line;
+                    if let Some(id) = line.and_then(|line| tell_line(events, line, each)) {
+                        self.set_last_id(id);
+                    }
+                    return;
+                }
+            }
         }
         // The last id line, which may be followed by the data of its event, and the last id told.
         let (mut line, mut last) = (None, None);
@@ -208,7 +219,7 @@ impl EventReader {
                     let event = &events[event];
                     if has_outcome(event) || has_escape(event) {
                         match single_line(event, place) {
-                            Some(data) => each(Event::Data(data)),
+                            Some(data) => each(Event::Data(data.as_bytes())),
                             None => decode(event, each),
                         }
                     }
@@ -295,6 +306,42 @@ impl EventReader {
         self.large = None;
         self.before = b'\n';
         self.is_first = false;
+    }
+}
+
+/// A message that is all there is to be looked at, as an answer that comes alone is.
+struct OnlyEvent<'a> {
+    data: &'a [u8],
+    /// Where the line is that sets the id.
+    id_line: Option<usize>,
+}
+
+impl<'a> OnlyEvent<'a> {
+    /// `None` if there is more, or the event is not written as servers write their messages.
+    fn of(events: &'a [u8]) -> Option<Self> {
+        let (mut data, mut id_line) = (None, None);
+        let mut at = 0;
+        loop {
+            let rest = &events[at..];
+            let len = memchr2(b'\n', b'\r', rest)?;
+            let end = len
+                + if rest[len..].starts_with(b"\r\n") {
+                    2
+                } else {
+                    1
+                };
+            match &rest[..len] {
+                b"" if at + end == events.len() => {
+                    let data = data?;
+                    return Some(Self { data, id_line });
+                }
+                b"event: message" => {}
+                line if line.starts_with(b"id:") && id_line.is_none() => id_line = Some(at),
+                line if data.is_none() => data = Some(line.strip_prefix(b"data: ")?),
+                _ => return None,
+            }
+            at += end;
+        }
     }
 }
 
@@ -404,7 +451,7 @@ fn decode(mut events: &[u8], each: &mut impl FnMut(Event<'_>)) {
     while events.has_remaining() {
         match decoder.next(&mut events) {
             Some(Ok(SseEvent::Message(message))) if message.event == "message" => {
-                each(Event::Data(&message.data));
+                each(Event::Data(message.data.as_bytes()));
             }
             Some(_) | None => {}
         }

@@ -2,7 +2,7 @@
 
 use http::{
     HeaderMap, HeaderName, HeaderValue,
-    header::{CONTENT_ENCODING, CONTENT_TYPE},
+    header::{CONTENT_ENCODING, CONTENT_TYPE, HOST},
 };
 
 /// `Mcp-Session-Id` (specification 2025-11-25, Transports, Session Management).
@@ -14,43 +14,99 @@ pub(crate) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event
 /// `Mcp-Method`, which clients of revision 2026-07-28 send along.
 pub(crate) const MCP_METHOD: HeaderName = HeaderName::from_static("mcp-method");
 
-/// The values of `Mcp-Session-Id` and `MCP-Protocol-Version`.
+/// What the layer goes by among the headers of a request.
 ///
-/// A walk over all headers: to look up two such long names costs more than that, unless there are
-/// dozens of them.
-pub(crate) fn session_headers(headers: &HeaderMap) -> (Option<&HeaderValue>, Option<&HeaderValue>) {
-    // The constants would be made anew, and dropped, for each comparison. These are known to be
-    // constant only as long as nothing else refers to them: half the cost of the walk.
-    static ID: HeaderName = SESSION_ID;
-    static VERSION: HeaderName = PROTOCOL_VERSION;
-    let (mut id, mut version) = (None, None);
-    for (name, value) in headers {
-        if *name == ID {
-            id.get_or_insert(value);
-        } else if *name == VERSION {
-            version.get_or_insert(value);
-        }
-    }
-    (id, version)
+/// Found in one walk over all headers: to look up names as long as these costs more than that,
+/// each, unless there are dozens of headers.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct RequestHeaders<'a> {
+    pub(crate) session_id: Option<&'a HeaderValue>,
+    pub(crate) version: Option<&'a HeaderValue>,
+    /// Whether there is a `Host` (rule A3).
+    pub(crate) has_host: bool,
+    /// Whether there is a `Last-Event-ID` (rules G2, G4).
+    pub(crate) has_last_event_id: bool,
 }
 
-/// Every value of the two, to be changed; and whether it is a session id.
-pub(crate) fn session_headers_mut(
+impl<'a> RequestHeaders<'a> {
+    pub(crate) fn of(headers: &'a HeaderMap) -> Self {
+        // The constants would be made anew, and dropped, for each comparison. These are known to be
+        // constant only as long as nothing else refers to them, and this is not inlined elsewhere:
+        // half the cost of the walk.
+        static ID: HeaderName = SESSION_ID;
+        static VERSION: HeaderName = PROTOCOL_VERSION;
+        static EVENT_ID: HeaderName = LAST_EVENT_ID;
+        let mut found = Self::default();
+        for (name, value) in headers {
+            if *name == HOST {
+                found.has_host = true;
+            } else if *name == ID {
+                found.session_id.get_or_insert(value);
+            } else if *name == VERSION {
+                found.version.get_or_insert(value);
+            } else if *name == EVENT_ID {
+                found.has_last_event_id = true;
+            }
+        }
+        found
+    }
+
+    /// Whether the version is one without sessions (rule A2).
+    #[inline]
+    pub(crate) fn is_sessionless(&self) -> bool {
+        self.version.is_some_and(is_sessionless_version)
+    }
+}
+
+/// What the layer goes by among the headers of an answer, found in one walk.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct AnswerHeaders {
+    pub(crate) has_session_id: bool,
+    pub(crate) is_event_stream: bool,
+}
+
+impl AnswerHeaders {
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
+        static ID: HeaderName = SESSION_ID;
+        let (mut has_session_id, mut content_type, mut is_encoded) = (false, None, false);
+        for (name, value) in headers {
+            if *name == CONTENT_TYPE {
+                content_type.get_or_insert(value);
+            } else if *name == CONTENT_ENCODING {
+                is_encoded |= encodes(value);
+            } else if *name == ID {
+                has_session_id = true;
+            }
+        }
+        Self {
+            has_session_id,
+            is_event_stream: content_type.is_some_and(names_event_stream) && !is_encoded,
+        }
+    }
+}
+
+/// Shows every value of the two to be changed, and whether it is a session id.
+pub(crate) fn each_session_header(
     headers: &mut HeaderMap,
-) -> impl Iterator<Item = (bool, &mut HeaderValue)> {
+    // Not generic, so that the names are constants here, too.
+    each: &mut dyn FnMut(bool, &mut HeaderValue),
+) {
     static ID: HeaderName = SESSION_ID;
     static VERSION: HeaderName = PROTOCOL_VERSION;
-    headers.iter_mut().filter_map(|(name, value)| {
-        let is_id = *name == ID;
-        (is_id || *name == VERSION).then_some((is_id, value))
-    })
+    for (name, value) in headers {
+        if *name == ID {
+            each(true, value);
+        } else if *name == VERSION {
+            each(false, value);
+        }
+    }
 }
 
 /// The revision that removed sessions. Revisions are dates, which sort as text.
 const FIRST_WITHOUT_SESSIONS: &[u8] = b"2026-07-28";
 
 /// Whether `version` names a revision without sessions (rule A2).
-pub(crate) fn is_sessionless_version(version: &HeaderValue) -> bool {
+fn is_sessionless_version(version: &HeaderValue) -> bool {
     let version = version.as_bytes();
     version.len() == FIRST_WITHOUT_SESSIONS.len()
         && version[0].is_ascii_digit()
@@ -68,8 +124,18 @@ pub(crate) fn is_json(headers: &HeaderMap) -> bool {
 
 /// Whether the content is an event stream, by media type essence, and not encoded.
 pub(crate) fn is_event_stream(headers: &HeaderMap) -> bool {
-    essence(headers).is_some_and(|essence| essence.eq_ignore_ascii_case(b"text/event-stream"))
-        && !is_encoded(headers)
+    headers.get(CONTENT_TYPE).is_some_and(names_event_stream) && !is_encoded(headers)
+}
+
+/// Whether a media type is that of event streams. Nearly every other is known by its beginning.
+fn names_event_stream(content_type: &HeaderValue) -> bool {
+    const NAME: &[u8] = b"text/event-stream";
+    let value = content_type.as_bytes().trim_ascii_start();
+    let name = value.get(..NAME.len());
+    name.is_some_and(|name| name.eq_ignore_ascii_case(NAME)) && {
+        let rest = value[NAME.len()..].trim_ascii_start();
+        rest.is_empty() || rest.starts_with(b";")
+    }
 }
 
 /// The media type without its parameters (RFC 9110, 8.3.1).
@@ -79,15 +145,17 @@ fn essence(headers: &HeaderMap) -> Option<&[u8]> {
     Some(value[..end].trim_ascii())
 }
 
+fn is_encoded(headers: &HeaderMap) -> bool {
+    headers.get_all(CONTENT_ENCODING).iter().any(encodes)
+}
+
 /// Whether any coding was applied to the content: `identity` is none, however often it is named
 /// (RFC 9110, 8.4 and 12.5.3).
-fn is_encoded(headers: &HeaderMap) -> bool {
-    let mut codings = headers
-        .get_all(CONTENT_ENCODING)
-        .iter()
-        .flat_map(|codings| codings.as_bytes().split(|byte| *byte == b','))
-        .map(<[u8]>::trim_ascii);
-    codings.any(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity"))
+fn encodes(codings: &HeaderValue) -> bool {
+    let codings = codings.as_bytes().split(|byte| *byte == b',');
+    codings
+        .map(<[u8]>::trim_ascii)
+        .any(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity"))
 }
 
 #[cfg(test)]
@@ -121,10 +189,20 @@ mod tests {
         assert!(is_json(&content_type("application/vnd.api+json")));
         assert!(!is_json(&content_type("application/jsonl")));
         assert!(!is_json(&HeaderMap::new()));
-        assert!(is_event_stream(&content_type(
-            "text/event-stream; charset=utf-8"
-        )));
-        assert!(!is_event_stream(&content_type("text/event-streams")));
+        for (content_type, streams) in [
+            ("text/event-stream", true),
+            ("text/event-stream; charset=utf-8", true),
+            (" Text/Event-Stream ;charset=utf-8", true),
+            ("text/event-streams", false),
+            ("text/event-stream x", false),
+            ("text/event", false),
+            ("", false),
+        ] {
+            let headers = self::content_type(content_type);
+            assert_eq!(is_event_stream(&headers), streams, "{content_type}");
+            let of_answer = AnswerHeaders::of(&headers).is_event_stream;
+            assert_eq!(of_answer, streams, "{content_type}");
+        }
     }
 
     #[test]
@@ -133,9 +211,10 @@ mod tests {
         for plain in ["identity", "Identity", "", "identity, identity"] {
             headers.insert(CONTENT_ENCODING, HeaderValue::from_static(plain));
             assert!(is_event_stream(&headers), "{plain}");
+            assert!(AnswerHeaders::of(&headers).is_event_stream, "{plain}");
         }
         headers.append(CONTENT_ENCODING, HeaderValue::from_static("br"));
-        assert!(!is_event_stream(&headers));
+        assert!(!is_event_stream(&headers) && !AnswerHeaders::of(&headers).is_event_stream);
         for encoded in ["gzip", "identity, gzip"] {
             headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoded));
             assert!(!is_event_stream(&headers), "{encoded}");

@@ -24,6 +24,22 @@ enum Repr {
 }
 
 impl Id {
+    /// The id that this JSON is. Nearly all are small integers.
+    pub(super) fn from_json(json: &[u8]) -> Option<Self> {
+        // Fewer digits than an `i64` has, and none that JSON forbids.
+        const MAX_DIGITS: usize = 18;
+        let is_small = (1..=MAX_DIGITS).contains(&json.len())
+            && json.iter().all(u8::is_ascii_digit)
+            && (json[0] != b'0' || json.len() == 1);
+        if is_small {
+            let digits = json.iter().map(|digit| i64::from(digit - b'0'));
+            return Some(Self(Repr::Integer(
+                digits.fold(0, |id, digit| id * 10 + digit),
+            )));
+        }
+        Self::parse(serde_json::from_slice(json).ok()?)
+    }
+
     /// `None` for what JSON-RPC has no ids of: `null`, booleans, arrays and objects.
     pub(super) fn parse(raw: &RawValue) -> Option<Self> {
         let raw = raw.get();

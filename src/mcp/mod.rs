@@ -19,6 +19,7 @@ mod message;
 mod pending_requests;
 mod reader;
 mod session_words;
+mod skim;
 mod summary;
 
 pub use self::{
@@ -34,8 +35,8 @@ pub(crate) use self::{
     event_ids::{AskedId, EventIds},
     event_stream::{Event, EventReader, Interest},
     header::{
-        LAST_EVENT_ID, MCP_METHOD, PROTOCOL_VERSION, SESSION_ID, is_event_stream, is_json,
-        is_sessionless_version, session_headers, session_headers_mut,
+        AnswerHeaders, LAST_EVENT_ID, MCP_METHOD, PROTOCOL_VERSION, RequestHeaders, SESSION_ID,
+        each_session_header, is_event_stream, is_json,
     },
     id::Id,
     initialize::{InitializeResult, ListChanged, propose_version},

@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use super::{Id, LargeAnswer, LargeData, Message};
+use super::{Id, LargeAnswer, LargeData, Message, skim::Skimmed};
 
 /// The requests of one POST, shared by all streams that may answer them: its own, and those in
 /// which a client resumes that.
@@ -72,9 +72,16 @@ impl PendingRequests {
     }
 
     /// Strikes those that the data of an event answer.
-    pub(crate) fn read(&self, data: &str) {
+    pub(crate) fn read(&self, data: &[u8]) {
+        if let Some(message) = Skimmed::of(data) {
+            if let Some(id) = message.id().filter(|_| message.is_response()) {
+                self.answer(&id);
+            }
+            return;
+        }
         let mut answered = Vec::new();
-        let read = Message::each(data.as_bytes(), |message| {
+        let text = String::from_utf8_lossy(data);
+        let read = Message::each(text.as_bytes(), |message| {
             let id = message.is_response().then(|| message.parsed_id()).flatten();
             answered.extend(id.filter(|id| self.has(id)));
         });
@@ -189,11 +196,11 @@ mod tests {
     #[test]
     fn g5_a_request_waits_until_its_own_answer() {
         let one = pending(r#"{"id":1,"method":"a"}"#);
-        one.read(r#"{"id":2,"result":{}}"#);
-        one.read(r#"{"id":1,"method":"b","result":{}}"#);
-        one.read(r#"{"id":1,"result":{}"#);
+        one.read(r#"{"id":2,"result":{}}"#.as_bytes());
+        one.read(r#"{"id":1,"method":"b","result":{}}"#.as_bytes());
+        one.read(r#"{"id":1,"result":{}"#.as_bytes());
         assert_eq!(lost(&one), ["1"]);
-        one.read(r#"[{"id":2,"result":{}},{"id":1.0,"error":{}}]"#);
+        one.read(r#"[{"id":2,"result":{}},{"id":1.0,"error":{}}]"#.as_bytes());
         assert!(one.are_answered() && lost(&one).is_empty());
         one.reopen(0);
         assert_eq!(lost(&one), ["1"]);
@@ -205,9 +212,9 @@ mod tests {
             r#"[{"id":1,"method":"a"},{"id":"2","method":"a"},{"id":1e0,"method":"a"},{"id":3,"method":"a"}]"#,
         );
         assert_eq!(batch.waiting(), 3, "an id that comes twice is one");
-        batch.read(r#"{"id":3,"result":{}}"#);
-        batch.read(r#"{"id":3,"result":{}}"#);
-        batch.read(r#"{"id":1,"result":{}}"#);
+        batch.read(r#"{"id":3,"result":{}}"#.as_bytes());
+        batch.read(r#"{"id":3,"result":{}}"#.as_bytes());
+        batch.read(r#"{"id":1,"result":{}}"#.as_bytes());
         assert_eq!((lost(&batch), batch.answered()), (vec!["\"2\"".into()], 2));
         assert_eq!(batch.lost_since(0).len(), 3);
         assert_eq!(batch.lost_since(1).len(), 2);

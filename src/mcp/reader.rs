@@ -43,7 +43,7 @@ impl MessageReader {
             }
             Format::Json { body, .. } => body.extend_from_slice(chunk),
             Format::Events { reader, limit } => reader.read(chunk, |event| match event {
-                Event::Data(data) if data.len() <= *limit => each(data.as_bytes()),
+                Event::Data(data) if data.len() <= *limit => each(data),
                 Event::Data(_) | Event::Large(_) | Event::Id(_) => {}
             }),
             Format::GivenUp => {}

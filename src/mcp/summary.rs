@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Id, Message};
+use super::{Id, Message, skim::Skimmed};
 
 /// How many messages of a batch are attended to. A larger batch passes like any other, but no
 /// answer to it is missed: to keep count of those would cost more than it is worth.
@@ -24,6 +24,9 @@ pub(crate) struct Summary {
 impl Summary {
     /// `None` where the body is no JSON-RPC.
     pub(crate) fn of(body: &[u8]) -> Option<Self> {
+        if let Some(skimmed) = Skimmed::of(body) {
+            return Some(Self::of_skimmed(&skimmed));
+        }
         if let Some(message) = Message::single(body) {
             let is_request = message.is_request();
             return Some(Self {
@@ -52,6 +55,20 @@ impl Summary {
             requests: requests.into(),
             ..Self::default()
         })
+    }
+
+    fn of_skimmed(message: &Skimmed<'_>) -> Self {
+        let id = message.id();
+        let is_request = id.is_some() && message.method.is_some();
+        Self {
+            is_initialize: is_request && message.method == Some(b"initialize"),
+            is_initialized: !is_request && message.method == Some(b"notifications/initialized"),
+            has_response: message.is_response(),
+            requests: match id.filter(|_| is_request) {
+                Some(id) => [id].into(),
+                None => Arc::default(),
+            },
+        }
     }
 }
 

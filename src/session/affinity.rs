@@ -86,7 +86,11 @@ impl Affinity {
     }
 
     /// A caller's request that carries an outdated value gets the new one.
+    #[inline]
     pub(crate) fn translate(&self, headers: &mut HeaderMap) {
+        if self.cookies.is_empty() {
+            return;
+        }
         self.rewrite(headers, |cookie, value| {
             cookie.outdated.iter().any(|outdated| outdated == value)
         });

@@ -141,6 +141,7 @@ impl Chain {
 
     /// The current epoch, and whether it is there to be used: it is not while it is recovered, nor
     /// once it is known to have expired.
+    #[inline]
     pub(crate) fn snapshot(&self) -> (Snapshot, bool) {
         if self.is_first.load(Ordering::Acquire) {
             let snapshot = Snapshot {
@@ -149,6 +150,10 @@ impl Chain {
             };
             return (snapshot, true);
         }
+        self.later_snapshot()
+    }
+
+    fn later_snapshot(&self) -> (Snapshot, bool) {
         let state = self.lock();
         (state.snapshot(), state.flight.is_none() && !state.expired)
     }

@@ -5,7 +5,7 @@ use std::hash::{Hash, Hasher};
 use http::{
     HeaderMap, HeaderValue, Uri,
     header::HOST,
-    uri::{Authority, Scheme},
+    uri::{Authority, PathAndQuery, Scheme},
 };
 
 /// Scheme, authority and path; and the `Host` header where it names another host than the URI
@@ -25,20 +25,33 @@ impl Endpoint {
     }
 
     /// Whether a request with this URI and these headers goes to this endpoint.
-    pub(crate) fn matches(&self, uri: &Uri, headers: &HeaderMap) -> bool {
-        self.is(uri, other_hosts(uri, headers))
+    #[cfg(test)]
+    fn matches(&self, uri: &Uri, headers: &HeaderMap) -> bool {
+        self.has_uri(uri) && self.has_hosts_of(uri, Some(headers))
     }
 
-    fn is<'a>(&self, uri: &Uri, mut hosts: impl Iterator<Item = &'a HeaderValue>) -> bool {
+    /// Whether scheme, authority and path are this endpoint's.
+    pub(super) fn has_uri(&self, uri: &Uri) -> bool {
+        self.uri.path() == uri.path()
+            && same_authority(&self.uri, uri)
+            && self.uri.scheme() == uri.scheme()
+    }
+
+    /// Whether a request with this URI and these headers is one to the endpoint's host. No headers
+    /// are needed if there is no `Host` among them.
+    pub(super) fn has_hosts_of(&self, uri: &Uri, headers: Option<&HeaderMap>) -> bool {
+        match headers {
+            None => self.hosts.is_empty(),
+            Some(headers) => self.has_hosts(other_hosts(uri, headers)),
+        }
+    }
+
+    fn has_hosts<'a>(&self, mut hosts: impl Iterator<Item = &'a HeaderValue>) -> bool {
         let is_next = |own: &HeaderValue| {
             let other = hosts.next();
             other.is_some_and(|it| it.as_bytes().eq_ignore_ascii_case(own.as_bytes()))
         };
-        self.uri.path() == uri.path()
-            && same_authority(&self.uri, uri)
-            && self.uri.scheme() == uri.scheme()
-            && self.hosts.iter().all(is_next)
-            && hosts.next().is_none()
+        self.hosts.iter().all(is_next) && hosts.next().is_none()
     }
 
     /// The URI without a query: that is each caller's own, and may be a secret.
@@ -90,7 +103,7 @@ impl Endpoint {
 
 impl PartialEq for Endpoint {
     fn eq(&self, other: &Self) -> bool {
-        self.is(&other.uri, other.hosts.iter())
+        self.has_uri(&other.uri) && self.has_hosts(other.hosts.iter())
     }
 }
 
@@ -113,6 +126,14 @@ impl Hash for Endpoint {
         }
         self.uri.path().hash(state);
     }
+}
+
+/// Whether two URIs are the same to the letter; whatever the case of a scheme, which says nothing.
+pub(super) fn is_spelled_alike(one: &Uri, other: &Uri) -> bool {
+    one.path_and_query().map(PathAndQuery::as_str)
+        == other.path_and_query().map(PathAndQuery::as_str)
+        && one.authority().map(Authority::as_str) == other.authority().map(Authority::as_str)
+        && one.scheme() == other.scheme()
 }
 
 /// Authorities are equal whatever their case, but nearly always they are spelled alike, which is
@@ -167,8 +188,8 @@ mod tests {
     }
 
     fn matches(one: &str, other: &str) -> bool {
-        let headers = HeaderMap::new();
-        Endpoint::new(&one.parse().unwrap(), &headers).matches(&other.parse().unwrap(), &headers)
+        let endpoint = Endpoint::new(&one.parse().unwrap(), &HeaderMap::new());
+        endpoint.matches(&other.parse().unwrap(), &HeaderMap::new())
     }
 
     #[test]
@@ -178,6 +199,24 @@ mod tests {
         assert!(!matches("http://a.test/mcp", "http://a.test:8080/mcp"));
         assert!(!matches("http://a.test/mcp", "http://b.test/mcp"));
         assert!(!matches("http://a.test/mcp", "http://a.test/other"));
+    }
+
+    #[test]
+    fn f7_the_spelling_of_a_uri_counts() {
+        const ONE: &str = "http://a.test/mcp?q";
+        for other in [
+            ONE,
+            "http://a.test/mcp",
+            "http://a.test/mcp?Q",
+            "http://A.test/mcp?q",
+            "https://a.test/mcp?q",
+            "http://a.test",
+            "/mcp?q",
+            "a.test:443",
+        ] {
+            let alike = is_spelled_alike(&Uri::from_static(ONE), &other.parse().unwrap());
+            assert_eq!(alike, other == ONE, "{other}");
+        }
     }
 
     #[test]
@@ -202,6 +241,7 @@ mod tests {
         let virtual_host = Endpoint::new(&uri, &host("b.test"));
         assert!(virtual_host.matches(&uri, &host("B.test")));
         assert!(!virtual_host.matches(&uri, &HeaderMap::new()));
+        assert!(endpoint.has_hosts_of(&uri, None) && !virtual_host.has_hosts_of(&uri, None));
     }
 
     #[test]

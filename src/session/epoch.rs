@@ -10,7 +10,7 @@ use http::{Extensions, HeaderMap, HeaderValue, Response, Uri, Version};
 use tokio::sync::Notify;
 
 use super::{Affinity, session::headers_bytes};
-use crate::mcp::{InitializeResult, ListChanged, SESSION_ID, session_headers_mut};
+use crate::mcp::{InitializeResult, ListChanged, SESSION_ID, each_session_header};
 
 /// How many versions of earlier epochs are known: a server could name another each time.
 const MAX_VERSIONS: usize = 8;
@@ -185,6 +185,7 @@ impl Epoch {
         self.shown_by.get()
     }
 
+    #[inline]
     pub(crate) fn number(&self) -> u64 {
         self.number
     }
@@ -212,6 +213,7 @@ impl Epoch {
         self.promised
     }
 
+    #[inline]
     pub(crate) fn handshake(&self) -> Option<&Handshake> {
         self.handshake.as_deref()
     }
@@ -223,16 +225,20 @@ impl Epoch {
     }
 
     /// Makes a caller's headers this epoch's (rule C1). Where nothing differs, nothing is done (C3).
+    #[inline]
     pub(crate) fn translate_request(&self, headers: &mut HeaderMap) {
-        if !self.translates {
-            return;
+        if self.translates {
+            self.translate(headers);
         }
-        for (is_id, value) in session_headers_mut(headers) {
+    }
+
+    fn translate(&self, headers: &mut HeaderMap) {
+        each_session_header(headers, &mut |is_id, value| {
             let own = if is_id { self.id() } else { self.version() };
             if let Some(own) = own.filter(|_| is_id || self.outdated_versions.contains(value)) {
                 *value = own.clone();
             }
-        }
+        });
         if self.id.is_none() {
             headers.remove(SESSION_ID);
         }
@@ -246,11 +252,11 @@ impl Epoch {
         if !self.translates || self.id.is_none() {
             return;
         }
-        for (is_id, value) in session_headers_mut(headers) {
+        each_session_header(headers, &mut |is_id, value| {
             if is_id && Some(&*value) == self.id() {
                 *value = callers_id.clone();
             }
-        }
+        });
     }
 
     /// The session has moved on to the next epoch: whoever waits in this one is told.
@@ -282,6 +288,7 @@ impl Epoch {
     }
 
     /// Whether nothing has shown yet that it lives.
+    #[inline]
     pub(crate) fn is_unproven(&self) -> bool {
         self.unproven.load(Ordering::Relaxed) != PROVEN
     }

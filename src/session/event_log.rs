@@ -232,7 +232,9 @@ mod tests {
 
     fn is_answered_by(origin: &StreamOrigin, id: &str) {
         match &origin.kind {
-            Kind::Answer(pending) => pending.read(&format!(r#"{{"id":"{id}","result":0}}"#)),
+            Kind::Answer(pending) => {
+                pending.read(format!(r#"{{"id":"{id}","result":0}}"#).as_bytes())
+            }
             Kind::Listening(_) => unreachable!("nothing to answer"),
         }
     }

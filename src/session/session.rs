@@ -10,7 +10,7 @@ use http::{Extensions, HeaderMap, HeaderValue, Uri};
 
 use super::{
     Chain, Endpoint, Epoch, EventLog, Logged, Pauses, Principal, State, StateChange, StreamOrigin,
-    accepted::AcceptedRequests,
+    accepted::AcceptedRequests, endpoint::is_spelled_alike,
 };
 use crate::mcp::{EventIds, Id, ListChanged};
 
@@ -139,6 +139,17 @@ impl Session {
     /// The caller's id.
     pub(crate) fn id(&self) -> &HeaderValue {
         &self.key.id
+    }
+
+    /// The URI that the session was made with. Nearly all of its requests have the same.
+    pub(crate) fn uri(&self) -> &Uri {
+        let uri = self.initialize.uri.as_deref();
+        uri.unwrap_or_else(|| self.key.endpoint.uri())
+    }
+
+    /// Whether a URI is the session's own to the letter.
+    pub(crate) fn has_uri(&self, uri: &Uri) -> bool {
+        is_spelled_alike(self.uri(), uri)
     }
 
     pub(crate) fn initialize(&self) -> &Initialize {

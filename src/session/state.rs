@@ -172,13 +172,17 @@ impl PendingChanges {
     /// The largest body that is looked at, in bytes. A subscription to a longer URI is not kept.
     pub(crate) const MAX_BODY: usize = 8 * 1024;
 
-    /// The changes that a request body asks for, in order. Nearly every body holds none, which is
-    /// found out without parsing it.
-    pub(crate) fn in_body(body: &[u8]) -> Self {
+    /// The changes that a request body asks for, in order; `None` if there are none. Nearly every
+    /// body holds none, which is found out without parsing it.
+    pub(crate) fn in_body(body: &[u8]) -> Option<Self> {
+        (body.len() <= Self::MAX_BODY && may_hold_change(body))
+            .then(|| Self::parse(body))
+            .filter(|pending| !pending.is_empty())
+    }
+
+    #[cold]
+    fn parse(body: &[u8]) -> Self {
         let mut pending = Self::default();
-        if body.len() > Self::MAX_BODY || !may_hold_change(body) {
-            return pending;
-        }
         let read = Message::each(body, |message| {
             if message.is_request() {
                 pending
@@ -192,7 +196,7 @@ impl PendingChanges {
         }
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
@@ -257,7 +261,7 @@ mod tests {
         let mut state = State::default();
         for body in bodies {
             let pending = PendingChanges::in_body(body.as_bytes());
-            for (_, change) in pending.0 {
+            for (_, change) in pending.unwrap_or_default().0 {
                 state.apply(change, limit);
             }
         }
@@ -315,7 +319,7 @@ mod tests {
         let body = r#"[{"id":1,"method":"resources/subscribe","params":{"uri":"a"}},
             {"id":"2","method":"resources/subscribe","params":{"uri":"b"}},
             {"id":3,"method":"resources/unsubscribe","params":{"uri":"c"}}]"#;
-        let mut pending = PendingChanges::in_body(body.as_bytes());
+        let mut pending = PendingChanges::in_body(body.as_bytes()).unwrap();
         let mut accepted = Vec::new();
         let mut look =
             |messages: &str| pending.look(messages.as_bytes(), |change| accepted.push(change));

@@ -9,7 +9,7 @@ fn read(reader: EventReader, chunks: &[&[u8]]) -> (EventReader, Vec<String>) {
         reader.read(chunk, |event| {
             told.push(match event {
                 Event::Id(id) => format!("id {}", String::from_utf8_lossy(id)),
-                Event::Data(data) => data.to_owned(),
+                Event::Data(data) => String::from_utf8_lossy(data).into_owned(),
                 Event::Large(data) => match data.answer() {
                     LargeAnswer::None => "large, no answer".to_owned(),
                     LargeAnswer::Of(id) => format!("large, answers {id}"),
