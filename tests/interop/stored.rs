@@ -150,6 +150,13 @@ impl Hop {
         )
     }
 
+    /// The ids of the last sessions that something was posted in.
+    fn last_asked(&self, many: usize) -> Vec<Option<String>> {
+        let seen = self.seen.lock().unwrap();
+        let posts = seen.iter().rev().filter(|it| it.method == Method::POST);
+        posts.take(many).map(|it| it.asked.clone()).collect()
+    }
+
     fn len(&self) -> usize {
         self.seen.lock().unwrap().len()
     }
@@ -310,10 +317,8 @@ async fn n3_n4_one_client_of_two_proxies_goes_on_in_one_epoch() {
         .await;
         let (made, ended) = below.sessions_since(before);
         let left: Vec<_> = made.iter().filter(|id| !ended.contains(id)).collect();
-        let last = below.seen.lock().unwrap();
-        let last = last.iter().rev().filter(|it| it.method == Method::POST);
-        for passed in last.take(4) {
-            assert_eq!(passed.asked.as_ref(), Some(left[0]), "{loss}");
+        for id in below.last_asked(4) {
+            assert_eq!(id.as_ref(), Some(left[0]), "{loss}");
         }
 
         // and the listening stream brings what the client has subscribed to.
