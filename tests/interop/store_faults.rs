@@ -328,12 +328,19 @@ async fn n3_many_callers_of_four_proxies_each_have_one_session() {
         assert_eq!(owners.entry(session).or_insert(whose), &whose);
     }
     // and each caller has one session on the server.
-    soon("as many sessions as callers", async {
+    let ended = tokio::time::timeout(Duration::from_secs(20), async {
         while server.live().len() != CALLERS {
             sleep(Duration::from_millis(50)).await;
         }
-    })
-    .await;
+    });
+    let says: Vec<_> = proxies.iter().map(|proxy| proxy.log()).collect();
+    let away = says.iter().map(|log| log.matches("not stored").count());
+    assert!(
+        ended.await.is_ok(),
+        "{} sessions; the store was away {} times",
+        server.live().len(),
+        away.sum::<usize>(),
+    );
     println!(
         "\n{losses} losses in {:?}: {answered} calls answered, {refused} refused, {} handshakes",
         started.elapsed(),
