@@ -30,7 +30,6 @@ pub async fn check(store: impl SessionStore) {
     comparisons(&*store).await;
     removal(&*store).await;
     expiry(&*store).await;
-    leases(&*store).await;
     races(&store).await;
     dropped_futures(&*store).await;
 }
@@ -158,21 +157,6 @@ pub async fn expiry(store: &impl SessionStore) {
     for key in [brief, renewed, shortened, endless] {
         ok(store.remove(key).await);
     }
-}
-
-/// A lease that was refused can be had later.
-pub async fn leases(store: &impl SessionStore) {
-    let key = random_key();
-    let first = ok(store.lease(key, SHORT).await);
-    assert!(first, "a lease that nobody has was refused");
-    let refuses = !ok(store.lease(key, SHORT).await);
-    sleep(SHORT + SHORT / 2).await;
-    let again = ok(store.lease(key, TTL).await);
-    assert!(again, "a lease did not end with its time");
-    ok(store.remove(key).await);
-    let again = ok(store.lease(key, TTL).await);
-    assert!(again || !refuses, "a lease was not given back");
-    ok(store.remove(key).await);
 }
 
 /// Of those who save at once, one does; and nobody's value is lost.

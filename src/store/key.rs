@@ -38,14 +38,6 @@ impl StoreKey {
         ];
         Self(hash("session", &fields))
     }
-
-    /// The key of the lease to make the epoch after this one of the key's session (rule N3). One
-    /// for each epoch, so that none has to be given back before the next can be had.
-    #[cfg_attr(not(test), allow(dead_code))]
-    pub(crate) fn lease(self, epoch: u64) -> Self {
-        let epoch = epoch.to_be_bytes();
-        Self(hash("lease", &[Some(&self.0[..]), Some(&epoch[..])]))
-    }
 }
 
 /// Stands for a secret that has to be recognized and never told: somebody who reads a record shall
@@ -148,8 +140,6 @@ mod tests {
             StoreKey::of(&address("a", "/mcp"), Some(Digest::of(b"")), id),
             StoreKey::of(&address("a", "/mcp"), Some(Digest::of(b"p")), id),
             StoreKey::of(&address("a", "/mcp"), None, Digest::of(b"2")),
-            StoreKey::of(&address("a", "/mcp"), None, id).lease(0),
-            StoreKey::of(&address("a", "/mcp"), None, id).lease(1),
         ];
         for (number, key) in keys.iter().enumerate() {
             assert!(!keys[number + 1..].contains(key), "{number}");

@@ -147,10 +147,6 @@ impl<S: SessionStore> SessionStore for Sealed<S> {
     fn remove(&self, key: StoreKey) -> StoreFuture<'_, ()> {
         self.store.remove(key)
     }
-
-    fn lease(&self, key: StoreKey, ttl: Duration) -> StoreFuture<'_, bool> {
-        self.store.lease(key, ttl)
-    }
 }
 
 impl fmt::Debug for SealKey {

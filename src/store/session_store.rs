@@ -52,18 +52,6 @@ pub trait SessionStore: Send + Sync + 'static {
 
     /// Removes the value of a key, whatever its revision. A key without one is no error.
     fn remove(&self, key: StoreKey) -> StoreFuture<'_, ()>;
-
-    /// Asks to be the only one to do what `key` stands for, for the time `ttl`. The key is that of
-    /// no value; [`remove`](Self::remove) gives the lease back.
-    ///
-    /// A lease spares work and decides nothing, so `true` is right for a store that has none. By
-    /// default it is an empty value, saved where there is none.
-    fn lease(&self, key: StoreKey, ttl: Duration) -> StoreFuture<'_, bool> {
-        Box::pin(async move {
-            let saved = self.save(key, Bytes::new(), None, ttl).await?;
-            Ok(saved != Saved::Conflict)
-        })
-    }
 }
 
 /// A value as a store has it.
@@ -127,9 +115,5 @@ impl<S: SessionStore + ?Sized> SessionStore for Arc<S> {
 
     fn remove(&self, key: StoreKey) -> StoreFuture<'_, ()> {
         (**self).remove(key)
-    }
-
-    fn lease(&self, key: StoreKey, ttl: Duration) -> StoreFuture<'_, bool> {
-        (**self).lease(key, ttl)
     }
 }

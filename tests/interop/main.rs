@@ -18,6 +18,8 @@ mod clients;
 mod process;
 mod rust;
 mod servers;
+mod store_faults;
+mod stored;
 mod users;
 
 /// Not a test: this program as an MCP server or client on rmcp, see [`rust`].

@@ -69,7 +69,7 @@ impl Program {
 }
 
 /// A free port that no outgoing connection is given between a kill and the restart.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     static TAKEN: Mutex<()> = Mutex::new(());
     let _one_at_a_time = TAKEN.lock().unwrap();

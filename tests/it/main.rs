@@ -106,6 +106,7 @@ mod stored {
     mod agreeing;
     mod failing;
     mod faulty;
+    mod interleaving;
     mod outliving;
 }
 

@@ -14,14 +14,14 @@ const DAY: Duration = Duration::from_secs(86_400);
 const KEY: StoreKey = StoreKey::from_bytes([0xab; 32]);
 
 /// A server of its own for a test.
-struct Server {
+pub struct Server {
     process: Child,
     port: u16,
     directory: tempfile::TempDir,
 }
 
 impl Server {
-    fn start(arguments: &[&str]) -> Self {
+    pub fn start(arguments: &[&str]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         drop(listener);
@@ -62,17 +62,34 @@ impl Server {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    fn store(&self) -> RedisStore {
+    pub fn store(&self) -> RedisStore {
         RedisStore::connect(&self.url()).unwrap()
     }
 
-    fn cli(&self, arguments: &[&str]) -> String {
+    pub fn cli(&self, arguments: &[&str]) -> String {
         let output = Command::new("redis-cli")
             .args(["-p", &self.port.to_string()])
             .args(arguments)
             .output()
             .unwrap();
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    /// Every byte of the files that it appends to.
+    pub fn appended(&self) -> Vec<u8> {
+        let read = |entry: std::io::Result<std::fs::DirEntry>| {
+            let path = entry.unwrap().path();
+            // Redis 6 has one file, Redis 7 a directory of them.
+            match path.is_dir() {
+                true => std::fs::read_dir(path)
+                    .unwrap()
+                    .flat_map(|it| std::fs::read(it.unwrap().path()).unwrap())
+                    .collect(),
+                false => std::fs::read(path).unwrap(),
+            }
+        };
+        let entries = std::fs::read_dir(self.directory.path()).unwrap();
+        entries.flat_map(read).collect::<Vec<u8>>()
     }
 
     fn wait(&self) {

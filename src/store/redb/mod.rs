@@ -111,11 +111,6 @@ impl SessionStore for RedbStore {
     fn remove(&self, key: StoreKey) -> StoreFuture<'_, ()> {
         Box::pin(async move { self.change(Change::Remove { key }).await.map(drop) })
     }
-
-    /// Nobody else has the file, and a session has one recovery at a time.
-    fn lease(&self, _: StoreKey, _: Duration) -> StoreFuture<'_, bool> {
-        Box::pin(async { Ok(true) })
-    }
 }
 
 impl fmt::Debug for RedbStore {

@@ -39,7 +39,14 @@ fn build() -> PathBuf {
             build.env_remove(&*name);
         }
     }
-    build.args(["build", "--quiet", "--package", "proxy"]);
+    build.args([
+        "build",
+        "--quiet",
+        "--package",
+        "proxy",
+        "--features",
+        "store",
+    ]);
     build
         .arg("--target-dir")
         .arg(profile.parent().expect("a directory"));
