@@ -21,6 +21,9 @@ use crate::{
     session::{Endpoint, Epoch, Evicted, Initialize, Key, Session},
 };
 
+/// What the headers of an `initialize` and its URI may take up, in bytes (rule K9).
+const MAX_HEADERS: usize = 64 * 1024;
+
 /// A POST that may be an `initialize`.
 pub(crate) struct Candidate {
     endpoint: Endpoint,
@@ -137,10 +140,7 @@ impl Candidate {
             extensions: self.extensions,
         };
         let len = initialize_request.body.len();
-        // Its headers take up no more than that again.
-        if len > config.max_initialize_bytes
-            || initialize_request.bytes() - len > config.max_initialize_bytes
-        {
+        if len > config.max_initialize_bytes || initialize_request.bytes() - len > MAX_HEADERS {
             warn!(
                 host = self.endpoint.host(),
                 bytes = initialize_request.bytes(),

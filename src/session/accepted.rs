@@ -69,7 +69,7 @@ impl AcceptedRequests {
 
     /// What they take up, in bytes.
     pub(super) fn bytes(&self) -> usize {
-        self.bytes + (self.waiting.len() + self.early.len()) * size_of::<(u64, Id)>()
+        self.bytes + (self.waiting.capacity() + self.early.capacity()) * size_of::<(u64, Id)>()
     }
 
     /// Those of epochs before this one, whose answers are not heard any more.

@@ -221,7 +221,12 @@ impl Epoch {
     /// What the epoch holds, about, in bytes (rule K10).
     pub(super) fn bytes(&self) -> usize {
         let handshake = self.handshake.as_ref().map_or(0, |it| it.bytes());
-        self.id.as_ref().map_or(0, HeaderValue::len) + handshake
+        let versions = self.outdated_versions.iter().chain(self.version());
+        let versions = versions.map(|version| size_of_val(version) + version.len());
+        size_of::<Self>()
+            + self.id.as_ref().map_or(0, HeaderValue::len)
+            + versions.sum::<usize>()
+            + handshake
     }
 
     /// Makes a caller's headers this epoch's (rule C1). Where nothing differs, nothing is done (C3).

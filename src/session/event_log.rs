@@ -153,9 +153,10 @@ impl EventLog {
         }
     }
 
-    /// What it takes up, about, in bytes.
+    /// What it takes up, about, in bytes: there is room for as many ids again, and for those that
+    /// made room.
     pub(crate) fn bytes(&self) -> usize {
-        self.bytes
+        3 * self.bytes
     }
 
     /// The stream that has to make room: one that has been answered, else one that has other ids

@@ -25,7 +25,7 @@ use tokio::{sync::oneshot, task::JoinHandle};
 use tower::{Layer, ServiceExt};
 use tower_test::mock;
 
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 60;
 const CALLS: u64 = 12;
 const RESTARTS: usize = 4;
 const AT_A_TIME: usize = 5;
