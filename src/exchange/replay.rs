@@ -68,7 +68,8 @@ where
     /// has sent (rule F3).
     pub(super) fn accepted(&self) -> Option<Response<Bytes>> {
         let handshake = self.epoch().handshake()?;
-        if !self.summary().is_initialized {
+        // What a server says to a stranger is for the server to say (rule D8).
+        if !self.summary().is_initialized || !self.has_epochs_credentials() {
             return None;
         }
         let mut accepted = handshake.accepted.clone();
