@@ -10,6 +10,7 @@ mod chain;
 mod endpoint;
 mod epoch;
 mod event_log;
+mod eviction;
 mod orphan_timer;
 mod pace;
 #[cfg(feature = "store")]

@@ -1,7 +1,6 @@
 //! The recorded sessions, by what they go by (rules A1, A3 to A5, B4, I1 to I3, K2, K10).
 
 use std::{
-    cmp::Reverse,
     collections::{BTreeMap, HashMap},
     fmt,
     sync::{
@@ -39,15 +38,15 @@ use super::{
 /// # let _ = layer;
 /// ```
 #[derive(Clone, Default)]
-pub struct Sessions(Arc<Shared>);
+pub struct Sessions(pub(super) Arc<Shared>);
 
 #[derive(Default)]
-struct Shared {
+pub(super) struct Shared {
     table: RwLock<Table>,
     /// Counts uses, so that sessions can be ordered by their last one.
     clock: AtomicU64,
     /// What all sessions hold, in bytes.
-    bytes: Arc<AtomicUsize>,
+    pub(super) bytes: Arc<AtomicUsize>,
     /// Those that make handshakes at each endpoint (rule E12).
     handshakes: Mutex<HashMap<Arc<Endpoint>, Weak<Semaphore>>>,
 }
@@ -62,22 +61,22 @@ pub(crate) struct TableLimits {
 /// Each session stands in the table by the caller's id, by a use that is known not to be later than
 /// its last, and, once it has moved on, by its upstream id.
 #[derive(Default)]
-struct Table {
-    by_id: HashMap<HeaderValue, Vec<Entry>, RandomState>,
+pub(super) struct Table {
+    pub(super) by_id: HashMap<HeaderValue, Vec<Entry>, RandomState>,
     moved: HashMap<HeaderValue, Vec<Arc<Session>>>,
-    groups: HashMap<Option<Principal>, HashMap<Arc<Endpoint>, Group>>,
+    pub(super) groups: HashMap<Option<Principal>, HashMap<Arc<Endpoint>, Group>>,
     assigned: Assignments,
     handed_out: HandedOut,
-    len: usize,
+    pub(super) len: usize,
 }
 
 /// The sessions of a principal at an endpoint, by use.
-type Group = BTreeMap<u64, Arc<Session>>;
+pub(super) type Group = BTreeMap<u64, Arc<Session>>;
 
-struct Entry {
-    session: Arc<Session>,
+pub(super) struct Entry {
+    pub(super) session: Arc<Session>,
     /// The key in its group.
-    use_known: u64,
+    pub(super) use_known: u64,
 }
 
 /// A session that a request belongs to.
@@ -228,23 +227,6 @@ impl Sessions {
         (now, used.cloned().collect())
     }
 
-    /// Makes room, if the sessions hold more than they may (rule K10).
-    pub(crate) fn shrink(&self, limits: TableLimits) -> Evicted {
-        match self.0.bytes.load(Ordering::Relaxed) > limits.bytes {
-            true => self.make_room(&mut self.write(), limits),
-            false => Evicted::new(),
-        }
-    }
-
-    fn make_room(&self, table: &mut Table, limits: TableLimits) -> Evicted {
-        let mut evicted = Evicted::new();
-        while self.0.bytes.load(Ordering::Relaxed) > limits.bytes && table.len > 1 {
-            let bytes = |group: &Group| group.values().map(|session| session.bytes()).sum();
-            evicted.extend(table.evict(bytes));
-        }
-        evicted
-    }
-
     /// The server has just given this id to a recovery of `session`. Whoever had it, or was about to,
     /// is known to have lost its session (rule A5): also this one, which is in the new one once that
     /// is published, and not before.
@@ -352,7 +334,7 @@ impl Sessions {
         self.0.table.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, Table> {
+    pub(super) fn write(&self) -> RwLockWriteGuard<'_, Table> {
         self.0.table.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -404,7 +386,7 @@ impl Table {
         self.len += 1;
     }
 
-    fn remove(&mut self, session: &Arc<Session>) {
+    pub(super) fn remove(&mut self, session: &Arc<Session>) {
         let Some(entries) = self.by_id.get_mut(session.id()) else {
             return;
         };
@@ -443,7 +425,7 @@ impl Table {
         }
     }
 
-    fn group(&mut self, session: &Session) -> &mut Group {
+    pub(super) fn group(&mut self, session: &Session) -> &mut Group {
         let endpoints = self.groups.entry(session.principal().cloned());
         let endpoints = endpoints.or_default();
         endpoints.entry(session.endpoint().clone()).or_default()
@@ -462,43 +444,6 @@ impl Table {
                 self.groups.remove(&principal);
             }
         }
-    }
-
-    /// Forgets the least recently used session of the principal that holds most, and there of the
-    /// endpoint that does, so that no server and no caller can push out another's (rule I2).
-    fn evict(&mut self, size: impl Fn(&Group) -> usize) -> Option<Arc<Session>> {
-        // Of those that hold as much, the one that was used least recently.
-        let rank = |group: &Group| {
-            let used = group.keys().next().copied();
-            (size(group), Reverse(used.unwrap_or_default()))
-        };
-        let endpoints = self.groups.values().max_by_key(|endpoints| {
-            let ranks = endpoints.values().map(rank);
-            ranks
-                .reduce(|(one, used), (other, also)| (one + other, used.max(also)))
-                .unwrap_or_default()
-        })?;
-        let group = endpoints.values().max_by_key(|group| rank(group))?;
-        let mut least: Option<Arc<Session>> = group.values().next().cloned();
-        // A session's key in its group is never later than its last use. So the first one whose
-        // key is exact is the least recently used; those before it are moved to where they belong.
-        while let Some(session) = least {
-            let last_use = session.last_use();
-            let entries = self.by_id.get_mut(session.id())?;
-            let entry = entries
-                .iter_mut()
-                .find(|entry| Arc::ptr_eq(&entry.session, &session))?;
-            let use_known = std::mem::replace(&mut entry.use_known, last_use);
-            if use_known == last_use {
-                self.remove(&session);
-                return Some(session);
-            }
-            let group = self.group(&session);
-            group.remove(&use_known);
-            group.insert(last_use, session);
-            least = group.values().next().cloned();
-        }
-        None
     }
 }
 

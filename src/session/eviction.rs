@@ -1,0 +1,69 @@
+//! Which session makes room for another (rules I2, K2, K10).
+
+use std::{
+    cmp::Reverse,
+    sync::{Arc, atomic::Ordering},
+};
+
+use super::{
+    Session, Sessions,
+    table::{Evicted, Group, Table, TableLimits},
+};
+
+impl Sessions {
+    /// Makes room, if the sessions hold more than they may (rule K10).
+    pub(crate) fn shrink(&self, limits: TableLimits) -> Evicted {
+        match self.0.bytes.load(Ordering::Relaxed) > limits.bytes {
+            true => self.make_room(&mut self.write(), limits),
+            false => Evicted::new(),
+        }
+    }
+
+    pub(super) fn make_room(&self, table: &mut Table, limits: TableLimits) -> Evicted {
+        let mut evicted = Evicted::new();
+        while self.0.bytes.load(Ordering::Relaxed) > limits.bytes && table.len > 1 {
+            let bytes = |group: &Group| group.values().map(|session| session.bytes()).sum();
+            evicted.extend(table.evict(bytes));
+        }
+        evicted
+    }
+}
+
+impl Table {
+    /// Forgets the least recently used session of the principal that holds most, and there of the
+    /// endpoint that does, so that no server and no caller can push out another's (rule I2).
+    pub(super) fn evict(&mut self, size: impl Fn(&Group) -> usize) -> Option<Arc<Session>> {
+        // Of those that hold as much, the one that was used least recently.
+        let rank = |group: &Group| {
+            let used = group.keys().next().copied();
+            (size(group), Reverse(used.unwrap_or_default()))
+        };
+        let endpoints = self.groups.values().max_by_key(|endpoints| {
+            let ranks = endpoints.values().map(rank);
+            ranks
+                .reduce(|(one, used), (other, also)| (one + other, used.max(also)))
+                .unwrap_or_default()
+        })?;
+        let group = endpoints.values().max_by_key(|group| rank(group))?;
+        let mut least: Option<Arc<Session>> = group.values().next().cloned();
+        // A session's key in its group is never later than its last use. So the first one whose
+        // key is exact is the least recently used; those before it are moved to where they belong.
+        while let Some(session) = least {
+            let last_use = session.last_use();
+            let entries = self.by_id.get_mut(session.id())?;
+            let entry = entries
+                .iter_mut()
+                .find(|entry| Arc::ptr_eq(&entry.session, &session))?;
+            let use_known = std::mem::replace(&mut entry.use_known, last_use);
+            if use_known == last_use {
+                self.remove(&session);
+                return Some(session);
+            }
+            let group = self.group(&session);
+            group.remove(&use_known);
+            group.insert(last_use, session);
+            least = group.values().next().cloned();
+        }
+        None
+    }
+}
