@@ -53,8 +53,10 @@ pub(crate) type Reconnecting<R> = Pin<Box<dyn Future<Output = Option<R>> + Send>
 pub(crate) struct ListeningStream<R, L> {
     source: Source<R>,
     reader: EventReader,
-    /// For a stream opened anew, whose byte order mark would be in the middle of the caller's.
+    /// For a stream whose byte order mark would be in the middle of the caller's.
     byte_order_mark: SkipByteOrderMark,
+    /// Nothing has come of the first stream.
+    has_not_begun: bool,
     /// Those of the last chunk.
     ids: EventIds,
     reconnect: L,
@@ -78,6 +80,7 @@ impl<R, L> ListeningStream<R, L> {
             source: Source::Open(Box::pin(body)),
             reader: EventReader::new(MAX_EVENT, Interest::Responses),
             byte_order_mark: SkipByteOrderMark::not(),
+            has_not_begun: true,
             ids: EventIds::default(),
             reconnect,
             patience,
@@ -108,7 +111,11 @@ where
         if !self.reader.has_room() {
             return None;
         }
-        self.reconnect.take_notices()
+        let notices = self.reconnect.take_notices()?;
+        if std::mem::take(&mut self.has_not_begun) {
+            self.byte_order_mark = SkipByteOrderMark::new();
+        }
+        Some(notices)
     }
 
     /// Looks on as a frame passes. `None` if nothing of it does.
@@ -116,6 +123,7 @@ where
         let mut is_left_out = false;
         let frame = into_bytes(frame).map_data(|chunk| {
             let was_empty = chunk.is_empty();
+            self.has_not_begun &= was_empty;
             let left = self.byte_order_mark.skip(chunk);
             is_left_out = left.is_empty() && !was_empty;
             left
@@ -141,6 +149,7 @@ where
     fn opened(&mut self, body: R) -> Option<Frame<Bytes>> {
         let end_of_line = self.reader.end_of_line();
         self.reader.restart();
+        self.has_not_begun = false;
         self.byte_order_mark = SkipByteOrderMark::new();
         self.source = Source::Open(Box::pin(body));
         (!end_of_line.is_empty()).then(|| Frame::data(end_of_line.into()))

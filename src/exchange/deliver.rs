@@ -1,6 +1,6 @@
 //! Passes on an answer that needs no recovery, and learns from it (rules C2, I1, B5, H1).
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use http::{HeaderMap, Method, Response, StatusCode};
 use http_body::Body;
@@ -10,14 +10,34 @@ use super::{Candidate, Exchange};
 use crate::{
     Outcome,
     body::{ResponseBody, Tap},
+    config::Shared,
     http_service::{HttpService, LayerResponse},
-    mcp::{AnswerHeaders, LostResponse, MessageReader},
+    mcp::{AnswerHeaders, LostResponse, MessageReader, is_event_stream},
     recovery,
-    session::{PendingChanges, StateChange},
+    session::{PendingChanges, Session, StateChange},
 };
 
 /// Notes the changes of state that the server accepts, as the messages of an answer pass.
 pub(super) type Accepting = (MessageReader, Box<dyn FnMut(&[u8]) -> bool + Send>);
+
+/// Notes a change of state that the server accepted in this epoch (rule H1).
+pub(super) fn accept<S, B>(
+    shared: &Arc<Shared<S>>,
+    session: &Arc<Session>,
+    epoch: u64,
+    change: StateChange,
+) where
+    S: HttpService<B>,
+    B: Body<Error: Send> + Send + 'static,
+{
+    session.apply(change.clone(), shared.config.max_subscriptions);
+    shared.changed(session);
+    recovery::make_room::<S, B>(shared);
+    // Accepted by a session that has been replaced: the new one is told, too.
+    if shared.config.restore_state && session.chain().current().number() != epoch {
+        recovery::tell::<S, B>(shared, session, vec![change]);
+    }
+}
 
 impl<S, B> Exchange<S, B>
 where
@@ -66,7 +86,7 @@ where
                     let epoch = self.epoch().number();
                     self.session.accept(epoch, &self.summary().requests);
                 }
-                let accepting = self.accepting(response.headers());
+                let accepting = self.accepting(&response);
                 if said.is_event_stream {
                     let requests = self.summary().requests.clone();
                     return self.answer_stream(response, requests, accepting);
@@ -111,13 +131,13 @@ where
     }
 
     /// What is to look at the answers, if the request asks for changes of state (rule H1).
-    fn accepting(&self, headers: &HeaderMap) -> Option<Accepting> {
+    fn accepting<R>(&self, response: &Response<R>) -> Option<Accepting> {
         let body = self.body.as_ref()?;
         if body.len() > PendingChanges::MAX_BODY {
             return None;
         }
         let pending = PendingChanges::in_body(&body.data())?;
-        self.accepting_changes(pending, headers)
+        self.accepting_changes(pending, response.headers(), response.status())
     }
 
     #[cold]
@@ -125,21 +145,44 @@ where
         &self,
         mut pending: PendingChanges,
         headers: &HeaderMap,
+        status: StatusCode,
     ) -> Option<Accepting> {
-        let config = &self.shared.config;
-        let reader = MessageReader::new(headers, config.max_initialize_result_bytes)?;
+        let streams = is_event_stream(headers);
+        if streams || status == StatusCode::ACCEPTED {
+            // The answers may come on a listening stream, or on the stream resumed.
+            self.session.ask(&pending);
+        }
+        let limit = self.shared.config.max_initialize_result_bytes;
+        let reader = MessageReader::new(headers, limit)?;
         let (shared, session) = (self.shared.clone(), self.session.clone());
-        let accepted_in = self.epoch().number();
-        let accept = move |change: StateChange| {
-            session.apply(change.clone(), shared.config.max_subscriptions);
-            shared.changed(&session);
-            recovery::make_room::<S, B>(&shared);
-            // Accepted by a session that has been replaced: the new one is told, too.
-            if shared.config.restore_state && session.chain().current().number() != accepted_in {
-                recovery::tell::<S, B>(&shared, &session, vec![change]);
+        let epoch = self.epoch().number();
+        let look = move |messages: &[u8]| {
+            if streams {
+                // They are not to be found a second time.
+                session.answered_changes(messages);
             }
+            pending.look(messages, |change| {
+                accept::<S, B>(&shared, &session, epoch, change);
+            })
         };
-        let look = move |messages: &[u8]| pending.look(messages, &accept);
+        Some((reader, Box::new(look)))
+    }
+
+    /// The same for a stream resumed, which answers an earlier request.
+    pub(super) fn accepting_earlier(&self, headers: &HeaderMap) -> Option<Accepting> {
+        if !self.session.is_asking() {
+            return None;
+        }
+        let limit = self.shared.config.max_initialize_result_bytes;
+        let reader = MessageReader::new(headers, limit)?;
+        let (shared, session) = (self.shared.clone(), self.session.clone());
+        let epoch = self.epoch().number();
+        let look = move |messages: &[u8]| {
+            for change in session.answered_changes(messages) {
+                accept::<S, B>(&shared, &session, epoch, change);
+            }
+            !session.is_asking()
+        };
         Some((reader, Box::new(look)))
     }
 

@@ -16,7 +16,7 @@ use http::{
 use http_body::Body;
 use tokio::time::timeout;
 
-use super::{Exchange, packed::PackedHead};
+use super::{Exchange, deliver::accept, packed::PackedHead};
 use crate::{
     body::{BufferedBody, Reconnect, Reconnecting, RequestBody, Responded},
     config::Shared,
@@ -91,7 +91,12 @@ where
 
     fn responded(&mut self, message: Responded<'_>) {
         match message {
-            Responded::Whole(data) => self.session.responded(data),
+            Responded::Whole(data) => {
+                self.session.responded(data);
+                for change in self.session.answered_changes(data.as_bytes()) {
+                    accept::<S, B>(&self.shared, &self.session, self.epoch.number(), change);
+                }
+            }
             Responded::Large(data) => {
                 if let LargeAnswer::Of(id) = data.answer() {
                     self.session.responded_to(id);

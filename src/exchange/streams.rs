@@ -29,7 +29,8 @@ where
             Some(Logged::Answer(answer)) if answer.origin.epoch() == epoch => {
                 answer.resume();
                 let id = last_event_id.as_ref().map(HeaderValue::as_bytes);
-                return self.stream_of(response, answer.origin, answer.pending, id, None);
+                let accepting = self.accepting_earlier(response.headers());
+                return self.stream_of(response, answer.origin, answer.pending, id, accepting);
             }
             // Whatever it resumes, the layer could not open it anew.
             Some(Logged::Unknown) => return response.map(ResponseBody::untouched),

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use http::{Extensions, HeaderMap, HeaderValue, Uri};
 
 use super::{
-    Chain, Endpoint, Epoch, EventLog, Logged, Pauses, Principal, State, StateChange, StreamOrigin,
-    accepted::AcceptedRequests, endpoint::is_spelled_alike,
+    Chain, Endpoint, Epoch, EventLog, Logged, Pauses, PendingChanges, Principal, State,
+    StateChange, StreamOrigin, accepted::AcceptedRequests, endpoint::is_spelled_alike,
 };
 use crate::mcp::{EventIds, Id, ListChanged};
 
@@ -68,6 +68,8 @@ struct Content {
     event_log: EventLog,
     accepted: AcceptedRequests,
     state: State,
+    /// Changes of state whose answers may come on another stream than that of their requests.
+    asked: PendingChanges,
     /// The lists that the caller is still to be told about (rule H3).
     notices: ListChanged,
 }
@@ -203,8 +205,35 @@ impl Session {
     pub(crate) fn take_lost(&self, epoch: u64) -> Vec<Id> {
         let mut memory = self.lock_memory();
         let content = memory.content.as_mut();
-        let lost = content.map(|content| content.accepted.take_lost(epoch));
+        let lost = content.map(|content| {
+            let lost = content.accepted.take_lost(epoch);
+            for id in &lost {
+                content.asked.answered(id, false);
+            }
+            lost
+        });
         lost.unwrap_or_default()
+    }
+
+    /// Requests for changes were sent whose answers may come on another stream (rule H1).
+    pub(crate) fn ask(&self, changes: &PendingChanges) {
+        self.content(|content| content.asked.also(changes));
+    }
+
+    /// Whether there are any whose answers have not come.
+    pub(crate) fn is_asking(&self) -> bool {
+        let memory = self.lock_memory();
+        let content = memory.content.as_ref();
+        content.is_some_and(|content| !content.asked.is_empty())
+    }
+
+    /// The changes that these messages accept, of those that were asked for.
+    pub(crate) fn answered_changes(&self, messages: &[u8]) -> Vec<StateChange> {
+        let mut changes = Vec::new();
+        if self.is_asking() {
+            self.content(|content| content.asked.look(messages, |change| changes.push(change)));
+        }
+        changes
     }
 
     /// Notes a change that the server accepted (rule H1).
@@ -310,6 +339,7 @@ impl Session {
                 + content.event_log.bytes()
                 + content.accepted.bytes()
                 + content.state.bytes()
+                + content.asked.bytes()
         });
         let counted = memory.other + content;
         #[cfg(feature = "store")]

@@ -164,9 +164,13 @@ impl StateChange {
     }
 }
 
-/// The changes of state that the requests of one body ask for, each until its answer is there.
+/// The changes of state that requests ask for, each until its answer is there.
 #[derive(Default)]
 pub(crate) struct PendingChanges(Vec<(Id, StateChange)>);
+
+/// How many changes are kept in mind whose answers may come another way than that of their
+/// requests. Those of one body are few, or they are in a batch.
+const MAX_ASKED: usize = 64;
 
 impl PendingChanges {
     /// The largest body that is looked at, in bytes. A subscription to a longer URI is not kept.
@@ -196,8 +200,29 @@ impl PendingChanges {
         }
     }
 
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Keeps those of another body in mind, too. An id that was used twice means the latest request;
+    /// room is made by the oldest.
+    pub(super) fn also(&mut self, others: &Self) {
+        self.0
+            .retain(|(id, _)| others.0.iter().all(|(other, _)| other != id));
+        self.0.extend(others.0.iter().cloned());
+        let over = self.0.len().saturating_sub(MAX_ASKED);
+        self.0.drain(..over);
+    }
+
+    /// What they take up, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        let text = |change: &StateChange| match change {
+            StateChange::LogLevel(text)
+            | StateChange::Subscribe(text)
+            | StateChange::Unsubscribe(text) => text.len(),
+        };
+        let each = |(id, change): &(Id, StateChange)| id.held_bytes() + text(change);
+        self.0.capacity() * size_of::<(Id, StateChange)>() + self.0.iter().map(each).sum::<usize>()
     }
 
     /// The request with this id has been answered. Gives the change, if that was with a result: a

@@ -23,6 +23,7 @@ mod translating {
 /// D. Detecting.
 mod detecting {
     mod asking;
+    mod deployed;
     mod examining;
     mod strangers;
     mod triggering;

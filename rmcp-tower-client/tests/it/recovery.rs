@@ -21,8 +21,8 @@ use tower::Layer;
 
 use crate::{
     support::{
-        Scripted, answer, at, connect, handshake, http_for_the_layer, json as answered, serve,
-        soon, sse,
+        Scripted, Seen, answer, at, connect, handshake, http_for_the_layer, json as answered,
+        serve, soon, sse,
     },
     transport::Server,
 };
@@ -152,6 +152,82 @@ async fn a_call_whose_session_ends_under_it_is_told_that_its_answer_is_lost() {
     }
     assert_eq!(*calls.lock().unwrap(), 1, "it is not sent again");
     assert_eq!(events.lock().unwrap().len(), 1);
+}
+
+/// A call whose answer has not begun when its session is replaced (rule G6). rmcp's own recovery is
+/// on, and would send the call again if it were told that the session has expired.
+#[tokio::test]
+async fn g6_a_call_without_a_response_head_is_executed_once_whoever_else_recovers() {
+    for own_recovery in [true, false] {
+        // Given a call that is being carried out,
+        let (calls, session) = (Arc::new(Mutex::new(0)), Arc::new(Mutex::new(1)));
+        let (stop, listening) = tokio::sync::watch::channel(());
+        let (counted, current) = (calls.clone(), session.clone());
+        let router = Router::new().fallback(move |request: Request| {
+            let (counted, current) = (counted.clone(), current.clone());
+            let mut listening = listening.clone();
+            async move {
+                let (parts, body) = request.into_parts();
+                let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+                let seen = Seen {
+                    method: parts.method,
+                    path: String::new(),
+                    headers: parts.headers,
+                    message: serde_json::from_slice(&body).unwrap_or_default(),
+                };
+                let now = format!("session {}", current.lock().unwrap());
+                if seen.header("mcp-session-id").is_some_and(|id| id != now) {
+                    return answer(404, &[], "");
+                }
+                match &*seen.what() {
+                    "tools/call" => {
+                        *counted.lock().unwrap() += 1;
+                        std::future::pending().await
+                    }
+                    "GET" => {
+                        listening.mark_unchanged();
+                        let until_lost = futures_util::stream::once(async move {
+                            let _ = listening.changed().await;
+                            Ok::<_, std::convert::Infallible>(axum::body::Bytes::new())
+                        });
+                        sse(axum::body::Body::from_stream(until_lost))
+                    }
+                    "ping" => answered(
+                        200,
+                        json!({"jsonrpc": "2.0", "id": seen.message["id"], "result": {}})
+                            .to_string(),
+                    ),
+                    _ => handshake(&seen, Some(&now)).unwrap(),
+                }
+            }
+        });
+        let (uri, serving) = serve(router).await;
+        let layer = SessionRecoveryLayer::new().orphan_timeout(Duration::from_millis(200));
+        let config = at(&uri).reinit_on_expired_session(own_recovery);
+        let client = connect(layer.layer(http_for_the_layer()), config)
+            .await
+            .unwrap();
+
+        // when its session is lost, and the listening stream finds it out,
+        let lose = async {
+            while *calls.lock().unwrap() == 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            *session.lock().unwrap() += 1;
+            stop.send(()).unwrap();
+        };
+        let (called, ()) = tokio::join!(call(&client, "pay"), lose);
+
+        // then the user is told, and it is not carried out again.
+        let Err(ServiceError::McpError(error)) = called else {
+            panic!("{called:?}");
+        };
+        assert_eq!(error.code.0, -32000);
+        assert_eq!(error.data.unwrap()["reason"], "session_expired");
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        assert_eq!(*calls.lock().unwrap(), 1, "own recovery: {own_recovery}");
+        serving.abort();
+    }
 }
 
 #[tokio::test]

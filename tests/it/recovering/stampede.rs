@@ -9,9 +9,9 @@ use std::{
 };
 
 use futures::future::join_all;
-use mcp_session_recovery::{Outcome, SessionRecoveryLayer, Sessions};
+use mcp_session_recovery::{Failure, Outcome, SessionRecoveryLayer, Sessions};
 use serde_json::Value;
-use testing::scenario::Events;
+use testing::scenario::{Door, Events, is, start};
 use testing::*;
 use tokio::time::{Instant, sleep};
 
@@ -144,6 +144,49 @@ async fn e12_a_session_that_did_not_get_its_turn_in_time_gets_it_later() {
         started.elapsed(),
     );
     assert!(took < least * 11 / 10, "{took:?} of {least:?}");
+}
+
+/// E12, J4: a recovery that never had its turn has attempted nothing, so the next one makes no pause.
+/// One that had it does.
+#[tokio::test(start_paused = true)]
+async fn e12_a_recovery_that_had_no_turn_makes_no_pause() {
+    for has_turn in [false, true] {
+        // Given two sessions of an endpoint that makes one handshake at a time, and no hurry,
+        let server = Server::new(Profile::TypeScriptJson);
+        let table = Sessions::new();
+        let layer = |patience| {
+            let pause = Duration::from_secs(600);
+            let layer = SessionRecoveryLayer::new().sessions(table.clone());
+            let layer = layer.max_handshakes(1).recovery_pause(pause, pause);
+            layer.recovery_timeout(Duration::from_secs(patience))
+        };
+        let (patient, hasty) = (client(&server, layer(60)), client(&server, layer(1)));
+        let first = sessions(&patient, 1).await.remove(0);
+        let second = sessions(&hasty, 1).await.remove(0);
+        server.restart();
+        let door = Door::before(&server, is("initialize"));
+        let waiting = (!has_turn).then(|| start(&patient, call(&first)));
+        settle().await;
+
+        // when one has no time left,
+        let answer = send(&hasty, call(&second)).await;
+        let timed_out = Some(Outcome::Failed(Failure::TimedOut));
+        assert_eq!((answer.status, answer.outcome()), (404, timed_out));
+        door.open();
+        if let Some(waiting) = waiting {
+            assert_eq!(waiting.await.unwrap().status, 200);
+        }
+        settle().await;
+
+        // then it is recovered at once when there is a turn for it.
+        let answer = send(&hasty, call(&second)).await;
+        let paused = Outcome::Failed(Failure::Paused);
+        let expected = match has_turn {
+            false => (200, Some(Outcome::Replayed)),
+            true => (404, Some(paused)),
+        };
+        assert_eq!((answer.status, answer.outcome()), expected);
+    }
 }
 
 /// K11: the knob; at least one, and no value of it overflows.

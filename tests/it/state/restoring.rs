@@ -272,6 +272,71 @@ async fn state_that_is_set_in_a_batch_or_during_a_recovery_is_kept() {
     assert_eq!(restored(&scene), state(Some("error"), &["b", "replayed"]));
 }
 
+/// H1: an answer that comes another way than its request went is an answer: on a listening stream, where
+/// the request was accepted with 202, or on the stream resumed.
+#[tokio::test(start_paused = true)]
+async fn h1_an_answer_on_another_stream_than_the_requests_counts() {
+    for resumes in [true, false] {
+        for moves in [true, false] {
+            // Given a server that primes the streams of requests and breaks them, or answers 202,
+            let scene = scene(layer()).await;
+            let gets = feed_all(&scene.server, "GET");
+            scene.post(&set_level("info")).await;
+            scene.post(&subscribe("old")).await;
+            let living = scene.server.clone();
+            scene.server.on(move |seen| {
+                let is_own = seen.message()["id"].is_string();
+                let asks = [SUBSCRIBE, "resources/unsubscribe", SET_LEVEL];
+                let is_asked = asks.contains(&&*seen.what()) && !is_own && is_live(&living, seen);
+                let id = seen.message()["params"].to_string();
+                is_asked.then(|| match resumes {
+                    true => sse(&format!("id: {}\ndata: \n\n", id.len())),
+                    false => reply(202, None, ""),
+                })
+            });
+            let changes = [
+                (subscribe("new"), "result"),
+                (unsubscribe("old"), "result"),
+                (subscribe("refused, which is longer"), "error"),
+                (set_level("error"), "result"),
+            ];
+            let mut listening = scene.listen().await;
+            for (at, (mut change, answer)) in changes.into_iter().enumerate() {
+                change["id"] = json!(100 + at);
+                let asked = scene.post(&change).await;
+                assert_eq!(asked.status, if resumes { 200 } else { 202 });
+                // when the answer comes on another stream,
+                let data = format!("data: {{\"id\":{},\"{answer}\":{{}}}}\n\n", 100 + at);
+                match resumes {
+                    true => {
+                        let id = change["params"].to_string().len().to_string();
+                        let mut resumed = scene.open(get(&scene.session, Some(&id))).await;
+                        gets.data(gets.count() - 1, &data);
+                        gets.end(gets.count() - 1);
+                        resumed.read_to_end().await;
+                        assert_eq!(resumed.bytes(), data.as_bytes());
+                    }
+                    false => {
+                        gets.data(0, &data);
+                        listening.now().await;
+                    }
+                }
+            }
+
+            // then the next session holds what it says, and the one after that.
+            for _ in 0..1 + usize::from(moves) {
+                scene.recover().await;
+                settle().await;
+                assert_eq!(
+                    restored(&scene),
+                    state(Some("error"), &["new"]),
+                    "{resumes}"
+                );
+            }
+        }
+    }
+}
+
 /// H1: what was refused inside a 200, as JSON or as an event, changes nothing.
 #[tokio::test(start_paused = true)]
 async fn h1_a_refusal_inside_a_200_changes_nothing() {

@@ -3,10 +3,17 @@
 //! The oracle is a plain reader of whole event streams and a plain account of which request was
 //! answered where. Conversations are random, cut into random chunks, with losses at random places;
 //! what the caller reads, how its streams end, which errors it gets, which ids are remembered and
-//! what is executed must agree. `DIFFERENTIAL_SEEDS=100000` runs as many conversations, and
+//! what is executed must agree. Some requests are accepted with 202, and answered on the listening stream
+//! or never. `DIFFERENTIAL_SEEDS=100000` runs as many conversations, and
 //! `DIFFERENTIAL_FIRST` tells which one is the first.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use mcp_session_recovery::{Outcome, SessionRecoveryLayer};
 use serde_json::{Value, json};
@@ -15,6 +22,8 @@ use testing::*;
 use tokio::time::advance;
 
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+/// What is accepted with 202.
+const LATER: &str = "tasks/later";
 const IDS: [&str; 6] = ["0", "1", "0/0", "0/1", "\u{e4}", "x y"];
 
 /// A little generator of numbers.
@@ -119,6 +128,22 @@ impl Plain {
     }
 }
 
+/// The requests that the data of an event answer.
+fn responses(data: &str) -> Vec<u64> {
+    let messages = match serde_json::from_str(data) {
+        Ok(Value::Array(messages)) => messages,
+        Ok(message) => vec![message],
+        Err(_) => return Vec::new(),
+    };
+    let is_response = |message: &&Value| {
+        message.get("method").is_none()
+            && (message.get("result").is_some() || message.get("error").is_some())
+    };
+    let responses = messages.iter().filter(is_response);
+    let ids = responses.filter_map(|message| message["id"].as_f64());
+    ids.map(|id| id as u64).collect()
+}
+
 /// The requests of one call, and the streams that may answer them.
 #[derive(Default)]
 struct Call {
@@ -141,19 +166,9 @@ impl Call {
     }
 
     fn read(&mut self, message: &str) {
-        let messages = match serde_json::from_str(message) {
-            Ok(Value::Array(messages)) => messages,
-            Ok(message) => vec![message],
-            Err(_) => return,
-        };
-        for message in messages {
-            let is_response = message.get("method").is_none()
-                && (message.get("result").is_some() || message.get("error").is_some());
-            let id = message["id"].as_f64().map(|id| id as u64);
-            if let Some(id) = id.filter(|id| is_response && self.requests.contains(id)) {
-                if !self.answered.contains(&id) {
-                    self.answered.push(id);
-                }
+        for id in responses(message) {
+            if self.requests.contains(&id) && !self.answered.contains(&id) {
+                self.answered.push(id);
             }
         }
     }
@@ -187,9 +202,9 @@ struct Open {
     sent: Vec<u8>,
     read: usize,
     is_done: bool,
-    /// A stream opened anew goes on in the body of the old one.
-    is_anew: bool,
-    /// What the caller should have read of the streams before.
+    /// It goes on in a body that has begun: of an older stream, or with what the layer had to say.
+    goes_on: bool,
+    /// What the caller should have read before.
     before: Vec<u8>,
     ends: Option<Ends>,
 }
@@ -217,7 +232,7 @@ impl Open {
     /// What has come of the server of now, and is let through.
     fn passed(&self) -> &[u8] {
         match self.sent.strip_prefix(BYTE_ORDER_MARK) {
-            _ if !self.is_anew => &self.sent,
+            _ if !self.goes_on => &self.sent,
             Some(rest) => rest,
             // It may become one.
             None if BYTE_ORDER_MARK.starts_with(&self.sent) => b"",
@@ -231,6 +246,14 @@ impl Open {
     }
 }
 
+/// A request that was accepted with 202.
+struct Accepted {
+    epoch: usize,
+    request: u64,
+    /// Answered on a listening stream, or told to be lost.
+    is_over: bool,
+}
+
 struct Conversation {
     numbers: Numbers,
     scene: Scene,
@@ -240,6 +263,9 @@ struct Conversation {
     next_request: u64,
     next_listening: usize,
     executed: usize,
+    /// How many requests the server has accepted.
+    later: Arc<AtomicUsize>,
+    accepted: Vec<Accepted>,
     origins: Vec<Call>,
     /// Each stream that told ids, in the order of its first one, and the ids with how many answers
     /// came before.
@@ -256,6 +282,14 @@ impl Conversation {
             let is_call = seen.what() == "tools/call" || seen.message().is_array();
             (is_call && is_live(&living, seen)).then(|| feeding.add())
         });
+        let later = Arc::new(AtomicUsize::new(0));
+        let (living, count) = (scene.server.clone(), later.clone());
+        scene.server.on(move |seen| {
+            (seen.what() == LATER && is_live(&living, seen)).then(|| {
+                count.fetch_add(1, Ordering::Relaxed);
+                reply(202, None, "")
+            })
+        });
         Self {
             numbers: Numbers::new(seed),
             scene,
@@ -265,6 +299,8 @@ impl Conversation {
             next_request: 0,
             next_listening: 0,
             executed: 0,
+            later,
+            accepted: Vec::new(),
             origins: Vec::new(),
             log: Vec::new(),
             open: Vec::new(),
@@ -338,7 +374,7 @@ impl Conversation {
         text.replace('\n', newline).into_bytes()
     }
 
-    fn push(
+    async fn push(
         &mut self,
         stream: Stream,
         origin: Option<Origin>,
@@ -350,6 +386,12 @@ impl Conversation {
             _ => Vec::new(),
         };
         let script = self.script(&requests);
+        // What the layer has to say comes before what the server has.
+        settle().await;
+        let before = match origin {
+            Some(Origin::Listening(..)) => self.take_lost(),
+            _ => Vec::new(),
+        };
         self.open.push(Open {
             stream,
             origin,
@@ -360,8 +402,8 @@ impl Conversation {
             sent: Vec::new(),
             read: 0,
             is_done: requests.is_empty(),
-            is_anew: false,
-            before: Vec::new(),
+            goes_on: !before.is_empty(),
+            before,
             ends: None,
         });
     }
@@ -386,12 +428,64 @@ impl Conversation {
             answered: Vec::new(),
         });
         let origin = Origin::Call(self.origins.len() - 1);
-        self.push(
-            stream,
-            Some(origin),
-            "",
-            (Feeds::Calls, self.calls.count() - 1),
-        );
+        let feed = (Feeds::Calls, self.calls.count() - 1);
+        self.push(stream, Some(origin), "", feed).await;
+    }
+
+    /// A request that is accepted, to be answered on the listening stream.
+    async fn accept(&mut self) {
+        let request = self.next_request;
+        self.next_request += 1;
+        let message = json!({"jsonrpc": "2.0", "id": request, "method": LATER});
+        let answer = self.scene.post(&message).await;
+        assert_eq!((answer.status, answer.text()), (202, ""));
+        self.accepted.push(Accepted {
+            epoch: self.epoch,
+            request,
+            is_over: false,
+        });
+    }
+
+    /// The server is going to answer one of them, on a listening stream or where nobody expects it.
+    fn answer_accepted(&mut self) {
+        let waiting = self.accepted.iter().filter(|it| !it.is_over);
+        let waiting: Vec<_> = waiting.map(|it| it.request).collect();
+        let open = self.open.iter().enumerate();
+        let open = open.filter(|(_, one)| one.ends.is_none());
+        let open: Vec<_> = open.map(|(at, _)| at).collect();
+        if waiting.is_empty() || open.is_empty() {
+            return;
+        }
+        let (request, at) = (self.numbers.one_of(&waiting), self.numbers.one_of(&open));
+        let numbers = &mut self.numbers;
+        let number = numbers.one_of(&["", "", ".0", "e0"]);
+        let member = numbers.one_of(&["result", "result", "error", "method"]);
+        let data = format!(r#"{{"id":{request}{number},"{member}":"m"}}"#);
+        let data = match numbers.below(5) {
+            0 => data.replace(',', ",\ndata:"),
+            1 => format!("[{data},{{\"id\":901,\"result\":0}}]"),
+            _ => data,
+        };
+        let fields = numbers.one_of(&["", "", "event: message\n", "id: 1\n", "event: other\n"]);
+        let newline = numbers.one_of(&["\n", "\n", "\r\n", "\r"]);
+        let event = format!("{fields}data: {data}\n\n").replace('\n', newline);
+        let one = &mut self.open[at];
+        let is_between = !one.plain().is_in_event && one.plain().end_of_line.is_empty();
+        let place = if is_between { 0 } else { one.script.len() };
+        one.script.splice(place..place, event.into_bytes());
+    }
+
+    /// The errors for what was accepted in epochs that are gone, which a listening stream begins
+    /// with.
+    fn take_lost(&mut self) -> Vec<u8> {
+        let mut text = String::new();
+        for one in &mut self.accepted {
+            if !one.is_over && one.epoch < self.epoch {
+                one.is_over = true;
+                text += &lost_event(one.request);
+            }
+        }
+        text.into_bytes()
     }
 
     async fn listen(&mut self) {
@@ -399,12 +493,8 @@ impl Conversation {
         assert_eq!(stream.head.status, 200);
         self.next_listening += 1;
         let origin = Origin::Listening(self.next_listening, self.epoch);
-        self.push(
-            stream,
-            Some(origin),
-            "",
-            (Feeds::Gets, self.gets.count() - 1),
-        );
+        let feed = (Feeds::Gets, self.gets.count() - 1);
+        self.push(stream, Some(origin), "", feed).await;
     }
 
     fn fed(&self, feeds: Feeds) -> &Fed {
@@ -458,7 +548,16 @@ impl Conversation {
             }
         };
         match origin {
-            Origin::Listening(..) => events.iter().for_each(|event| remember(&event.id, 0)),
+            Origin::Listening(..) => {
+                for event in &events {
+                    remember(&event.id, 0);
+                    let answered = event.message.as_deref().map(responses).unwrap_or_default();
+                    let accepted = self.accepted.iter_mut();
+                    accepted
+                        .filter(|it| answered.contains(&it.request))
+                        .for_each(|it| it.is_over = true);
+                }
+            }
             Origin::Call(call) => {
                 let call = &mut origins[call];
                 one.is_done |= call.waiting().is_empty();
@@ -506,14 +605,15 @@ impl Conversation {
         let script = self.script(&[]);
         self.next_listening += 1;
         let number = self.gets.count() - 1;
+        let lost = self.take_lost();
         let one = &mut self.open[at];
         assert_ne!(one.feed.1, number, "it was opened anew");
         let end_of_line = Plain::read(one.passed(), "").end_of_line;
-        one.before = [one.expected(), end_of_line.into()].concat();
+        one.before = [one.expected(), end_of_line.into(), lost].concat();
         one.sent.clear();
         one.read = 0;
         one.resumed.clear();
-        one.is_anew = true;
+        one.goes_on = true;
         one.epoch = self.epoch;
         one.origin = Some(Origin::Listening(self.next_listening, self.epoch));
         one.script = script;
@@ -521,12 +621,13 @@ impl Conversation {
     }
 
     /// The server forgets the session, and a request finds it out.
-    async fn lose(&mut self, by_call: bool) {
+    async fn lose(&mut self, by: usize) {
         self.scene.server.restart();
         self.epoch += 1;
-        match by_call {
-            true => self.call().await,
-            false => self.scene.post_ping().await,
+        match by {
+            0 => self.call().await,
+            1 => self.accept().await,
+            _ => self.scene.post_ping().await,
         }
         settle().await;
         for at in 0..self.open.len() {
@@ -624,12 +725,8 @@ impl Conversation {
             (origin, _) => origin,
         };
         let resumed = if passes { id } else { "" };
-        self.push(
-            stream,
-            origin,
-            resumed,
-            (Feeds::Gets, self.gets.count() - 1),
-        );
+        let feed = (Feeds::Gets, self.gets.count() - 1);
+        self.push(stream, origin, resumed, feed).await;
     }
 
     async fn resume_lost(&mut self, id: &str, call: usize, answered: usize) {
@@ -657,6 +754,8 @@ impl Conversation {
     /// Compares what the caller has read with what it should have.
     async fn compare(&mut self) {
         assert_eq!(self.calls.count(), self.executed, "executions");
+        let accepted = self.later.load(Ordering::Relaxed);
+        assert_eq!(accepted, self.accepted.len(), "executions");
         for one in &mut self.open {
             one.stream.now().await;
             let (got, expected) = (one.stream.bytes(), one.expected());
@@ -693,12 +792,14 @@ impl Conversation {
 
     async fn run(&mut self) {
         for _ in 0..10 + self.numbers.below(60) {
-            match self.numbers.below(20) {
+            match self.numbers.below(24) {
+                20 => self.accept().await,
+                21..24 => self.answer_accepted(),
                 0 | 1 => self.call().await,
                 2 if !self.is_listening() => self.listen().await,
                 3 => {
-                    let by_call = self.numbers.is(2);
-                    self.lose(by_call).await;
+                    let by = self.numbers.below(4);
+                    self.lose(by).await;
                 }
                 4 => self.orphan().await,
                 5 => self.resume("").await,
@@ -721,7 +822,7 @@ impl Conversation {
         // What is remembered, in the session that was, and in the next.
         for loses in [false, true] {
             if loses {
-                self.lose(false).await;
+                self.lose(2).await;
             }
             for id in IDS {
                 for at in 0..self.open.len() {
@@ -737,6 +838,12 @@ impl Conversation {
             self.compare().await;
         }
     }
+}
+
+/// It as the layer writes it.
+fn lost_event(id: u64) -> String {
+    let error = lost_(id, "session_expired")["error"].clone();
+    format!("event: message\ndata: {{\"jsonrpc\":\"2.0\",\"id\":{id},\"error\":{error}}}\n\n")
 }
 
 /// The error of rule G7.
