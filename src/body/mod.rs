@@ -7,6 +7,7 @@
 mod answer_stream;
 mod byte_order_mark;
 mod collect;
+mod ends;
 mod frames;
 mod listening_stream;
 mod read;
@@ -17,6 +18,7 @@ mod tap;
 pub(crate) use self::{
     answer_stream::AnswerStream,
     collect::Collect,
+    ends::Ends,
     listening_stream::{ListeningStream, Reconnect, Reconnecting, Responded},
     read::ReadAhead,
     request::BufferedBody,

@@ -13,7 +13,7 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::frames::Frames;
+use super::{ends::Ends, frames::Frames};
 
 /// A whole request body, kept in the frames it came in. Cloning it copies no data.
 #[derive(Clone, Default)]
@@ -123,6 +123,7 @@ pin_project! {
     {
         read: BufferedBody,
         sent: usize,
+        ends: Arc<Ends>,
         #[pin]
         rest: Rest<B>,
     }
@@ -194,8 +195,21 @@ impl<B: Body> RequestBody<B> {
         }
     }
 
+    /// What is noted of a body that could not be kept, as it passes.
+    pub(crate) fn ends(&self) -> Option<Arc<Ends>> {
+        match &self.kind {
+            Kind::Begun { begun } => Some(begun.ends.clone()),
+            Kind::Untouched { .. } | Kind::Buffered { .. } => None,
+        }
+    }
+
     fn with_rest(begun: BufferedBody, rest: Rest<B>) -> Self {
+        let is_all = match &rest {
+            Rest::Body { body } => has_ended(body),
+            Rest::Error { .. } => false,
+        };
         let begun = Box::pin(Begun {
+            ends: Arc::new(Ends::new(&begun.data(), is_all)),
             read: begun,
             sent: 0,
             rest,
@@ -221,7 +235,19 @@ impl<B: Body> Body for RequestBody<B> {
                 let begun = begun.as_mut().project();
                 match (next(begun.read, begun.sent), begun.rest.project()) {
                     (Some(frame), _) => Poll::Ready(Some(Ok(frame))),
-                    (None, RestProj::Body { body }) => body.poll_frame(cx).map_ok(into_bytes),
+                    (None, RestProj::Body { mut body }) => {
+                        let frame = body.as_mut().poll_frame(cx).map_ok(into_bytes);
+                        if let Poll::Ready(frame) = &frame {
+                            let data = frame.as_ref().and_then(|it| it.as_ref().ok()?.data_ref());
+                            let has_failed = matches!(frame, Some(Err(_)));
+                            // Who knows how much there is does not ask for more.
+                            let is_last =
+                                body.is_end_stream() || body.size_hint().exact() == Some(0);
+                            let is_last = !has_failed && (frame.is_none() || is_last);
+                            begun.ends.pass(data.map_or(&[], |data| data), is_last);
+                        }
+                        frame
+                    }
                     (None, RestProj::Error { error }) => Poll::Ready(error.take().map(Err)),
                 }
             }
@@ -280,6 +306,7 @@ where
                 begun: Box::pin(Begun {
                     read: begun.read.clone(),
                     sent: begun.sent,
+                    ends: begun.ends.clone(),
                     rest: match &begun.rest {
                         Rest::Body { body } => Rest::Body { body: body.clone() },
                         Rest::Error { error } => Rest::Error {
@@ -302,6 +329,11 @@ impl<B: Body> fmt::Debug for RequestBody<B> {
 /// The same frame with its data as [`Bytes`], which for data that are `Bytes` copies nothing.
 pub(super) fn into_bytes<D: Buf>(frame: Frame<D>) -> Frame<Bytes> {
     frame.map_data(|mut data| data.copy_to_bytes(data.remaining()))
+}
+
+/// Whether nothing more is to come. Who knows how much there is may not ask for more.
+fn has_ended<B: Body>(body: &B) -> bool {
+    body.is_end_stream() || body.size_hint().exact() == Some(0)
 }
 
 fn next(buffered: &mut BufferedBody, sent: &mut usize) -> Option<Frame<Bytes>> {

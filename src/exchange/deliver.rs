@@ -88,7 +88,7 @@ where
                 }
                 let accepting = self.accepting(&response);
                 if said.is_event_stream {
-                    let requests = self.summary().requests.clone();
+                    let requests = self.requests();
                     return self.answer_stream(response, requests, accepting);
                 }
                 if let Some((reader, look)) = accepting {
@@ -231,7 +231,7 @@ where
     /// Says that the response will not come: the request was left behind in an epoch that has been
     /// replaced (rule G6).
     pub(super) fn orphaned(&self) -> LayerResponse<S, B> {
-        let lost = LostResponse::SessionExpired.answer(&self.summary().requests);
+        let lost = LostResponse::SessionExpired.answer(&self.requests());
         self.mark(lost, Outcome::AnswerLost)
             .map(ResponseBody::whole)
     }

@@ -12,10 +12,10 @@ use http_body::Body;
 use super::{LastEventId, allowance::Allowance, packed::PackedHead};
 use crate::{
     Outcome, Recovery, Refusal,
-    body::{BufferedBody, RequestBody},
+    body::{BufferedBody, Ends, RequestBody},
     config::Shared,
     http_service::HttpService,
-    mcp::{LAST_EVENT_ID, LostResponse, Summary},
+    mcp::{Id, LAST_EVENT_ID, LostResponse, Summary},
     session::{Epoch, Session, Snapshot},
 };
 
@@ -42,6 +42,8 @@ pub(crate) struct Exchange<S, B> {
     pub(super) head: PackedHead,
     /// `None` if it could not be buffered.
     pub(super) body: Option<BufferedBody>,
+    /// What is noted of it then.
+    ends: Option<Arc<Ends>>,
     /// Known before the answer is: it goes to the caller whatever it says.
     pub(super) outcome: Option<Outcome>,
     /// What the layer may still add to the request, once something was added.
@@ -84,6 +86,7 @@ where
             crosses: false,
             led: false,
             body: request.body().kept().cloned(),
+            ends: request.body().ends(),
             outcome: None,
             allowance: None,
             summary: OnceLock::new(),
@@ -221,6 +224,15 @@ where
             let summary = body.and_then(|body| Summary::of(&body.data()));
             Box::new(summary.unwrap_or_default())
         })
+    }
+
+    /// The requests whose responses are waited for. Of a body that was not buffered the id is known
+    /// once it has been sent.
+    pub(super) fn requests(&self) -> Arc<[Id]> {
+        match &self.ends {
+            None => self.summary().requests.clone(),
+            Some(ends) => ends.request_id().into_iter().collect(),
+        }
     }
 
     /// Notes in a response what happened (rule M1).

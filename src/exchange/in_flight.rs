@@ -100,7 +100,7 @@ where
             let exchange = this.exchange.take().expect(COMPLETED);
             return Poll::Ready(Answered::Later(Box::pin(send_anew(exchange))));
         }
-        if exchange.summary().requests.is_empty() {
+        if exchange.requests().is_empty() {
             // Nobody waits for it by id: it has all the time it wants.
             this.orphan_timer.set(None);
             return Poll::Pending;

@@ -44,6 +44,7 @@ pub(crate) use self::{
     message::names_method,
     pending_requests::PendingRequests,
     reader::MessageReader,
+    skim::id_of_large_request,
     summary::Summary,
 };
 

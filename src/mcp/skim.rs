@@ -52,6 +52,44 @@ impl<'a> Skimmed<'a> {
     }
 }
 
+/// The id of the one request that a message is of which only the beginning is known, and the end, if
+/// there is any: a client puts it before `params` or after them.
+pub(crate) fn id_of_large_request(beginning: &[u8], end: &[u8]) -> Option<Id> {
+    let (mut method, mut id) = (None, None);
+    let mut rest = beginning.trim_ascii_start().strip_prefix(b"{")?;
+    while let Some((name, value, after)) = member(rest) {
+        match plain(name)? {
+            b"method" => method = Some(value),
+            b"id" => id = Some(value),
+            _ => {}
+        }
+        rest = after;
+    }
+    method?;
+    Id::from_json(id.or_else(|| last_id(end))?)
+}
+
+/// A member that is followed by another one: its name, its value, and what comes then.
+fn member(text: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    let (name, after) = string(text.trim_ascii_start())?;
+    let value = after.trim_ascii_start().strip_prefix(b":")?;
+    let (value, after) = value_of(value.trim_ascii_start())?;
+    Some((name, value, after.trim_ascii_start().strip_prefix(b",")?))
+}
+
+/// The value of `id`, if that is the last member of the object that a text ends with.
+fn last_id(end: &[u8]) -> Option<&[u8]> {
+    const ID: &[u8] = b"\"id\"";
+
+    let members = end.trim_ascii_end().strip_suffix(b"}")?;
+    let place = memchr::memmem::rfind(members, ID)?;
+    members[..place].trim_ascii_end().strip_suffix(b",")?;
+    let value = members[place + ID.len()..].trim_ascii_start();
+    let value = value.strip_prefix(b":")?.trim_ascii();
+    let (id, rest) = scalar(value)?;
+    rest.is_empty().then_some(id)
+}
+
 /// The text of a JSON string without escapes.
 fn plain(string: &[u8]) -> Option<&[u8]> {
     let text = string.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
@@ -112,6 +150,35 @@ fn value_of(text: &[u8]) -> Option<(&[u8], &[u8])> {
 mod tests {
     use super::*;
     use crate::mcp::Message;
+
+    #[test]
+    fn g5_the_ends_of_a_large_request_tell_its_id() {
+        let id = |beginning: &str, end: &str| {
+            let id = id_of_large_request(beginning.as_bytes(), end.as_bytes());
+            id.map(|id| id.to_string())
+        };
+        let first = r#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"text":"xx"#;
+        assert_eq!(id(first, ""), Some("7".to_owned()));
+        let last = r#"{"method":"tools/call","params":{"id":1,"text":"xx"#;
+        for end in [
+            r#"xx","id":2},"jsonrpc":"2.0","id":7}"#,
+            r#"xx","id":2}, "jsonrpc":"2.0", "id" : 7 } "#,
+        ] {
+            assert_eq!(id(last, end), Some("7".to_owned()), "{end}");
+        }
+        for end in [
+            "",
+            r#"xx","id":2}}"#,
+            r#""id":7"#,
+            r#"{"id":7}}"#,
+            r#"x\"id\":7}"#,
+        ] {
+            assert_eq!(id(last, end), None, "{end}");
+        }
+        // A response, and a batch.
+        assert_eq!(id(r#"{"jsonrpc":"2.0","id":7,"result":{"x":"#, ""), None);
+        assert_eq!(id(r#"[{"jsonrpc":"2.0","id":7,"method":"x","#, ""), None);
+    }
 
     #[test]
     fn c4_what_is_skimmed_is_what_parsing_tells() {

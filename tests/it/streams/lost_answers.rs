@@ -67,6 +67,45 @@ fn added(stream: &Stream, sent: &[u8]) -> Vec<Value> {
     whole[own.len()..].to_vec()
 }
 
+/// G5, F4: also a request that was too large to be kept, whose id is noted as it passes: before its
+/// `params` or after them, as clients have it.
+#[tokio::test(start_paused = true)]
+async fn g5_a_request_over_the_limit_learns_that_its_answer_is_lost() {
+    let text = "x".repeat(5_000);
+    for body in [
+        format!(
+            r#"{{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{{"id":1,"text":"{text}"}}}}"#
+        ),
+        format!(
+            r#"{{"method":"tools/call","params":{{"text":"{text}","id":1}},"jsonrpc":"2.0","id":7}}"#
+        ),
+    ] {
+        for is_orphaned in [false, true] {
+            let scene = scene(layer().max_body_bytes(1_000)).await;
+            match is_orphaned {
+                true => never_answer(&scene.server, "tools/call"),
+                false => scene.server.on(|seen| {
+                    (seen.what() == "tools/call").then(|| stream(ended(PROGRESS, End::Broken)))
+                }),
+            }
+            let call = request(http::Method::POST, Some(&scene.session), body.clone());
+            if is_orphaned {
+                let call = scene.spawn(call);
+                settle().await;
+                scene.recover().await;
+                tokio::time::sleep(Duration::from_secs(31)).await;
+                let answer = call.await.unwrap();
+                assert_eq!(answer.message(), lost(7, "session_expired"));
+            } else {
+                let mut stream = scene.open(call).await;
+                stream.read_to_end().await;
+                let error = lost(7, "stream_ended");
+                assert_eq!(added(&stream, PROGRESS.as_bytes()), [error]);
+            }
+        }
+    }
+}
+
 /// G5, G7: a stream that ends without the answer, and leaves nothing to resume from, ends with an
 /// error in its place.
 #[tokio::test(start_paused = true)]

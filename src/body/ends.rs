@@ -1,0 +1,53 @@
+//! What is noted of a request body that is too large to be kept (rules F4, G5, G6).
+
+use std::sync::{Mutex, PoisonError};
+
+use crate::mcp::{Id, id_of_large_request};
+
+/// How much of the beginning and of the end is noted, in bytes: a client puts the id of a request
+/// before its `params` or after them.
+const NOTED: usize = 512;
+
+/// The beginning and the end of a body, as far as it has passed.
+pub(crate) struct Ends {
+    beginning: Box<[u8]>,
+    end: Mutex<End>,
+}
+
+#[derive(Default)]
+struct End {
+    bytes: Vec<u8>,
+    has_come: bool,
+}
+
+impl Ends {
+    /// Of a body of which this has been read, and whether that is all.
+    pub(super) fn new(read: &[u8], is_all: bool) -> Self {
+        let ends = Self {
+            beginning: read[..read.len().min(NOTED)].into(),
+            end: Mutex::default(),
+        };
+        ends.pass(read, is_all);
+        ends
+    }
+
+    /// More of it has passed, and whether that was all.
+    pub(super) fn pass(&self, data: &[u8], is_last: bool) {
+        let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
+        let data = &data[data.len().saturating_sub(NOTED)..];
+        let surplus = (end.bytes.len() + data.len()).saturating_sub(NOTED);
+        end.bytes.drain(..surplus);
+        end.bytes.extend_from_slice(data);
+        end.has_come |= is_last;
+    }
+
+    /// The id of the one request that the body is, if it is one and its ends tell.
+    pub(crate) fn request_id(&self) -> Option<Id> {
+        let end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
+        let end = match end.has_come {
+            true => &*end.bytes,
+            false => &[],
+        };
+        id_of_large_request(&self.beginning, end)
+    }
+}
