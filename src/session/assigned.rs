@@ -109,17 +109,9 @@ struct Ids {
 
 impl HandedOut {
     /// The endpoint has handed out an id.
-    pub(super) fn note(&mut self, endpoint: &Arc<Endpoint>, id: &HeaderValue) {
-        match self.0.get_mut(endpoint) {
-            Some(ids) => ids.differ |= ids.first != id,
-            None => {
-                let ids = Ids {
-                    first: id.clone(),
-                    differ: false,
-                    sessions: 0,
-                };
-                self.0.insert(endpoint.clone(), ids);
-            }
+    pub(super) fn note(&mut self, endpoint: &Endpoint, id: &HeaderValue) {
+        if let Some(ids) = self.0.get_mut(endpoint) {
+            ids.differ |= ids.first != id;
         }
     }
 
@@ -128,10 +120,16 @@ impl HandedOut {
         self.0.get(endpoint).is_some_and(|ids| ids.differ)
     }
 
-    pub(super) fn inserted(&mut self, session: &Session) {
-        if let Some(ids) = self.0.get_mut(session.endpoint()) {
-            ids.sessions += 1;
-        }
+    /// A session that has this id upstream is recorded.
+    pub(super) fn inserted(&mut self, session: &Session, id: &HeaderValue) {
+        self.note(session.endpoint(), id);
+        let ids = self.0.entry(session.endpoint().clone());
+        let ids = ids.or_insert_with(|| Ids {
+            first: id.clone(),
+            differ: false,
+            sessions: 0,
+        });
+        ids.sessions += 1;
     }
 
     pub(super) fn removed(&mut self, session: &Session) {

@@ -160,7 +160,6 @@ impl Sessions {
         let upstream = key.id.clone();
         let used = self.tick();
         let mut table = self.write();
-        table.handed_out.note(&key.endpoint, &upstream);
         table.assigned.take(&key.endpoint, &upstream);
         for holder in table.holders(&key.endpoint, &upstream) {
             if renews.is_some_and(|session| Arc::ptr_eq(session, &holder)) {
@@ -201,7 +200,6 @@ impl Sessions {
         }
         let current = session.chain().current();
         if let Some(id) = current.id() {
-            table.handed_out.note(session.endpoint(), id);
             if table.names(session.endpoint(), id) {
                 session.chain().expire();
             }
@@ -380,9 +378,11 @@ impl Table {
         // Hardly ever is there a second session with the same id.
         let entries = self.by_id.entry(session.id().clone());
         entries.or_insert_with(|| Vec::with_capacity(1)).push(entry);
-        self.list_moved(session, &session.chain().current());
+        let current = session.chain().current();
+        self.list_moved(session, &current);
         self.group(session).insert(used, session.clone());
-        self.handed_out.inserted(session);
+        let id = current.id().unwrap_or(session.id());
+        self.handed_out.inserted(session, id);
         self.len += 1;
     }
 

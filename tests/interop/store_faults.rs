@@ -229,7 +229,7 @@ async fn n5_a_failover_that_loses_the_last_second_costs_no_call() {
 const CALLERS: usize = 64;
 
 /// `STORE_LOSSES` says how many.
-const LOSSES: usize = 20;
+const LOSSES: usize = 5;
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs redis-server: tests/stores/install"]
@@ -311,10 +311,19 @@ async fn n3_many_callers_of_four_proxies_each_have_one_session() {
     for (number, (session, token)) in callers.iter().enumerate() {
         for proxy in &proxies {
             let id = (1_000_000 + number) as u64;
-            let mut request = to(&proxy.url, post(Some(session), &ping(id)));
-            let token = token.parse().unwrap();
-            request.headers_mut().insert("authorization", token);
-            assert_eq!(fetch(&client, request).await.status, 200, "{number}");
+            let answered = tokio::time::timeout(Duration::from_secs(15), async {
+                loop {
+                    let mut request = to(&proxy.url, post(Some(session), &ping(id)));
+                    let token = token.parse().unwrap();
+                    request.headers_mut().insert("authorization", token);
+                    if fetch(&client, request).await.status == 200 {
+                        break;
+                    }
+                    // The last loss may have met an attempt, so that there is a pause (rule K6).
+                    sleep(Duration::from_millis(100)).await;
+                }
+            });
+            assert!(answered.await.is_ok(), "{number}");
         }
     }
 
