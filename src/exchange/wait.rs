@@ -8,7 +8,7 @@ use http_body::Body;
 
 use super::{Exchange, exchange::unknown_session, in_flight::send};
 use crate::{
-    Outcome, Recovery, Refusal,
+    Failure, Outcome, Recovery, Refusal,
     body::{RequestBody, ResponseBody},
     http_service::{HttpService, LayerResponse, LayerResult},
     mcp::{SESSION_ID, names_method},
@@ -45,7 +45,11 @@ where
     };
     let waited = has_waited.then(|| Recovery::new(Outcome::Waited, exchange.epoch().number()));
     let mut request = Request::from_parts(exchange.unpack(), body);
-    let is_taken = exchange.is_taken() || !stays && exchange.has_ended();
+    let has_ended = !stays && exchange.has_ended();
+    if has_ended {
+        exchange.outcome = Some(Outcome::Failed(Failure::Forgotten));
+    }
+    let is_taken = has_ended || exchange.is_taken();
     if is_taken && !is_initialize {
         return Ok(exchange.turn_away());
     }

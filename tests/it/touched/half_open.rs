@@ -207,3 +207,42 @@ async fn a5_i1_nothing_of_an_ended_session_enters_the_one_that_has_its_id() {
     assert_eq!(in_session_of(&server, "Carol"), [""; 0]);
     assert_eq!(carol.call(2).await.status, 200);
 }
+
+/// A5, K6: a server that counts has no one id for all. That two callers had the same id in turn is no
+/// attempt without use: a session that was shown to live is recovered at once when it is lost again.
+#[tokio::test(start_paused = true)]
+async fn a5_k6_servers_that_count_are_not_paused_for_a_collision() {
+    let (server, ada, bob) = ada_and_bob().await;
+    server.restart();
+    assert_eq!(bob.call(1).await.status, 200);
+    assert_eq!(server.last("tools/call").session(), Some("1"));
+    // Given Ada, who had "1" before, and is given it while Bob goes by it as well,
+    server.restart();
+    assert_eq!(ada.call(2).await.status, 200);
+    assert_eq!(server.last("tools/call").session(), Some("1"));
+    // when that is lost, then it is recovered without a pause.
+    server.restart();
+    assert_eq!(ada.call(3).await.status, 200);
+    assert_eq!(server.whose_was(3).as_deref(), Some("Ada"));
+}
+
+/// E1, A5: a failure that its caller sees late does not hide that the session was recovered since: the
+/// call goes on in the new one, and not under an id that is another's.
+#[tokio::test(start_paused = true)]
+async fn e1_a_failure_that_is_seen_late_does_not_hide_a_recovery_that_has_succeeded_since() {
+    // Given a call of Ada's whose recovery fails, and who does not look,
+    let (server, ada, _) = ada_and_bob().await;
+    server.restart();
+    answer(&server, "initialize", |_| reply(503, None, ""));
+    let call = with_token(post(Some("1"), &tool_call(1)), Some("Ada"));
+    let mut call = std::pin::pin!(tower::ServiceExt::oneshot(ada.client.clone(), call));
+    assert!(futures::poll!(call.as_mut()).is_pending());
+    settle().await;
+    heal(&server);
+    // when another call of hers recovers the session after the pause,
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(ada.call(2).await.status, 200);
+    // then the first one is answered as well.
+    assert_eq!(call.await.unwrap().status(), 200);
+    assert_eq!(server.whose_was(1).as_deref(), Some("Ada"));
+}
