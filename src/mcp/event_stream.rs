@@ -3,16 +3,16 @@
 use std::num::NonZeroUsize;
 
 use bytes::Buf;
-use memchr::{memchr, memchr2, memchr3, memmem::FindIter};
+use memchr::memchr3;
 use sse_core::{SseDecoder, SseEvent};
 
 use super::{
     LargeData,
     event_block::{BlockId, EventBlock},
     event_bytes::{
-        ESCAPE, ID, Mark, event_around, first_boundary, has_escape, has_outcome, is_escape,
-        last_boundary, mark, single_line,
+        Mark, event_around, first_boundary, has_escape, has_outcome, last_boundary, single_line,
     },
+    event_candidates::{Candidates, OnlyEvent},
 };
 
 /// What the reader saw in a chunk.
@@ -306,97 +306,6 @@ impl EventReader {
         self.large = None;
         self.before = b'\n';
         self.is_first = false;
-    }
-}
-
-/// A message that is all there is to be looked at, as an answer that comes alone is.
-struct OnlyEvent<'a> {
-    data: &'a [u8],
-    /// Where the line is that sets the id.
-    id_line: Option<usize>,
-}
-
-impl<'a> OnlyEvent<'a> {
-    /// `None` if there is more, or the event is not written as servers write their messages.
-    fn of(events: &'a [u8]) -> Option<Self> {
-        let (mut data, mut id_line) = (None, None);
-        let mut at = 0;
-        loop {
-            let rest = &events[at..];
-            let len = memchr2(b'\n', b'\r', rest)?;
-            let end = len
-                + if rest[len..].starts_with(b"\r\n") {
-                    2
-                } else {
-                    1
-                };
-            match &rest[..len] {
-                b"" if at + end == events.len() => {
-                    let data = data?;
-                    return Some(Self { data, id_line });
-                }
-                b"event: message" => {}
-                line if line.starts_with(b"id:") && id_line.is_none() => id_line = Some(at),
-                line if data.is_none() => data = Some(line.strip_prefix(b"data: ")?),
-                _ => return None,
-            }
-            at += end;
-        }
-    }
-}
-
-/// What may be of interest in whole events, in its order.
-struct Candidates<'a> {
-    events: &'a [u8],
-    ids: FindIter<'a, 'static>,
-    escapes: Option<FindIter<'a, 'static>>,
-    next_id: Option<(usize, Mark)>,
-    next_escape: Option<(usize, Mark)>,
-}
-
-impl<'a> Candidates<'a> {
-    fn of(events: &'a [u8]) -> Self {
-        // Hardly any stream escapes letters, and most have no escapes at all.
-        let escapes = memchr(b'\\', events).map(|_| ESCAPE.find_iter(events));
-        let mut candidates = Self {
-            events,
-            ids: ID.find_iter(events),
-            escapes,
-            next_id: None,
-            next_escape: None,
-        };
-        candidates.find_id();
-        candidates.find_escape();
-        candidates
-    }
-
-    fn find_id(&mut self) {
-        self.next_id = self.ids.find_map(|at| Some((at, mark(self.events, at)?)));
-    }
-
-    fn find_escape(&mut self) {
-        self.next_escape = self.escapes.as_mut().and_then(|escapes| {
-            let at = escapes.find(|at| is_escape(self.events, *at))?;
-            Some((at, Mark::Member))
-        });
-    }
-
-    fn next(&mut self) -> Option<(usize, Mark)> {
-        match (self.next_id, self.next_escape) {
-            (Some((id, _)), Some((escape, _))) if escape < id => {
-                let next = self.next_escape;
-                self.find_escape();
-                next
-            }
-            (None, next @ Some(_)) => {
-                self.find_escape();
-                next
-            }
-            (next, _) => {
-                self.find_id();
-                next
-            }
-        }
     }
 }
 

@@ -8,6 +8,7 @@ mod compatible;
 mod error_response;
 mod event_block;
 mod event_bytes;
+mod event_candidates;
 mod event_ids;
 mod event_stream;
 mod header;

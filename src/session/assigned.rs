@@ -121,9 +121,9 @@ impl HandedOut {
     }
 
     /// A session that has this id upstream is recorded.
-    pub(super) fn inserted(&mut self, session: &Session, id: &HeaderValue) {
-        self.note(session.endpoint(), id);
-        let ids = self.0.entry(session.endpoint().clone());
+    pub(super) fn inserted(&mut self, endpoint: &Arc<Endpoint>, id: &HeaderValue) {
+        self.note(endpoint, id);
+        let ids = self.0.entry(endpoint.clone());
         let ids = ids.or_insert_with(|| Ids {
             first: id.clone(),
             differ: false,
@@ -132,12 +132,39 @@ impl HandedOut {
         ids.sessions += 1;
     }
 
-    pub(super) fn removed(&mut self, session: &Session) {
-        if let Some(ids) = self.0.get_mut(session.endpoint()) {
+    /// One is not recorded any more.
+    pub(super) fn removed(&mut self, endpoint: &Endpoint) {
+        if let Some(ids) = self.0.get_mut(endpoint) {
             ids.sessions = ids.sessions.saturating_sub(1);
             if ids.sessions == 0 {
-                self.0.remove(session.endpoint());
+                self.0.remove(endpoint);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, Uri};
+
+    use super::*;
+
+    #[test]
+    fn a5_what_an_endpoint_hands_out_is_known_as_long_as_it_has_sessions() {
+        let uri = Uri::from_static("http://mcp.test/mcp");
+        let endpoint = Arc::new(Endpoint::new(&uri, &HeaderMap::new()));
+        let [one, two] = ["1", "2"].map(HeaderValue::from_static);
+        let mut handed_out = HandedOut::default();
+        // Of an endpoint without sessions nothing is kept.
+        handed_out.note(&endpoint, &one);
+        assert!(handed_out.0.is_empty());
+        handed_out.inserted(&endpoint, &one);
+        handed_out.inserted(&endpoint, &one);
+        assert!(!handed_out.differ(&endpoint));
+        handed_out.note(&endpoint, &two);
+        handed_out.removed(&endpoint);
+        assert!(handed_out.differ(&endpoint));
+        handed_out.removed(&endpoint);
+        assert!(handed_out.0.is_empty());
     }
 }

@@ -13,6 +13,7 @@ mod event_log;
 mod eviction;
 mod orphan_timer;
 mod pace;
+mod pending_changes;
 #[cfg(feature = "store")]
 mod persistence;
 mod principal;
@@ -37,9 +38,10 @@ pub(crate) use self::{
     event_log::{EventLog, Logged, LoggedAnswer, StreamOrigin},
     orphan_timer::{OrphanTimer, Replaced},
     pace::Pauses,
+    pending_changes::PendingChanges,
     recovery_error::RecoveryError,
     session::{Initialize, Key, Session},
-    state::{PendingChanges, State, StateChange},
+    state::{State, StateChange},
     table::{Evicted, TableLimits},
 };
 pub use self::{principal::Principal, table::Sessions};

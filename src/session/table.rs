@@ -382,7 +382,7 @@ impl Table {
         self.list_moved(session, &current);
         self.group(session).insert(used, session.clone());
         let id = current.id().unwrap_or(session.id());
-        self.handed_out.inserted(session, id);
+        self.handed_out.inserted(session.endpoint(), id);
         self.len += 1;
     }
 
@@ -401,7 +401,7 @@ impl Table {
         self.unlist_moved(session, &session.chain().current());
         self.group(session).remove(&entry.use_known);
         self.drop_empty_group(session);
-        self.handed_out.removed(session);
+        self.handed_out.removed(session.endpoint());
         self.len -= 1;
         session.forget();
     }

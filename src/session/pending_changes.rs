@@ -1,0 +1,117 @@
+//! What a session was asked to hold, and has not said yet that it does (rule H1).
+
+use super::StateChange;
+use crate::mcp::{Id, Message};
+
+/// The changes of state that requests ask for, each until its answer is there.
+#[derive(Default)]
+pub(crate) struct PendingChanges(pub(super) Vec<(Id, StateChange)>);
+
+/// How many changes are kept in mind whose answers may come another way than that of their
+/// requests. Those of one body are few, or they are in a batch.
+const MAX_ASKED: usize = 64;
+
+impl PendingChanges {
+    /// The largest body that is looked at, in bytes. A subscription to a longer URI is not kept.
+    pub(crate) const MAX_BODY: usize = 8 * 1024;
+
+    /// The changes that a request body asks for, in order; `None` if there are none. Nearly every
+    /// body holds none, which is found out without parsing it.
+    pub(crate) fn in_body(body: &[u8]) -> Option<Self> {
+        (body.len() <= Self::MAX_BODY && may_hold_change(body))
+            .then(|| Self::parse(body))
+            .filter(|pending| !pending.is_empty())
+    }
+
+    #[cold]
+    fn parse(body: &[u8]) -> Self {
+        let mut pending = Self::default();
+        let read = Message::each(body, |message| {
+            if message.is_request() {
+                pending
+                    .0
+                    .extend(message.parsed_id().zip(StateChange::of(&message)));
+            }
+        });
+        match read {
+            Some(()) => pending,
+            None => Self::default(),
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Keeps those of another body in mind, too. An id that was used twice means the latest request;
+    /// room is made by the oldest.
+    pub(super) fn also(&mut self, others: &Self) {
+        self.0
+            .retain(|(id, _)| others.0.iter().all(|(other, _)| other != id));
+        self.0.extend(others.0.iter().cloned());
+        let over = self.0.len().saturating_sub(MAX_ASKED);
+        self.0.drain(..over);
+    }
+
+    /// What they take up, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        let text = |change: &StateChange| match change {
+            StateChange::LogLevel(text)
+            | StateChange::Subscribe(text)
+            | StateChange::Unsubscribe(text) => text.len(),
+        };
+        let each = |(id, change): &(Id, StateChange)| id.held_bytes() + text(change);
+        self.0.capacity() * size_of::<(Id, StateChange)>() + self.0.iter().map(each).sum::<usize>()
+    }
+
+    /// The request with this id has been answered. Gives the change, if that was with a result: a
+    /// refusal changes nothing.
+    pub(crate) fn answered(&mut self, id: &Id, is_result: bool) -> Option<StateChange> {
+        let at = self.0.iter().position(|(asked, _)| asked == id)?;
+        let (_, change) = self.0.remove(at);
+        is_result.then_some(change)
+    }
+
+    /// Looks for answers in what is the whole of a JSON body, or the data of an event, and gives
+    /// each change that was accepted. Whether there is nothing more to look for.
+    pub(crate) fn look(&mut self, messages: &[u8], mut accepted: impl FnMut(StateChange)) -> bool {
+        let mut answered = Vec::new();
+        let read = Message::each(messages, |message| {
+            if message.is_response() {
+                let id = message.parsed_id();
+                answered.extend(id.filter(|id| self.asks(id)).map(|id| {
+                    let is_result = message.result().is_some() && message.error().is_none();
+                    (id, is_result)
+                }));
+            }
+        });
+        if read.is_some() {
+            for (id, is_result) in answered {
+                self.answered(&id, is_result)
+                    .into_iter()
+                    .for_each(&mut accepted);
+            }
+        }
+        self.is_empty()
+    }
+
+    fn asks(&self, id: &Id) -> bool {
+        self.0.iter().any(|(asked, _)| asked == id)
+    }
+}
+
+/// Whether the text of one of the methods, from its slash on, is in the body, or may be spelled
+/// with escapes (rule C4). Slashes and such escapes are rare.
+fn may_hold_change(body: &[u8]) -> bool {
+    memchr::memchr2_iter(b'/', b'\\', body).any(|at| {
+        let rest = &body[at + 1..];
+        match body[at] {
+            b'/' => ["setLevel", "subscribe", "unsubscribe"]
+                .iter()
+                .any(|name| rest.starts_with(name.as_bytes())),
+            _ => rest
+                .first()
+                .is_some_and(|escaped| matches!(escaped, b'u' | b'/')),
+        }
+    })
+}
