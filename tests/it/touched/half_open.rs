@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use mcp_session_recovery::{Failure, Outcome, Refusal, SessionRecoveryLayer};
 use serde_json::json;
-use testing::scenario::{Door, answer, heal, is, start};
+use testing::scenario::{Door, answer, hang, heal, is, start};
 use testing::whose::*;
 use testing::*;
 
@@ -245,4 +245,32 @@ async fn e1_a_failure_that_is_seen_late_does_not_hide_a_recovery_that_has_succee
     // then the first one is answered as well.
     assert_eq!(call.await.unwrap().status(), 200);
     assert_eq!(server.whose_was(1).as_deref(), Some("Ada"));
+}
+
+/// A5, I3: a handshake that fails does not end the session of somebody else, who was given its id
+/// since.
+#[tokio::test(start_paused = true)]
+async fn a5_i3_a_handshake_that_fails_late_ends_nobody_elses_session() {
+    // Given Bob's handshake, which was given "1" and hangs, on a server that restarts once more,
+    let (server, ada, bob) = ada_and_bob().await;
+    let carol = User::connect(&ada.client, "Carol").await;
+    server.restart();
+    hang(&server, "notifications/initialized");
+    let bobs = calling(&bob, 1);
+    settle().await;
+    assert_eq!(
+        server.last("notifications/initialized").session(),
+        Some("1")
+    );
+    server.restart();
+    heal(&server);
+    // and Carol, who is given "1" then,
+    assert_eq!(carol.call(2).await.status, 200);
+    assert_eq!(server.last("tools/call").session(), Some("1"));
+    // when Bob's time is up, then hers is not ended.
+    assert_eq!(bobs.await.unwrap().status, 404);
+    settle().await;
+    assert_eq!(server.count("DELETE"), 0);
+    let answer = carol.call(3).await;
+    assert_eq!((answer.status, answer.recovery), (200, None));
 }
