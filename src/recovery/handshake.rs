@@ -57,8 +57,11 @@ impl<S: HttpService<B>, B: Body<Error: Send> + Send + 'static> HalfOpen<'_, S, B
 
 impl<S: HttpService<B>, B: Body<Error: Send> + Send + 'static> Drop for HalfOpen<'_, S, B> {
     fn drop(&mut self) {
-        // It is nobody's now, unless it is somebody else's.
-        self.assigned = None;
+        let assigned = self.assigned.take();
+        if assigned.is_some_and(|it| it.is_taken()) {
+            // It is somebody else's, whether a record says so or not.
+            return;
+        }
         let chain = self.session.chain();
         // By the time a DELETE is there, the next recovery may have been given the same id again.
         let is_own = chain.current().id() == self.upstream.id.as_ref() && !chain.is_forgotten();

@@ -108,8 +108,12 @@ impl Sessions {
     /// Forgets every session. Requests that carry their ids pass through untouched from then on;
     /// nothing is sent to any server.
     pub fn forget_all(&self) {
-        let table = std::mem::take(&mut *self.write());
-        for entry in table.by_id.values().flatten() {
+        let mut table = self.write();
+        let forgotten = std::mem::take(&mut *table);
+        // Of handshakes under way the server still says whose each is.
+        table.assigned = forgotten.assigned;
+        drop(table);
+        for entry in forgotten.by_id.values().flatten() {
             entry.session.forget();
         }
     }

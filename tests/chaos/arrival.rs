@@ -190,11 +190,14 @@ fn session(state: &mut State, seen: &Seen) {
     let Some(number) = tag.lineage else {
         // A stranger. Without a principal, nothing but the server keeps it out.
         if let (true, Some(serial)) = (state.settings.has_principal, serial) {
-            let owner = state.account.upstreams[serial].lineage;
+            let upstream = &state.account.upstreams[serial];
+            // Nor can the layer, as long as it has not seen whose that is.
+            let is_unseen = upstream.delivered.is_none();
+            let owner = upstream.lineage;
             let owner = owner.map(|owner| state.account.lineages[owner].principal);
             let is_as_sent = id == tag.presented.as_ref();
             state.account.check(
-                owner == Some(tag.principal) || is_as_sent,
+                owner == Some(tag.principal) || is_as_sent || is_unseen,
                 "never another's session",
                 || format!("stranger {} in server session {serial}", tag.number),
             );

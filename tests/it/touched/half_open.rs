@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use mcp_session_recovery::{Failure, Outcome, Refusal, SessionRecoveryLayer};
+use mcp_session_recovery::{Failure, Outcome, Refusal, SessionRecoveryLayer, Sessions};
 use serde_json::json;
 use testing::scenario::{Door, answer, hang, heal, is, start};
 use testing::whose::*;
@@ -273,4 +273,31 @@ async fn a5_i3_a_handshake_that_fails_late_ends_nobody_elses_session() {
     assert_eq!(server.count("DELETE"), 0);
     let answer = carol.call(3).await;
     assert_eq!((answer.status, answer.recovery), (200, None));
+}
+
+/// A5, I3: nor does it once every session was forgotten: whose an id is, the server has said.
+#[tokio::test(start_paused = true)]
+async fn a5_i3_a_handshake_that_is_forgotten_ends_nobody_elses_session() {
+    // Given Bob's handshake, which was given "1" and hangs, and Carol, who is given "1" since,
+    let server = Server::new(Profile::TypeScriptJson);
+    server.set_ids(Ids::Counting);
+    let sessions = Sessions::new();
+    let layer = SessionRecoveryLayer::new().sessions(sessions.clone());
+    let client = client(&server, layer);
+    let _ada = User::connect(&client, "Ada").await;
+    let bob = User::connect(&client, "Bob").await;
+    let carol = User::connect(&client, "Carol").await;
+    server.restart();
+    hang(&server, "notifications/initialized");
+    let bobs = calling(&bob, 1);
+    settle().await;
+    server.restart();
+    heal(&server);
+    assert_eq!(carol.call(2).await.status, 200);
+    assert_eq!(server.last("tools/call").session(), Some("1"));
+    // when all sessions are forgotten, then hers is not ended.
+    sessions.forget_all();
+    assert_eq!(bobs.await.unwrap().status, 404);
+    settle().await;
+    assert_eq!(server.count("DELETE"), 0);
 }
