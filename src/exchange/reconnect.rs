@@ -137,6 +137,10 @@ where
                 if let Ok(Ok(response)) = timeout(patience, sending).await {
                     let streams = is_event_stream(response.headers());
                     if streams && response.status().is_success() {
+                        // A proof of life (rule J4).
+                        if epoch.may_be_of_no_use() {
+                            session.chain().lives(&epoch);
+                        }
                         return Some(response.into_body());
                     }
                 }

@@ -288,7 +288,7 @@ impl Epoch {
     }
 
     /// Whether nothing has shown yet that the recovery which made it, if one did, was of use.
-    pub(super) fn may_be_of_no_use(&self) -> bool {
+    pub(crate) fn may_be_of_no_use(&self) -> bool {
         self.unproven.load(Ordering::Relaxed) == RECOVERED
     }
 

@@ -165,10 +165,12 @@ impl Sessions {
         let used = self.tick();
         let mut table = self.write();
         table.assigned.take(&key.endpoint, &upstream);
-        for holder in table.holders(&key.endpoint, &upstream) {
-            if renews.is_some_and(|session| Arc::ptr_eq(session, &holder)) {
-                key.id = holder.id().clone();
-            }
+        let holders = table.holders(&key.endpoint, &upstream);
+        let is_renewed = |holder: &Arc<Session>| renews.is_some_and(|it| Arc::ptr_eq(it, holder));
+        if let Some(renewed) = holders.iter().find(|holder| is_renewed(holder)) {
+            key.id = renewed.id().clone();
+        }
+        for holder in holders {
             if *holder.key() == key {
                 table.remove(&holder);
             } else {

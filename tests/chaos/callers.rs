@@ -240,6 +240,8 @@ impl Caller {
             }
             account.lineages[lineage].callers_id = id_of.clone();
             account.lineages[lineage].is_known = is_touched;
+            // An id that is not on record for all that is known here may be.
+            account.uncertain += usize::from(!is_touched && old.is_some());
         }
         let text = timeout(Duration::from_secs(20), answer.into_body().collect())
             .await
@@ -784,8 +786,9 @@ impl Caller {
         }
         state.account.counts.alive += 1;
         let recovery = answer.and_then(|answer| answer.extensions().get::<Recovery>());
-        // It has been recovered, and has expired again before anything was answered.
-        let is_paused = recovery.is_some_and(|it| it.outcome() == Outcome::Failed(Failure::Paused));
+        // It has been recovered, and has expired again before anything was answered. What is only
+        // suspected of that is not asked about in a pause.
+        let is_paused = recovery.is_none_or(|it| it.outcome() == Outcome::Failed(Failure::Paused));
         if is_paused && state.account.lineages[number].attempts.useless > 0 {
             return;
         }

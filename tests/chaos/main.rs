@@ -41,6 +41,7 @@ fn number(name: &str) -> Option<u64> {
 
 fn report(plan: &Plan, requests: usize, violation: &account::Violation) -> String {
     if std::env::var_os("CHAOS_NO_SHRINKING").is_some() {
+        tell(plan);
         return format!("CHAOS_SEED={}: {violation:?}", plan.seed);
     }
     let (short, last) = shrink::shrink(plan, violation);
@@ -57,12 +58,17 @@ fn report(plan: &Plan, requests: usize, violation: &account::Violation) -> Strin
             step.at, step.what, step.seed
         );
     }
+    tell(&short);
+    report
+}
+
+/// Prints all that happens, if it is asked for.
+fn tell(plan: &Plan) {
     if std::env::var_os("CHAOS_TELLS").is_some() {
         account::TELLS.set(true);
-        let _ = run::run(&short);
+        let _ = run::run(plan);
         account::TELLS.set(false);
     }
-    report
 }
 
 #[test]

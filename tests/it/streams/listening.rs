@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use mcp_session_recovery::{Outcome, SessionRecoveryLayer};
+use mcp_session_recovery::{Failure, Outcome, SessionRecoveryLayer};
 use serde_json::json;
 use testing::scenario::{Door, is};
 use testing::streams::*;
@@ -22,6 +22,37 @@ const NEW: &str = "data: {\"n\":2}\n\n";
 
 fn layer() -> SessionRecoveryLayer {
     SessionRecoveryLayer::new()
+}
+
+/// G1, J4: that a stream could be opened in the new session proves that this lives.
+#[tokio::test(start_paused = true)]
+async fn g1_j4_a_stream_that_is_opened_anew_ends_the_pauses() {
+    // Given a recovery by a request that is not sent again, and no other since,
+    for listens in [true, false] {
+        let scene = scene(layer().recovery_pause(Duration::from_secs(10), Duration::MAX)).await;
+        let _fed = feed_all(&scene.server, "GET");
+        let mut stream = None;
+        if listens {
+            stream = Some(scene.listen().await);
+        }
+        scene.server.restart();
+        let response = json!({"jsonrpc": "2.0", "id": 1, "result": {}});
+        let recovered = scene.post(&response).await;
+        assert!(matches!(recovered.outcome(), Some(Outcome::NotReplayed(_))));
+        if let Some(stream) = &mut stream {
+            stream.now().await;
+            assert_eq!(scene.server.count("GET"), 2);
+        }
+        // when the server restarts once more,
+        scene.server.restart();
+        let outcome = scene.post(&ping()).await.outcome();
+        // then the session is recovered at once, if there was a stream to open.
+        let expected = match listens {
+            true => Outcome::Replayed,
+            false => Outcome::Failed(Failure::Paused),
+        };
+        assert_eq!(outcome, Some(expected));
+    }
 }
 
 /// G1, G9: one body, two sessions, nothing but what the servers sent.

@@ -200,6 +200,31 @@ async fn a5_an_initialize_in_a_session_whose_id_went_to_another_makes_one_of_its
     assert_eq!(server.whose_was(3).as_deref(), Some("Bob"));
 }
 
+/// A5, B4, B5: who renews a session goes on by its own id, and whoever else had the id that the
+/// server hands out for that is still on record.
+#[tokio::test(start_paused = true)]
+async fn a5_b4_who_renews_a_session_pushes_nobody_out() {
+    // Given Bob, whose session is "1" on the server, as Ada's was,
+    let (server, ada, bob) = bob_has_adas_id().await;
+    // when he initializes in it, on a server that counts from 1 again and looks at no id there,
+    server.restart();
+    let behind = server.clone();
+    answer(&server, "initialize", move |seen| {
+        let mut seen = seen.clone();
+        seen.headers.remove(SESSION_ID);
+        behind.default_answer(&seen)
+    });
+    let renewal = post(Some(&bob.session), &initialize_as("Bob"));
+    let made = bob.send(renewal).await;
+    assert_eq!((made.status, made.session()), (200, Some("2")));
+    // then both go on in sessions of their own.
+    assert_eq!(ada.call(2).await.status, 200);
+    assert_eq!(server.whose_was(2).as_deref(), Some("Ada"));
+    assert_eq!(bob.call(3).await.status, 200);
+    assert_eq!(server.whose_was(3).as_deref(), Some("Bob"));
+    assert_eq!(in_bobs(&server).len(), 1);
+}
+
 /// A5, F2: a response to a question of the old session, which waits for the new one, is not sent
 /// under an id that is another's by now.
 #[tokio::test(start_paused = true)]
