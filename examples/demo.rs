@@ -25,7 +25,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use clap::Parser;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, uri::Scheme};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
@@ -42,27 +41,53 @@ use tower::Layer;
 
 use support::{Answer, BoxError, Caller, Exchange, HttpClient, Messages, RESOURCE, Server, Wire};
 
-/// A real MCP server loses its sessions, and a real HTTP client notices nothing.
-///
-/// Exits with 0 if the caller saw no error, with 1 if it saw one, and with 2 if there was no session
-/// to begin with.
-#[derive(Parser)]
+const HELP: &str = "\
+A real MCP server loses its sessions, and a real HTTP client notices nothing.
+
+Usage: demo [--without-layer] [--url URL [--header HEADER]... [--tool NAME]]
+
+  --without-layer   Leave the layer out, to see what the caller gets without it
+  --url URL         Talk to this MCP server instead of the demo's own; it is you who makes it lose
+                    its sessions
+  --header HEADER   A header for every request to that server, as in 'authorization: Bearer …'
+  --tool NAME       The tool of that server to call, without arguments. By default the server is
+                    only pinged
+
+Exits with 0 if the caller saw no error, with 1 if it saw one, and with 2 if there was no session to
+begin with.";
+
+#[derive(Default)]
 struct Args {
-    /// Leave the layer out, to see what the caller gets without it.
-    #[arg(long)]
     without_layer: bool,
-
-    /// Talk to this MCP server instead of the demo's own; it is you who makes it lose its sessions.
-    #[arg(long)]
     url: Option<Uri>,
-
-    /// A header for every request to that server, as in 'authorization: Bearer …'.
-    #[arg(long = "header", value_name = "HEADER", value_parser = parse_header, requires = "url")]
     headers: Vec<(HeaderName, HeaderValue)>,
-
-    /// The tool of that server to call, without arguments. By default the server is only pinged.
-    #[arg(long, requires = "url")]
     tool: Option<String>,
+}
+
+impl Args {
+    fn parse() -> Result<Self, lexopt::Error> {
+        use lexopt::prelude::{Long, Short, ValueExt};
+
+        let mut args = Self::default();
+        let mut parser = lexopt::Parser::from_env();
+        while let Some(arg) = parser.next()? {
+            match arg {
+                Long("without-layer") => args.without_layer = true,
+                Long("url") => args.url = Some(parser.value()?.parse()?),
+                Long("header") => args.headers.push(parser.value()?.parse_with(parse_header)?),
+                Long("tool") => args.tool = Some(parser.value()?.string()?),
+                Long("help") | Short('h') => {
+                    println!("{HELP}");
+                    std::process::exit(0);
+                }
+                _ => return Err(arg.unexpected()),
+            }
+        }
+        match args.url.is_none() && (args.tool.is_some() || !args.headers.is_empty()) {
+            true => Err("--header and --tool are for a server of yours: --url".into()),
+            false => Ok(args),
+        }
+    }
 }
 
 fn parse_header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
@@ -75,7 +100,13 @@ fn parse_header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = match Args::parse() {
+        Ok(args) => args,
+        Err(error) => {
+            eprintln!("{error}\n\n{HELP}");
+            return ExitCode::from(2);
+        }
+    };
     let show = Arc::new(Show::new(!args.without_layer));
     match demo(args, &show).await {
         Ok(()) => show.end(),

@@ -98,8 +98,8 @@ pub struct Upstream {
     pub is_denied: bool,
     /// The layer never got to know it, or could not end it for the server's sake.
     pub is_excused: bool,
-    /// The state could not be restored for the server's sake.
-    pub restore_failed: bool,
+    /// The state could not be restored for the server's sake, or is somebody else's.
+    pub is_disturbed: bool,
 }
 
 #[derive(Default)]

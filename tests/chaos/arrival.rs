@@ -243,6 +243,8 @@ fn session(state: &mut State, seen: &Seen) {
                 .filter(|it| is_own(it) && it.id.as_ref() == Some(id));
             let own = own.filter_map(|it| it.delivered).max();
             if upstreams[serial].delivered <= own {
+                // What it asks for is not what its caller believes.
+                state.account.upstreams[serial].is_disturbed = true;
                 return;
             }
             if is_known || tag.presented.as_ref() != Some(id) {

@@ -940,10 +940,11 @@ impl Caller {
             return;
         };
         let session = host.sessions.values().find(|it| it.serial == current);
-        let failed =
-            state.account.upstreams.iter().any(|it| {
-                it.lineage == Some(mine.lineage) && (it.restore_failed || it.id.is_none())
-            });
+        let failed = state
+            .account
+            .upstreams
+            .iter()
+            .any(|it| it.lineage == Some(mine.lineage) && (it.is_disturbed || it.id.is_none()));
         let Some(session) = session.filter(|_| !failed) else {
             return;
         };

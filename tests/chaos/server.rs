@@ -329,7 +329,7 @@ impl Serving<'_> {
             _ => None,
         }) {
             if self.seen.is_restore() {
-                self.restore_failed();
+                self.is_disturbed();
             }
             self.delete_failed();
             return match down {
@@ -343,13 +343,13 @@ impl Serving<'_> {
             };
         }
         if faults.has(Fault::Hang) && self.random.chance(30) {
-            self.restore_failed();
+            self.is_disturbed();
             self.delete_failed();
             let life = self.session().map(|session| session.life.clone());
             return Act::Hang(life);
         }
         if self.settings.checks_credentials && !is_good {
-            self.restore_failed();
+            self.is_disturbed();
             self.delete_failed();
             self.denied_ping();
             self.denied_attempt(401);
@@ -430,7 +430,7 @@ impl Serving<'_> {
                 if self.seen.is_restore()
                     && (self.host.faults.has(Fault::Forgetful) && self.random.chance(50))
                 {
-                    self.restore_failed();
+                    self.is_disturbed();
                     return self.plain(400, "no", None);
                 }
                 self.execute(Some(id.to_owned()))
@@ -474,7 +474,7 @@ impl Serving<'_> {
             made_with: self.seen.headers.clone(),
             is_denied: false,
             is_excused: false,
-            restore_failed: false,
+            is_disturbed: false,
         });
         let version = self.host.version;
         if let Some(id) = &id {
@@ -827,9 +827,9 @@ impl Serving<'_> {
         }
     }
 
-    fn restore_failed(&mut self) {
+    fn is_disturbed(&mut self) {
         if let (true, Some(serial)) = (self.seen.is_restore(), self.serial()) {
-            self.account.upstreams[serial].restore_failed = true;
+            self.account.upstreams[serial].is_disturbed = true;
         }
     }
 
@@ -844,7 +844,7 @@ impl Serving<'_> {
         if style.is_plain || self.seen.is_ping() {
             self.deny_current(style.status);
         }
-        self.restore_failed();
+        self.is_disturbed();
         self.delete_failed();
         if self.seen.method != Method::POST && style.status == 400 {
             return self.plain(400, "Invalid or missing session ID", Some("text/plain"));
