@@ -113,7 +113,7 @@ fn is_expired(sent: &Sent) -> bool {
 }
 
 impl Asks {
-    fn request(self, session: &HeaderValue) -> Request<Wire> {
+    fn request(self, session: &HeaderValue) -> Request<Feed> {
         let message = match self {
             Self::Call => json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call"}),
             Self::Respond => json!({"jsonrpc": "2.0", "id": 1, "result": {}}),
@@ -123,7 +123,7 @@ impl Asks {
         };
         let mut request = match self {
             Self::Listen => get(session),
-            Self::Delete => request(Method::DELETE, Some(session), Wire::of([])),
+            Self::Delete => request(Method::DELETE, Some(session), Feed::of([])),
             _ => post(Some(session), message),
         };
         let asked = HeaderValue::from_static("1");

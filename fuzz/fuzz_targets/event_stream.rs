@@ -129,7 +129,7 @@ struct State {
 }
 
 impl Server {
-    fn service(&self, input: &Input) -> Service {
+    fn service(&self, input: &Input) -> ServerService {
         let (server, promises, is_encoded) = (self.clone(), input.promises, input.is_encoded);
         serve(move |seen| {
             let mut state = server.0.lock().unwrap();
@@ -146,12 +146,12 @@ impl Server {
                 return answer.into();
             }
             let live = state.sessions.to_string();
-            if state.is_lost || seen.session() != Some(live.as_bytes()) {
-                return reply(404, "text/plain", Wire::text("Session not found")).into();
+            if state.is_lost || seen.session() != Some(&*live) {
+                return reply(404, "text/plain", Feed::text("Session not found")).into();
             }
             match method {
                 "ping" => json_reply(200, &json!({"id": message["id"], "result": {}})).into(),
-                "notifications/initialized" => reply(202, "text/plain", Wire::of([])).into(),
+                "notifications/initialized" => reply(202, "text/plain", Feed::of([])).into(),
                 _ => state.open(is_encoded).into(),
             }
         })
@@ -169,7 +169,7 @@ impl Server {
     /// Sends something in a stream. False if nobody reads that any longer.
     fn send(&self, stream: usize, step: Step) -> bool {
         let feeder = self.state(|state| state.streams[stream].clone());
-        feeder.is_some_and(|feeder| feeder.send(step).is_ok())
+        feeder.is_some_and(|feeder| feeder.send(step))
     }
 
     fn end(&self, stream: usize, end: End) {
@@ -179,10 +179,10 @@ impl Server {
 }
 
 impl State {
-    fn open(&mut self, is_encoded: bool) -> Response<Wire> {
-        let (feeder, wire) = wire();
+    fn open(&mut self, is_encoded: bool) -> Response<Feed> {
+        let (feeder, feed) = feed();
         self.streams.push(Some(feeder));
-        let mut reply = reply(200, "text/event-stream", wire);
+        let mut reply = reply(200, "text/event-stream", feed);
         if is_encoded {
             let encoding = HeaderValue::from_static("gzip");
             reply.headers_mut().insert("content-encoding", encoding);
@@ -194,7 +194,7 @@ impl State {
 /// A stream that is sent and read, so far.
 struct Scene {
     server: Server,
-    client: SessionRecovery<Service>,
+    client: SessionRecovery<ServerService>,
     session: HeaderValue,
     stream: Answer,
     /// The chunks that the server sent while somebody read them, and all of them as one.
@@ -377,7 +377,7 @@ impl Input {
         }
         let boundary = scene.chunks.len();
         let end = if has_moved(&scene) {
-            assert!(!scene.server.send(0, Step::Pauses), "it is still read");
+            assert!(!scene.server.send(0, Step::Yield), "it is still read");
             for chunk in new {
                 scene.send(1, chunk);
             }

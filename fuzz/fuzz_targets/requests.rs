@@ -120,7 +120,7 @@ impl Server {
         look(&mut self.0.lock().unwrap())
     }
 
-    fn service(&self) -> Service {
+    fn service(&self) -> ServerService {
         let server = self.clone();
         serve(move |seen| server.state(|state| state.act(seen)))
     }
@@ -131,7 +131,7 @@ impl State {
         let message = seen.message();
         let method = message["method"].as_str().unwrap_or_default();
         let live = self.sessions.to_string();
-        let is_known = !self.is_lost && seen.session() == Some(live.as_bytes());
+        let is_known = !self.is_lost && seen.session() == Some(&*live);
         let initializes = seen.session().is_none() && method == "initialize";
         let is_notified = method == "notifications/initialized";
         match seen.headers.contains_key(ASKED) {
@@ -151,8 +151,8 @@ impl State {
             };
         }
         match (is_known, is_notified) {
-            (false, _) => reply(404, "text/plain", Wire::text("Session not found")),
-            (true, true) => reply(202, "text/plain", Wire::of([])),
+            (false, _) => reply(404, "text/plain", Feed::text("Session not found")),
+            (true, true) => reply(202, "text/plain", Feed::of([])),
             (true, false) => json_reply(200, &json!({"id": message["id"], "result": {}})),
         }
         .into()
@@ -162,7 +162,7 @@ impl State {
 /// The caller's body, as it is to arrive.
 struct Body {
     frames: Vec<Bytes>,
-    end: Result<Option<HeaderMap>, Broken>,
+    end: Result<Option<HeaderMap>, TestError>,
     is_kept: bool,
 }
 
@@ -200,7 +200,7 @@ impl Body {
 }
 
 impl Input {
-    fn body(&self) -> (Body, Wire) {
+    fn body(&self) -> (Body, Feed) {
         let message = |number: &u8| pick(MESSAGES, *number);
         let mut text = match &self.messages {
             Messages::None => String::new(),
@@ -221,9 +221,9 @@ impl Input {
         let steps = frames.iter().enumerate().flat_map(|(number, frame)| {
             let pauses = self.pauses >> (number % 32) & 1 == 1;
             let data = Step::Data(frame.clone());
-            pauses.then_some(Step::Pauses).into_iter().chain([data])
+            pauses.then_some(Step::Yield).into_iter().chain([data])
         });
-        let wire = Wire::of(steps.chain(end.step()));
+        let wire = Feed::of(steps.chain(end.step()));
         let bytes = frames.iter().map(Bytes::len).sum();
         let body = Body {
             is_kept: bytes <= self.max_body_bytes.into() && end != End::Breaks,
@@ -238,7 +238,7 @@ impl Input {
         &METHODS[usize::from(self.method) % METHODS.len()]
     }
 
-    fn request(&self, session: &HeaderValue, body: Wire) -> Request<Wire> {
+    fn request(&self, session: &HeaderValue, body: Feed) -> Request<Feed> {
         let another = HeaderValue::from_static("another");
         let named = match self.session {
             Names::Its => Some(session),
@@ -307,7 +307,8 @@ impl Input {
         for seen in &asked {
             self.assert_arrived(seen, &body, &headers);
         }
-        let ids: Vec<_> = asked.iter().map(|seen| seen.session()).collect();
+        let id = |seen| Seen::session(seen).map(str::as_bytes);
+        let ids: Vec<_> = asked.iter().map(id).collect();
         self.assert_times(&ids, &body, session.as_bytes());
         self.assert_recorded(&sessions, &body, &answer);
     }
@@ -319,7 +320,7 @@ impl Input {
         let frames: Vec<_> = seen.frames.iter().filter(is_not_empty).collect();
         let own: Vec<_> = body.frames.iter().filter(is_not_empty).collect();
         assert_eq!(frames, own);
-        assert_eq!(seen.end, body.end);
+        assert_eq!(end(seen), body.end);
         let mut headers = headers.clone();
         let mut arrived = seen.headers.clone();
         for translated in [SESSION_ID, PROTOCOL_VERSION, LAST_EVENT_ID] {

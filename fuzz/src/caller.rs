@@ -10,9 +10,9 @@ use serde_json::json;
 use tokio::task::JoinHandle;
 use tower::ServiceExt;
 
-use crate::{Broken, PROTOCOL_VERSION, SESSION_ID, Service, VERSION, Wire, settle, soon};
+use crate::{Feed, PROTOCOL_VERSION, SESSION_ID, ServerService, TestError, VERSION, settle, soon};
 
-pub fn request(method: Method, session: Option<&HeaderValue>, body: Wire) -> Request<Wire> {
+pub fn request(method: Method, session: Option<&HeaderValue>, body: Feed) -> Request<Feed> {
     let mut request = Request::builder()
         .method(&method)
         .uri("http://mcp.test/mcp")
@@ -28,15 +28,15 @@ pub fn request(method: Method, session: Option<&HeaderValue>, body: Wire) -> Req
     request.body(body).expect("a request")
 }
 
-pub fn post(session: Option<&HeaderValue>, message: impl ToString) -> Request<Wire> {
-    request(Method::POST, session, Wire::text(message.to_string()))
+pub fn post(session: Option<&HeaderValue>, message: impl ToString) -> Request<Feed> {
+    request(Method::POST, session, Feed::text(message.to_string()))
 }
 
-pub fn get(session: &HeaderValue) -> Request<Wire> {
-    request(Method::GET, Some(session), Wire::of([]))
+pub fn get(session: &HeaderValue) -> Request<Feed> {
+    request(Method::GET, Some(session), Feed::of([]))
 }
 
-pub fn initialize() -> Request<Wire> {
+pub fn initialize() -> Request<Feed> {
     let params = json!({"protocolVersion": VERSION, "capabilities": {}, "clientInfo": {}});
     let method = "initialize";
     post(
@@ -60,14 +60,14 @@ pub struct Answer {
 #[derive(Default)]
 struct Read {
     chunks: Vec<Bytes>,
-    end: Option<Result<Option<HeaderMap>, Broken>>,
+    end: Option<Result<Option<HeaderMap>, TestError>>,
 }
 
 /// Sends a request and begins to read the answer.
 pub async fn send(
-    client: &SessionRecovery<Service>,
-    request: Request<Wire>,
-) -> Result<Answer, Broken> {
+    client: &SessionRecovery<ServerService>,
+    request: Request<Feed>,
+) -> Result<Answer, TestError> {
     let response = soon(client.clone().oneshot(request)).await?;
     let (head, mut body) = response.into_parts();
     let read = Arc::<Mutex<Read>>::default();
@@ -100,7 +100,7 @@ impl Answer {
     }
 
     /// How the body ended, if it has.
-    pub fn end(&self) -> Option<Result<Option<HeaderMap>, Broken>> {
+    pub fn end(&self) -> Option<Result<Option<HeaderMap>, TestError>> {
         self.read.lock().unwrap().end.clone()
     }
 

@@ -84,17 +84,17 @@ impl End {
         match self {
             Self::Clean => None,
             Self::Trailers => Some(Step::Trailers(trailers())),
-            Self::Breaks => Some(Step::Breaks),
-            Self::Hangs => Some(Step::Hangs),
+            Self::Breaks => Some(Step::Error(crate::BROKEN.0)),
+            Self::Hangs => Some(Step::Pending),
         }
     }
 
     /// What a reader sees of it: nothing, trailers or not, or an error.
-    pub fn seen(self) -> Option<Result<Option<http::HeaderMap>, crate::Broken>> {
+    pub fn seen(self) -> Option<Result<Option<http::HeaderMap>, testing::TestError>> {
         match self {
             Self::Clean => Some(Ok(None)),
             Self::Trailers => Some(Ok(Some(trailers()))),
-            Self::Breaks => Some(Err(crate::Broken)),
+            Self::Breaks => Some(Err(crate::BROKEN)),
             Self::Hangs => None,
         }
     }

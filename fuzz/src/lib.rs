@@ -10,7 +10,6 @@ mod heap;
 mod input;
 mod reply;
 mod server;
-mod wire;
 
 use std::time::Duration;
 
@@ -20,14 +19,16 @@ pub use self::{
     heap::Heap,
     input::{End, Pieces, pick},
     reply::{CALLERS, NEW, Reply, Sent},
-    server::{Acts, Seen, Service, json_reply, reply, serve},
-    wire::{Broken, Feeder, Step, Wire, wire},
+    server::{Acts, end, json_reply, reply, serve},
 };
 
-pub const SESSION_ID: &str = "mcp-session-id";
-pub const PROTOCOL_VERSION: &str = "mcp-protocol-version";
-pub const LAST_EVENT_ID: &str = "last-event-id";
-pub const VERSION: &str = "2025-11-25";
+pub use testing::{
+    Feed, Feeder, LAST_EVENT_ID, PROTOCOL_VERSION, SESSION_ID, Seen, ServerService, Step,
+    TestError, VERSION, feed,
+};
+
+/// The error that a body, or the transport, ends with.
+pub const BROKEN: TestError = TestError("broken");
 
 /// Runs a test on a paused clock: time goes on only when nothing else can, and costs none.
 pub fn run(test: impl Future<Output = ()>) {

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde_json::Value;
 
-use crate::{Answer, End, Pieces, SESSION_ID, Step, Wire, pick};
+use crate::{Answer, End, Feed, Pieces, SESSION_ID, Step, pick};
 
 /// The session ids that a server may name.
 pub const CALLERS: &str = "callers-session";
@@ -124,9 +124,9 @@ impl Sent {
         }
     }
 
-    pub fn response(&self) -> Response<Wire> {
+    pub fn response(&self) -> Response<Feed> {
         let data = self.chunks.iter().cloned().map(Step::Data);
-        let mut response = Response::new(Wire::of(data.chain(self.end.step())));
+        let mut response = Response::new(Feed::of(data.chain(self.end.step())));
         *response.status_mut() = self.status;
         *response.headers_mut() = self.headers.clone();
         response

@@ -1,100 +1,59 @@
-//! A server as the inner service.
+//! The scripted server of the tests, whose script a fuzzer writes.
 
 use std::{future::pending, sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response};
+use http::{HeaderMap, Response};
 use http_body_util::BodyExt;
-use mcp_session_recovery::RequestBody;
-use serde_json::Value;
-use tower::util::BoxCloneSyncService;
+use testing::{Feed, Profile, Seen, Server, ServerService, TestError};
 
-use crate::{Broken, SESSION_ID, Wire};
-
-/// A request as it arrived.
-#[derive(Debug)]
-pub struct Seen {
-    pub method: Method,
-    pub headers: HeaderMap,
-    pub frames: Vec<Bytes>,
-    /// How its body ended: with trailers or not, or broken.
-    pub end: Result<Option<HeaderMap>, Broken>,
-}
-
-impl Seen {
-    async fn read(request: Request<RequestBody<Wire>>) -> Self {
-        let (head, mut body) = request.into_parts();
-        let (mut frames, mut end) = (Vec::new(), Ok(None));
-        while let Some(frame) = body.frame().await {
-            match frame.map(http_body::Frame::into_data) {
-                Ok(Ok(data)) => frames.push(data),
-                Ok(Err(frame)) => end = Ok(frame.into_trailers().ok()),
-                Err(broken) => {
-                    end = Err(broken);
-                    break;
-                }
-            }
-        }
-        Self {
-            method: head.method,
-            headers: head.headers,
-            frames,
-            end,
-        }
-    }
-
-    /// The JSON-RPC message, or null.
-    pub fn message(&self) -> Value {
-        serde_json::from_slice(&self.frames.concat()).unwrap_or_default()
-    }
-
-    pub fn header(&self, name: &str) -> Option<&[u8]> {
-        self.headers.get(name).map(http::HeaderValue::as_bytes)
-    }
-
-    pub fn session(&self) -> Option<&[u8]> {
-        self.header(SESSION_ID)
-    }
-}
+use crate::BROKEN;
 
 /// What a server does about a request.
 pub enum Acts {
-    Answers(Response<Wire>),
-    AnswersLate(Response<Wire>, Duration),
+    Answers(Response<Feed>),
+    AnswersLate(Response<Feed>, Duration),
     /// The transport fails.
     Fails,
     /// No answer ever comes.
     Hangs,
 }
 
-impl From<Response<Wire>> for Acts {
-    fn from(reply: Response<Wire>) -> Self {
+impl From<Response<Feed>> for Acts {
+    fn from(reply: Response<Feed>) -> Self {
         Self::Answers(reply)
     }
 }
 
-pub type Service = BoxCloneSyncService<Request<RequestBody<Wire>>, Response<Wire>, Broken>;
-
 /// A server that reads each request to its end and then does as `acts` says.
-pub fn serve(acts: impl Fn(Seen) -> Acts + Send + Sync + 'static) -> Service {
+pub fn serve(acts: impl Fn(Seen) -> Acts + Send + Sync + 'static) -> ServerService {
     let acts = Arc::new(acts);
-    BoxCloneSyncService::new(tower::service_fn(move |request| {
-        let acts = acts.clone();
-        async move {
-            match acts(Seen::read(request).await) {
-                Acts::Answers(reply) => Ok(reply),
+    let server = Server::new(Profile::TypeScript);
+    server.on_async(move |seen| {
+        let (acts, seen) = (acts.clone(), seen.clone());
+        Some(Box::pin(async move {
+            match acts(seen) {
+                Acts::Answers(reply) => Ok(reply.map(BodyExt::boxed)),
                 Acts::AnswersLate(reply, after) => {
                     tokio::time::sleep(after).await;
-                    Ok(reply)
+                    Ok(reply.map(BodyExt::boxed))
                 }
-                Acts::Fails => Err(Broken),
+                Acts::Fails => Err(BROKEN),
                 Acts::Hangs => pending().await,
             }
-        }
-    }))
+        }))
+    });
+    server.service()
 }
 
-pub fn reply(status: u16, content_type: &'static str, body: Wire) -> Response<Wire> {
+/// How the body of a request ended: with trailers or not, or broken.
+pub fn end(seen: &Seen) -> Result<Option<HeaderMap>, TestError> {
+    match seen.body_error {
+        Some(_) => Err(BROKEN),
+        None => Ok(seen.trailers.clone()),
+    }
+}
+
+pub fn reply(status: u16, content_type: &'static str, body: Feed) -> Response<Feed> {
     Response::builder()
         .status(status)
         .header("content-type", content_type)
@@ -102,6 +61,6 @@ pub fn reply(status: u16, content_type: &'static str, body: Wire) -> Response<Wi
         .expect("a response")
 }
 
-pub fn json_reply(status: u16, message: &Value) -> Response<Wire> {
-    reply(status, "application/json", Wire::text(message.to_string()))
+pub fn json_reply(status: u16, message: &serde_json::Value) -> Response<Feed> {
+    reply(status, "application/json", Feed::text(message.to_string()))
 }

@@ -27,7 +27,7 @@ use crate::{
     config::Shared,
     http_service::HttpService,
     mcp::{Id, PROTOCOL_VERSION, SESSION_ID},
-    session::{Affinity, Endpoint, Epoch, Handshake, Session},
+    session::{Affinity, Epoch, Handshake, Session},
 };
 
 /// How many pings are answered in a handshake, one at a time: a server could ask for any number.
@@ -36,7 +36,7 @@ const MAX_PINGS: usize = 16;
 /// Sends the layer's own messages with the credentials of the request that triggered them.
 pub(super) struct Client<S, B> {
     shared: Arc<Shared<S>>,
-    endpoint: Arc<Endpoint>,
+    session: Arc<Session>,
     uri: Uri,
     version: Version,
     headers: HeaderMap,
@@ -71,7 +71,11 @@ where
 {
     /// A client that goes by the head of a caller's request. Nobody else's headers are lent to it:
     /// but for `accept` and `content-type`, all are the trigger's (rule E5).
-    pub(super) fn of_trigger(shared: &Arc<Shared<S>>, session: &Session, trigger: &Parts) -> Self {
+    pub(super) fn of_trigger(
+        shared: &Arc<Shared<S>>,
+        session: &Arc<Session>,
+        trigger: &Parts,
+    ) -> Self {
         let initialize = session.initialize();
         let mut headers = callers_headers(&trigger.headers);
         for (name, recorded, usual) in [
@@ -87,7 +91,7 @@ where
         }
         Self {
             shared: shared.clone(),
-            endpoint: session.endpoint().clone(),
+            session: session.clone(),
             uri: trigger.uri.clone(),
             version: trigger.version,
             headers,
@@ -102,7 +106,7 @@ where
     /// A client for a session that a recovery has made, as that recovery had it.
     pub(super) fn of_handshake(
         shared: &Arc<Shared<S>>,
-        session: &Session,
+        session: &Arc<Session>,
         handshake: &Handshake,
     ) -> Self {
         let (mut trigger, ()) = Request::new(()).into_parts();
@@ -114,7 +118,7 @@ where
     }
 
     /// A client for a session that the caller has made itself.
-    pub(super) fn of_initialize(shared: &Arc<Shared<S>>, session: &Session) -> Self {
+    pub(super) fn of_initialize(shared: &Arc<Shared<S>>, session: &Arc<Session>) -> Self {
         let (mut initialize, ()) = Request::new(()).into_parts();
         let recorded = session.initialize();
         let uri = recorded.uri.as_deref();
@@ -212,7 +216,7 @@ where
     /// waits for that, nor for its answer.
     pub(super) fn delete(&self, upstream: &UpstreamSession) {
         let Some(id) = &upstream.id else { return };
-        if !self.shared.sessions.uses(&self.endpoint, id) {
+        if !self.shared.sessions.uses(self.session.endpoint(), id) {
             let request = self.request(Method::DELETE, upstream, Bytes::new());
             let shared = self.shared.clone();
             in_background(self.shared.config.recovery_timeout, async move {
@@ -232,10 +236,15 @@ where
             let answer = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{}}}}"#);
             let request = self.request(Method::POST, upstream, answer.into());
             let (shared, turns) = (self.shared.clone(), self.turns.clone());
+            let (session, upstream) = (self.session.clone(), upstream.id.clone());
             in_background(self.shared.config.recovery_timeout, async move {
                 // One at a time.
                 let _turn = turns.acquire().await;
-                shared.send_and_drain(request).await;
+                // By then the server may have given the id to somebody else (rule A5).
+                let is_own = |id| !shared.sessions.is_given_away(&session, id);
+                if upstream.as_ref().is_none_or(is_own) {
+                    shared.send_and_drain(request).await;
+                }
             });
         }
     }

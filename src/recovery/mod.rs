@@ -52,7 +52,7 @@ where
 /// Ends the upstream session of an epoch that nobody can name any more: a recovery made it, or the
 /// caller goes by an id of the layer's making (rules A5, I1, I2). A session that the caller can name
 /// is the caller's to end. Nobody waits.
-pub(crate) fn end<S, B>(shared: &Arc<Shared<S>>, session: &Session, epoch: &Epoch)
+pub(crate) fn end<S, B>(shared: &Arc<Shared<S>>, session: &Arc<Session>, epoch: &Epoch)
 where
     S: HttpService<B>,
     B: Body<Error: Send> + Send + 'static,

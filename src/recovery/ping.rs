@@ -19,7 +19,7 @@ use crate::{
 /// and what was asked.
 pub(crate) async fn ping<S, B>(
     shared: &Arc<Shared<S>>,
-    session: &Session,
+    session: &Arc<Session>,
     epoch: &Epoch,
     trigger: &Parts,
 ) -> Result<(Response<S::ResBody>, Bytes), Failure>

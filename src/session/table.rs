@@ -299,6 +299,15 @@ impl Sessions {
             || table.assigned.is_anothers(session, id)
     }
 
+    /// Whether the server has given an id that `session` was given to somebody else since.
+    pub(crate) fn is_given_away(&self, session: &Arc<Session>, id: &HeaderValue) -> bool {
+        let table = self.read();
+        let mut holders = table.holders(session.endpoint(), id).into_iter();
+        let is_anothers = |it: Arc<Session>| !Arc::ptr_eq(&it, session) && !it.chain().is_expired();
+        table.handed_out.differ(session.endpoint())
+            && (holders.any(is_anothers) || table.assigned.is_anothers(session, id))
+    }
+
     /// Whether a recorded session has this id upstream, or a recovery of one.
     pub(crate) fn names(&self, endpoint: &Endpoint, id: &HeaderValue) -> bool {
         self.read().names(endpoint, id)

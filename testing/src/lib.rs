@@ -5,6 +5,7 @@
 
 #[cfg(feature = "benching")]
 pub mod benching;
+mod bodies;
 pub mod logs;
 pub mod loopback;
 pub mod mocked;
@@ -25,13 +26,15 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
-use http_body::{Body, Frame};
+use http_body::Body;
 use http_body_util::{BodyExt, Full, combinators::BoxBody};
 use mcp_session_recovery::{
     Recovery, RequestBody, ResponseBody, SessionRecovery, SessionRecoveryLayer,
 };
 use serde_json::{Value, json};
 use tower::{Layer, Service, ServiceExt};
+
+pub use self::bodies::{Feed, Feeder, Script, Step, feed};
 
 pub const URI: &str = "http://mcp.test/mcp";
 pub const SESSION_ID: &str = "mcp-session-id";
@@ -204,6 +207,8 @@ pub struct Seen {
     pub uri: String,
     pub headers: HeaderMap,
     pub body: Bytes,
+    /// The chunks that it came in.
+    pub frames: Vec<Bytes>,
     pub trailers: Option<HeaderMap>,
     pub extensions: http::Extensions,
     /// The error that the body ended with.
@@ -517,12 +522,12 @@ where
         let server = self.0.clone();
         Box::pin(async move {
             let (parts, body) = request.into_parts();
-            let (mut data, mut trailers, mut body_error) = (Vec::new(), None, None);
+            let (mut frames, mut trailers, mut body_error) = (Vec::<Bytes>::new(), None, None);
             let mut body = std::pin::pin!(body);
             while let Some(frame) = body.frame().await {
                 match frame {
                     Ok(frame) => match frame.into_data() {
-                        Ok(bytes) => data.extend_from_slice(&bytes),
+                        Ok(data) => frames.push(data),
                         Err(frame) => trailers = frame.into_trailers().ok(),
                     },
                     Err(error) => {
@@ -535,7 +540,8 @@ where
                 method: parts.method,
                 uri: parts.uri.to_string(),
                 headers: parts.headers,
-                body: data.into(),
+                body: frames.concat().into(),
+                frames,
                 trailers,
                 extensions: parts.extensions,
                 body_error,
@@ -582,108 +588,6 @@ pub fn stream(script: Script) -> Reply {
     reply
 }
 
-/// A body that goes as scripted.
-#[derive(Default)]
-pub struct Script {
-    steps: std::collections::VecDeque<Step>,
-}
-
-enum Step {
-    Data(Bytes),
-    Trailers(HeaderMap),
-    Error(&'static str),
-    /// Not ready this once; wakes at once.
-    Yield,
-    /// Never ready again.
-    Pending,
-}
-
-impl Script {
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    fn step(mut self, step: Step) -> Self {
-        self.steps.push_back(step);
-        self
-    }
-
-    pub fn data(self, data: impl AsRef<[u8]>) -> Self {
-        self.step(Step::Data(Bytes::copy_from_slice(data.as_ref())))
-    }
-
-    pub fn trailers(self, trailers: HeaderMap) -> Self {
-        self.step(Step::Trailers(trailers))
-    }
-
-    pub fn error(self, error: &'static str) -> Self {
-        self.step(Step::Error(error))
-    }
-
-    pub fn yields(self) -> Self {
-        self.step(Step::Yield)
-    }
-
-    pub fn pending(self) -> Self {
-        self.step(Step::Pending)
-    }
-}
-
-impl Body for Script {
-    type Data = Bytes;
-    type Error = TestError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, TestError>>> {
-        match self.steps.pop_front() {
-            None => Poll::Ready(None),
-            Some(Step::Data(data)) => Poll::Ready(Some(Ok(Frame::data(data)))),
-            Some(Step::Trailers(trailers)) => Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
-            Some(Step::Error(error)) => {
-                self.steps.clear();
-                Poll::Ready(Some(Err(TestError(error))))
-            }
-            Some(Step::Yield) => {
-                cx.waker().wake_by_ref();
-                Poll::Pending
-            }
-            Some(Step::Pending) => {
-                self.steps.push_front(Step::Pending);
-                Poll::Pending
-            }
-        }
-    }
-}
-
-/// A body that is fed from a test.
-pub struct Feed(tokio::sync::mpsc::UnboundedReceiver<Result<Bytes, TestError>>);
-
-/// Feeds a [`Feed`]; dropping it ends the body cleanly.
-#[derive(Clone)]
-pub struct Feeder(tokio::sync::mpsc::UnboundedSender<Result<Bytes, TestError>>);
-
-impl Feeder {
-    pub fn data(&self, data: impl AsRef<[u8]>) {
-        let _ = self.0.send(Ok(Bytes::copy_from_slice(data.as_ref())));
-    }
-
-    pub fn error(&self, error: &'static str) {
-        let _ = self.0.send(Err(TestError(error)));
-    }
-
-    /// Whether the body has been dropped by whoever read it.
-    pub fn is_dropped(&self) -> bool {
-        self.0.is_closed()
-    }
-}
-
-pub fn feed() -> (Feeder, Feed) {
-    let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
-    (Feeder(sender), Feed(receiver))
-}
-
 /// A 200 with an event stream that is fed from a test.
 pub fn fed_stream(feed: Feed) -> Reply {
     let mut reply = Response::new(BodyExt::boxed(feed));
@@ -691,20 +595,6 @@ pub fn fed_stream(feed: Feed) -> Reply {
         .headers_mut()
         .insert("content-type", "text/event-stream".parse().unwrap());
     reply
-}
-
-impl Body for Feed {
-    type Data = Bytes;
-    type Error = TestError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, TestError>>> {
-        self.0
-            .poll_recv(cx)
-            .map(|next| next.map(|next| next.map(Frame::data)))
-    }
 }
 
 // The caller.

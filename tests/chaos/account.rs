@@ -139,6 +139,8 @@ pub struct Account {
     pub unpolled: HashSet<u64>,
     /// Records that may have been kept although their callers have deleted them.
     pub uncertain: usize,
+    /// Requests whose session somebody else was in already, which nobody could know.
+    pub misled: HashSet<u64>,
     pub last_tag: u64,
     pub last_key: u64,
     /// The session in which a request has just been answered.
@@ -185,6 +187,7 @@ impl Account {
             lied: HashSet::new(),
             unpolled: HashSet::new(),
             uncertain: 0,
+            misled: HashSet::new(),
             last_tag: 0,
             last_key: 0,
             alive: None,

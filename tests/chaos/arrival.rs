@@ -245,6 +245,7 @@ fn session(state: &mut State, seen: &Seen) {
             if upstreams[serial].delivered <= own {
                 // What it asks for is not what its caller believes.
                 state.account.upstreams[serial].is_disturbed = true;
+                state.account.misled.insert(tag.number);
                 return;
             }
             if is_known || tag.presented.as_ref() != Some(id) {

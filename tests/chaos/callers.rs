@@ -23,7 +23,7 @@ use crate::{
     server::{Ids, PROTOCOL_VERSION, SESSION_ID, cookie},
     service::Servers,
     wire::{Broken, Sent, Wire},
-    world::World,
+    world::{State, World},
 };
 
 type Answer = Response<ResponseBody<Wire>>;
@@ -775,8 +775,10 @@ impl Caller {
         let mut state = self.world.state();
         // Nor does a recovery wait for who does not ask for it.
         let is_excused = is_excused || state.account.unpolled.contains(&tag.number);
+        let is_excused = is_excused || state.account.misled.contains(&tag.number);
         state.account.counts.succeeded += u64::from(succeeded);
         let Some(number) = tag.lineage else { return };
+        let is_excused = is_excused || self.is_boths(&state, number, |it| !it.is_abandoned);
         let is_known = state.account.lineages[number].is_known
             && !state.account.lineages[number].is_taken
             && (!state.account.lineages[number].is_ending || tag.kind == Kind::Act(Action::Delete));
@@ -813,6 +815,19 @@ impl Caller {
 
     fn is_constant(&self) -> bool {
         self.world.state().hosts[self.host].ids == Ids::Constant
+    }
+
+    /// Where two callers of one principal were given one id, the record is both's.
+    fn is_boths(&self, state: &State, lineage: usize, counts: impl Fn(&Lineage) -> bool) -> bool {
+        let is_shared = !state.settings.has_principal;
+        let id = &state.account.lineages[lineage].callers_id;
+        (state.account.lineages.iter().enumerate()).any(|(number, it)| {
+            number != lineage
+                && it.host == self.host
+                && (is_shared || it.principal == self.principal)
+                && it.callers_id == *id
+                && counts(it)
+        })
     }
 
     /// Whether the layer knows this id, whosever it is.
@@ -922,14 +937,7 @@ impl Caller {
         let state = &mut *state;
         let lineage = &state.account.lineages[mine.lineage];
         let host = &state.hosts[self.host];
-        // Where two callers of one principal were given one id, the record is both's.
-        let is_shared = !state.settings.has_principal;
-        let is_boths = (state.account.lineages.iter().enumerate()).any(|(number, it)| {
-            number != mine.lineage
-                && it.host == self.host
-                && (is_shared || it.principal == self.principal)
-                && it.callers_id == mine.id
-        });
+        let is_boths = self.is_boths(state, mine.lineage, |_| true);
         let is_told = |current: &usize| state.account.upstreams[*current].delivered.is_some();
         let tells_apart = host.ids != Ids::Constant && !is_boths && !lineage.is_taken;
         let Some(current) = lineage

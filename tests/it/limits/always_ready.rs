@@ -170,6 +170,7 @@ async fn k1_a_request_body_that_is_always_ready_is_passed_on() {
                             uri: URI.to_owned(),
                             headers: request.headers().clone(),
                             body: initialize().to_string().into(),
+                            frames: Vec::new(),
                             trailers: None,
                             extensions: http::Extensions::new(),
                             body_error: None,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use mcp_session_recovery::{Failure, Outcome, Refusal, SessionRecoveryLayer, Sessions};
 use serde_json::json;
-use testing::scenario::{Door, answer, hang, heal, is, start};
+use testing::scenario::{Door, answer, hang, heal, is, slow, start};
 use testing::whose::*;
 use testing::*;
 
@@ -300,4 +300,47 @@ async fn a5_i3_a_handshake_that_is_forgotten_ends_nobody_elses_session() {
     assert_eq!(bobs.await.unwrap().status, 404);
     settle().await;
     assert_eq!(server.count("DELETE"), 0);
+}
+
+/// A5, E6: what is left to say to a server that pinged twice is not said to somebody else's session.
+#[tokio::test(start_paused = true)]
+async fn a5_e6_a_ping_is_not_answered_in_the_session_of_another() {
+    for restarts in [false, true] {
+        // Given Bob's recovery, in which the server pinged twice, and is slow to take the answers,
+        let (server, ada, bob) = ada_and_bob().await;
+        server.restart();
+        let behind = server.clone();
+        answer(&server, "initialize", move |seen| {
+            let made = behind.default_answer(seen);
+            let (head, _) = made.into_parts();
+            let id = seen.message()["id"].clone();
+            let result = json!({"protocolVersion": VERSION, "capabilities": {}});
+            let messages = [
+                json!({"jsonrpc": "2.0", "id": 1, "method": "ping"}),
+                json!({"jsonrpc": "2.0", "id": 2, "method": "ping"}),
+                json!({"jsonrpc": "2.0", "id": id, "result": result}),
+            ];
+            let mut reply = sse(&messages.map(|it| format!("data: {it}\n\n")).concat());
+            reply
+                .headers_mut()
+                .insert(SESSION_ID, head.headers[SESSION_ID].clone());
+            reply
+        });
+        slow(&server, "POST", Duration::from_secs(5));
+        assert_eq!(bob.call(1).await.status, 200);
+        assert_eq!(server.last("tools/call").session(), Some("1"));
+        let is_answer = |seen: &Seen| seen.message()["result"].is_object();
+        let answered = || server.seen().iter().filter(|seen| is_answer(seen)).count();
+        assert_eq!(answered(), 1);
+        // when Ada is given Bob's id meanwhile,
+        if restarts {
+            server.restart();
+            heal(&server);
+            assert_eq!(ada.call(2).await.status, 200);
+            assert_eq!(server.last("tools/call").session(), Some("1"));
+        }
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        // then the second answer is not sent.
+        assert_eq!(answered(), if restarts { 1 } else { 2 });
+    }
 }
