@@ -57,9 +57,9 @@ pub fn check(state: &mut State, seen: &Seen) {
         let layers = if seen.is_layers() { "layer's " } else { "" };
         let id = seen.header(SESSION_ID);
         format!(
-            "host {}: {layers}{} {} of {:?} {} of session {:?} with {id:?}, which is {live:?}; {:?}{}",
+            "host {}: {layers}{} {} of {:?} {} of session {:?} with {id:?}, which is {live:?}; {:?} {:?}{}",
             seen.host, seen.method, seen.rpc_method(), tag.kind, tag.number, tag.lineage,
-            seen.header("authorization"),
+            seen.header("authorization"), seen.header("cookie"),
             seen.header("last-event-id").map(|id| format!(" after {id}")).unwrap_or_default(),
         )
     });
@@ -271,7 +271,10 @@ fn session(state: &mut State, seen: &Seen) {
                     || format!("{sent} for {version} in {:?} {}", tag.kind, tag.number),
                 );
             }
-            if !seen.is_layers() || seen.is_ping() {
+            // A ping may come to the half-open session that has the old one's id.
+            let upstream = &state.account.upstreams[serial];
+            let is_made = !upstream.by_layer || upstream.is_published;
+            if !seen.is_layers() || seen.is_ping() && is_made {
                 let of = state.account.upstreams[serial].lineage;
                 state.account.sent_in(of.unwrap_or(number), serial);
             }

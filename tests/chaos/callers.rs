@@ -778,6 +778,11 @@ impl Caller {
         let is_excused = is_excused || state.account.misled.contains(&tag.number);
         state.account.counts.succeeded += u64::from(succeeded);
         let Some(number) = tag.lineage else { return };
+        let mut upstreams = state.account.upstreams.iter().rev();
+        let last = upstreams.find(|it| it.lineage == Some(number));
+        let is_excused =
+            is_excused || last.is_some_and(|it| it.is_disturbed && it.delivered.is_none());
+        let is_excused = is_excused || self.is_elsewhere(&state, tag, number);
         let is_excused = is_excused || self.is_boths(&state, number, |it| !it.is_abandoned);
         let is_known = state.account.lineages[number].is_known
             && !state.account.lineages[number].is_taken
@@ -815,6 +820,20 @@ impl Caller {
 
     fn is_constant(&self) -> bool {
         self.world.state().hosts[self.host].ids == Ids::Constant
+    }
+
+    /// Whether the caller's own cookie says that its session is on another replica, which there is:
+    /// an answer that was long under way has told it so.
+    fn is_elsewhere(&self, state: &State, tag: &Tag, lineage: usize) -> bool {
+        let host = &state.hosts[self.host];
+        let route = cookie(&tag.headers, "route").map(str::to_owned);
+        let mut replicas = (0..3).map(|number| host.replica(number));
+        let mut sessions = host.sessions.values();
+        let current = state.account.lineages[lineage].current;
+        let session = sessions.find(|it| Some(it.serial) == current);
+        host.replicated
+            && session.is_some_and(|it| Some(&it.replica) != route.as_ref())
+            && replicas.any(|it| Some(it) == route)
     }
 
     /// Where two callers of one principal were given one id, the record is both's.

@@ -41,7 +41,7 @@ pub struct Host {
     newline: &'static str,
     keeps_delete: bool,
     echoes_id: bool,
-    replicated: bool,
+    pub replicated: bool,
     replicas: [u64; 3],
     next_replica: usize,
     pub sessions: BTreeMap<String, Session>,
@@ -61,7 +61,7 @@ pub struct Session {
     streams: u64,
     /// What came after each event.
     events: HashMap<String, (Vec<u64>, Bytes)>,
-    replica: String,
+    pub replica: String,
 }
 
 /// How a server says that it does not know a session.
@@ -247,7 +247,7 @@ impl Host {
         dead.iter().for_each(|id| self.expire(id, ending));
     }
 
-    fn replica(&self, number: usize) -> String {
+    pub fn replica(&self, number: usize) -> String {
         format!("r{number}.{}", self.replicas[number])
     }
 
