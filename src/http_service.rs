@@ -17,7 +17,9 @@ use crate::body::{RequestBody, ResponseBody};
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an HTTP client service that `SessionRecovery` can wrap",
     label = "has to be `Service<Request<RequestBody<B>>, Response = Response<_>> + Clone + Send + 'static`",
-    note = "a service with a body type of its own is wrapped with `.map_request(|request: Request<RequestBody<_>>| request.map(MyBody::new))` below the layer",
+    note = "a service with a body type of its own, `MyBody`, is wrapped with `.map_request(|request: Request<RequestBody<_>>| request.map(MyBody::new))` below the layer",
+    note = "a service that cannot be cloned is wrapped with `.buffer(64)` below the layer",
+    note = "a policy of retries that clones requests can do it with `RequestBody::try_clone`, whatever body they have",
     note = "see \"When it does not compile\" in the documentation of `mcp_session_recovery`"
 )]
 pub trait HttpService<B: Body>:
@@ -36,6 +38,8 @@ pub trait HttpService<B: Body>:
     type ResBody: Body<Data: Buf + Send, Error: Send> + Send + 'static;
 }
 
+// So that what is said above is said, and not that some `Service` is not implemented.
+#[diagnostic::do_not_recommend]
 impl<S, B, R> HttpService<B> for S
 where
     S: Service<

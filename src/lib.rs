@@ -185,7 +185,16 @@
 //! | tracing of what callers see | above | one request, one answer |
 //! | decompression | below | the layer reads JSON and event streams |
 //! | redirects | below | an endpoint is what the caller asked for |
+//! | set-header, `map_request` | below | what the layer sends has it, too |
+//! | what may be there or not (`option_layer`) | below | for this layer itself there is [`enabled`](SessionRecoveryLayer::enabled) |
 //!
+//! A rate limit cannot be cloned, so it needs a buffer above it; redirects of a POST need a policy
+//! that clones its body (both below). A load shedder below fails a recovery whose handshake it sheds.
+//! Each row is a test with the real layer of tower or tower-http: a session lost, and recovered through
+//! it (`tests/it/stacks` and `tests/stacks` in the repository).
+//!
+#![doc = include_str!("docs/compile_errors.md")]
+#![doc = include_str!("docs/names.md")]
 //! # Sessions that outlive the process
 //!
 //! With the feature `store`, `SessionRecoveryLayer::store` keeps the sessions in a file or a
@@ -202,7 +211,7 @@
 //! - A tool call that was running when the server died is not run again. The caller is told that
 //!   its answer is lost and that it may have been executed.
 //! - Sessions are remembered in memory: a new process of the client starts with none, unless they
-//!   are kept in a store (below).
+//!   are kept in a store.
 //! - What others can make it hold, send or wait for is bounded. `docs/LIMITS.md` in the repository has
 //!   each bound: what it protects against, its default, its knob, what happens beyond it, and the
 //!   test that reaches it.

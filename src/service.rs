@@ -64,6 +64,15 @@ impl<S> SessionRecovery<S> {
         &self.inner
     }
 
+    /// The service that this one wraps, to be changed.
+    ///
+    /// A change is this clone's alone, unless the wrapped service shares its state with its own
+    /// clones: other clones of this one have theirs, and so have the requests that the layer sends
+    /// itself.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
     /// The service that this one wraps, by value.
     pub fn into_inner(self) -> S {
         self.inner

@@ -5,12 +5,13 @@ use std::{
     fmt, mem,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
 };
 
 use bytes::{Buf, Bytes};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
 use pin_project_lite::pin_project;
 
 use super::{ends::Ends, frames::Frames};
@@ -291,6 +292,41 @@ impl<B: Body> Default for RequestBody<B> {
     }
 }
 
+/// For a service below that takes nothing but whole bodies. Copies no data that came in one piece.
+///
+/// ```
+/// use bytes::Bytes;
+/// use http::{Request, Response};
+/// use http_body_util::Full;
+/// use hyper::body::Incoming;
+/// use mcp_session_recovery::{RequestBody, SessionRecoveryLayer};
+/// use tower::{BoxError, ServiceBuilder, ServiceExt, util::BoxCloneService};
+///
+/// type Http = BoxCloneService<Request<Full<Bytes>>, Response<Incoming>, BoxError>;
+///
+/// async fn send(http: Http, request: Request<Full<Bytes>>) -> Result<u16, BoxError> {
+///     let client = ServiceBuilder::new()
+///         .layer(SessionRecoveryLayer::new())
+///         .map_request(|request: Request<RequestBody<_>>| request.map(Full::<Bytes>::from))
+///         .service(http);
+///     Ok(client.oneshot(request).await?.status().as_u16())
+/// }
+/// ```
+impl From<RequestBody<Full<Bytes>>> for Full<Bytes> {
+    fn from(mut body: RequestBody<Full<Bytes>>) -> Self {
+        let mut frames = Vec::with_capacity(1);
+        // A `Full` never has to be waited for.
+        let cx = &mut Context::from_waker(Waker::noop());
+        while let Poll::Ready(Some(Ok(frame))) = Pin::new(&mut body).poll_frame(cx) {
+            frames.extend(frame.into_data());
+        }
+        match frames.len() {
+            1 => Self::new(frames.remove(0)),
+            _ => Self::new(frames.concat().into()),
+        }
+    }
+}
+
 impl<B> Clone for RequestBody<B>
 where
     B: Body<Error: Clone> + Clone,
@@ -356,4 +392,43 @@ fn next(buffered: &mut BufferedBody, sent: &mut usize) -> Option<Frame<Bytes>> {
 fn unsent(buffered: &BufferedBody, sent: usize) -> u64 {
     let frames = buffered.frames().get(sent..).unwrap_or_default();
     frames.iter().map(|frame| frame.len() as u64).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use super::*;
+
+    /// Untouched, kept, too large to be kept, and sent.
+    #[test]
+    fn a_whole_body_stays_one_for_a_service_that_takes_no_other() {
+        let frames = |body: &'static [u8]| {
+            let mut frames = Frames::default();
+            frames.push(Bytes::from_static(body));
+            frames
+        };
+        let whole = || Full::new(Bytes::from_static(b"all"));
+        let kept = BufferedBody::new(frames(b"all"), None);
+        let begun = BufferedBody::new(frames(b"all of it, and "), None);
+        let mut sent: RequestBody<Full<Bytes>> = RequestBody::buffered(kept.clone());
+        let _ = Pin::new(&mut sent).poll_frame(&mut Context::from_waker(Waker::noop()));
+        for (body, expected) in [
+            (RequestBody::untouched(whole()), "all"),
+            (RequestBody::buffered(kept), "all"),
+            (RequestBody::begun(begun, whole()), "all of it, and all"),
+            (RequestBody::default(), ""),
+            (sent, ""),
+        ] {
+            let body: RequestBody<Full<Bytes>> = body;
+            let mut body = Full::from(body);
+            let cx = &mut Context::from_waker(Waker::noop());
+            let Poll::Ready(frame) = Pin::new(&mut body).poll_frame(cx) else {
+                panic!("a whole body is there");
+            };
+            let data =
+                frame.map(|frame: Result<_, Infallible>| frame.unwrap().into_data().unwrap());
+            assert_eq!(data.unwrap_or_default(), expected);
+        }
+    }
 }

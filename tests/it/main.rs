@@ -116,4 +116,13 @@ mod hyper;
 mod plain;
 mod rmcp_server;
 mod rules;
-mod stacks;
+
+/// E2 to E4: other layers above and below.
+mod stacks {
+    mod deadlines;
+    mod readiness;
+    mod sending;
+    mod settings;
+    mod support;
+    mod watching;
+}

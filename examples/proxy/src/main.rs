@@ -11,8 +11,8 @@
 //! Shows the layer at work for many callers at once, over hyper-util's client with TLS: one table
 //! of sessions for all connections and what belongs below the layer (`upstream.rs`), and everything
 //! that a proxy owes to HTTP and to the people who run it: what it refuses (`admission.rs`,
-//! `guard.rs`, `hops.rs`, `redirect.rs`), what it does not forward (`headers.rs`), slow clients (`busy.rs`, `body.rs`) and
-//! a slow upstream (`retry.rs`, `lost.rs`), authorization (`oauth.rs`, `own_headers.rs`), how it
+//! `guard.rs`, `hops.rs`, `redirect.rs`), what it does not forward (`headers.rs`), slow clients (`busy.rs`, `body.rs`,
+//! `taking.rs`) and a slow upstream (`retry.rs`, `lost.rs`), authorization (`oauth.rs`, `own_headers.rs`), how it
 //! stops (`stop.rs`, `serve.rs`).
 //!
 //! With the feature `store`, `--store` keeps the sessions in a file or in Redis (`store.rs`), so that
@@ -53,6 +53,7 @@ mod signals;
 mod stop;
 #[cfg(feature = "store")]
 mod store;
+mod taking;
 mod upstream;
 
 use std::{

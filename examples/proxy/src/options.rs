@@ -138,6 +138,10 @@ pub struct Limits {
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration::parse)]
     pub body_timeout: Duration,
 
+    /// For a client to take some of an answer that waits for it
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration::parse)]
+    pub write_timeout: Duration,
+
     /// For a connection without a request, before it is closed; clients keep one for less, as a
     /// rule
     #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = duration::parse)]

@@ -29,6 +29,7 @@ use super::{
     quiet::Quiet,
     signals::Signals,
     stop::Stop,
+    taking::Taking,
 };
 
 const SECRETS: [HeaderName; 3] = [
@@ -63,6 +64,7 @@ pub async fn serve(
         forward,
         first_request: limits.head_timeout,
         next_request: limits.idle_timeout,
+        taking: limits.write_timeout,
         closing: CancellationToken::new(),
         open: TaskTracker::new(),
     };
@@ -116,24 +118,26 @@ struct Connections {
     forward: Forward,
     first_request: Duration,
     next_request: Duration,
+    taking: Duration,
     closing: CancellationToken,
     open: TaskTracker,
 }
 
 impl Connections {
-    /// Serves a connection until it is closed, or idle for too long.
+    /// Serves a connection until it is closed, idle for too long, or its client takes nothing.
     fn begin(&self, stream: Box<dyn Connection>, seat: OwnedSemaphorePermit) {
         let activity = Activity::default();
-        let (forward, requests) = (self.forward.clone(), activity.clone());
+        let taking = Taking::new();
+        let (forward, requests, answers) = (self.forward.clone(), activity.clone(), taking.clone());
         let service = ServiceBuilder::new()
             // So that no HTTP/2 connection keeps them in a table, and no `Debug` shows them.
             .layer(SetSensitiveRequestHeadersLayer::new(SECRETS))
             .service_fn(move |request: Request<_>| {
-                let (forward, busy) = (forward.clone(), requests.begin());
+                let (forward, busy, answers) = (forward.clone(), requests.begin(), answers.clone());
                 async move {
                     let reply = forward.forward(request).await?;
                     Ok::<_, std::convert::Infallible>(
-                        reply.map(|body| Holding::new(body, busy).boxed_unsync()),
+                        reply.map(|body| answers.body(Holding::new(body, busy)).boxed_unsync()),
                     )
                 }
             });
@@ -142,13 +146,17 @@ impl Connections {
             .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
             .into_owned();
         let (first, next) = (self.first_request, self.next_request);
-        let closing = self.closing.clone();
+        let (closing, patience) = (self.closing.clone(), self.taking);
         self.open.spawn(async move {
             let _seat = seat;
             let mut connection = pin!(connection);
             let idle = tokio::select! {
                 closed = connection.as_mut() => return said(closed),
                 () = activity.idle(first, next) => true,
+                // What is on its way cannot be flushed.
+                () = taking.stalled(patience) => {
+                    return debug!("closed a connection whose client takes nothing of its answer");
+                }
                 () = closing.cancelled() => false,
             };
             connection.as_mut().graceful_shutdown();

@@ -1,8 +1,23 @@
 //! rmcp's transport over this client: startup, expired sessions, subscriptions, with rmcp's server
 //! and with scripted ones.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
+use http::Uri;
+use hyper_util::{
+    client::legacy::{
+        Client,
+        connect::{Connect, HttpConnector},
+    },
+    rt::TokioExecutor,
+};
+use mcp_session_recovery::SessionRecovery;
 use rmcp::{
     ErrorData, RoleServer, ServerHandler, ServiceError,
     model::{
@@ -26,6 +41,7 @@ use rmcp::{
 use rmcp_tower_client::{Error, TowerClient};
 use serde_json::{Value, json};
 use tokio::{sync::Notify, task::JoinHandle};
+use tower::ServiceBuilder;
 
 use crate::support::{
     Scripted, answer, at, connect, handshake, http, json, serve, soon, sse, tower, unfinished,
@@ -169,6 +185,49 @@ async fn a_session_begins_works_and_ends() {
     assert!(server.session().await.is_some());
     client.cancel().await.unwrap();
     assert!(server.session().await.is_none());
+}
+
+/// Counts the connections that a client makes.
+fn counted<B>(connections: Arc<AtomicUsize>) -> Client<impl Connect + Clone + Sync, B>
+where
+    B: http_body::Body<Data: Send> + Send,
+{
+    let connector = ServiceBuilder::new()
+        .map_request(move |uri: Uri| {
+            connections.fetch_add(1, Ordering::SeqCst);
+            uri
+        })
+        .service(HttpConnector::new());
+    Client::builder(TokioExecutor::new()).build(connector)
+}
+
+/// Each answer is read to its end, so that its connection serves the next call, with the session layer
+/// below or not.
+#[tokio::test]
+async fn one_call_after_another_needs_no_new_connection() {
+    let server = Server::start().await;
+    for layered in [false, true] {
+        let made = Arc::<AtomicUsize>::default();
+        let client = if layered {
+            connect(SessionRecovery::new(counted(made.clone())), at(&server.uri)).await
+        } else {
+            connect(counted(made.clone()), at(&server.uri)).await
+        };
+        let client = client.unwrap();
+        // Given the connections that the handshake, the listening stream and a call have made,
+        let call = || client.call_tool(CallToolRequestParams::new("answer"));
+        soon(call()).await.unwrap();
+        let before = made.load(Ordering::SeqCst);
+
+        // when calls follow one another, then hardly one is made: a connection is back in the pool a
+        // moment after its answer's end.
+        for _ in 0..20 {
+            soon(call()).await.unwrap();
+        }
+        let more = made.load(Ordering::SeqCst) - before;
+        assert!(more <= 2, "{more} of 20, {layered}");
+        client.cancel().await.unwrap();
+    }
 }
 
 #[tokio::test]

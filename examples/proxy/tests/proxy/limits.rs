@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use http_body_util::BodyExt;
 use testing::loopback::*;
 use testing::*;
 use tokio::{
@@ -70,9 +71,7 @@ async fn an_idle_connection_is_closed_and_one_with_an_open_stream_is_not() {
 
     // and the stream is as open as ever.
     let mut body = stream.into_body();
-    let frame = tokio::time::timeout(Duration::from_millis(500), async {
-        http_body_util::BodyExt::frame(&mut body).await
-    });
+    let frame = tokio::time::timeout(Duration::from_millis(500), async { body.frame().await });
     assert!(frame.await.is_err(), "the stream has ended");
 }
 
@@ -90,6 +89,71 @@ async fn a_body_that_takes_too_long_is_a_408() {
     }
     // None came through whole.
     assert!(server.seen().iter().all(|seen| seen.body_error.is_some()));
+}
+
+/// More than the sockets between them hold.
+const LARGE: usize = 24 * 1024 * 1024;
+
+/// A server whose answers to tool calls are large.
+fn large(server: &Server) {
+    server.on(|seen| {
+        (seen.what() == "tools/call").then(|| {
+            let id = &seen.message()["id"];
+            let text = "x".repeat(LARGE);
+            json_reply(
+                200,
+                &serde_json::json!({"jsonrpc": "2.0", "id": id, "result": text}),
+            )
+        })
+    });
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_its_answer_is_cut_off() {
+    let options = ["--write-timeout", "300ms", "--log", "debug"];
+    let (server, _upstream, mut proxy) = start(&options).await;
+    large(&server);
+    for (nth, client) in [http1(), http2()].into_iter().enumerate() {
+        // Given answers of which nobody takes anything,
+        let call = to(&proxy.url, post(None, &tool_call(1)));
+        let answer = open(&client, call).await;
+        assert_eq!(answer.status(), 200);
+        proxy
+            .logs_often("takes nothing of its answer", nth + 1)
+            .await;
+
+        // when somebody asks for the rest, then there is none.
+        let rest = soon("an end", answer.into_body().collect()).await;
+        assert!(rest.is_err());
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_reads_slowly_gets_its_answer() {
+    let (server, _upstream, proxy) = start(&["--write-timeout", "500ms"]).await;
+    large(&server);
+    let call = to(&proxy.url, post(None, &tool_call(1)));
+    let mut body = open(&http1(), call).await.into_body();
+    let (mut read, mut next) = (0, LARGE / 8);
+    while let Some(frame) = body.frame().await {
+        read += frame.unwrap().into_data().unwrap().len();
+        // Pauses, which are together longer than the limit.
+        if read > next {
+            next += LARGE / 8;
+            tokio::time::sleep(Duration::from_millis(150)).await;
+        }
+    }
+    assert!(read > LARGE);
+    // Nor is a listening stream without events one that nobody reads.
+    let client = http1();
+    let answer = fetch(&client, to(&proxy.url, post(None, &initialize()))).await;
+    let session = answer.session().unwrap();
+    let mut stream = open(&client, to(&proxy.url, get(session, None)))
+        .await
+        .into_body();
+    let silence = tokio::time::timeout(Duration::from_millis(1200), stream.frame());
+    assert!(silence.await.is_err());
+    assert!(!proxy.log().contains("takes nothing"));
 }
 
 #[tokio::test]
