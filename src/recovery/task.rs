@@ -127,7 +127,7 @@ where
         let mut agreement = Agreement::new(&self.shared, &self.session, &self.client);
         #[cfg(feature = "store")]
         let expired = match &mut agreement {
-            Some(agreement) => match agreement.newer(deadline).await {
+            Some(agreement) => match agreement.newer(deadline).await? {
                 Some((adopted, true)) => return Ok(self.adopt(adopted)),
                 Some((adopted, false)) => adopted.epoch,
                 None => expired,
@@ -150,7 +150,7 @@ where
         let epoch = Arc::new(expired.next(id, established.result, handshake));
         #[cfg(feature = "store")]
         if let Some(agreement) = &mut agreement {
-            if let Some(adopted) = agreement.propose(&epoch, deadline).await {
+            if let Some(adopted) = agreement.propose(&epoch, deadline).await? {
                 // What this one has made is dropped, and with that ended.
                 return Ok(self.adopt(adopted));
             }
@@ -244,16 +244,11 @@ where
     }
 
     /// Somebody else may go on in what was made for a session that this process had no more room
-    /// for. But if it has ended, its record goes once more.
+    /// for, unless it has ended.
     #[cfg(feature = "store")]
     fn forgotten(&self, next: Next<'_, S, B>) {
-        let Some(persistence) = &self.shared.persistence else {
-            return;
-        };
-        if persistence.has_ended(&self.session) {
-            persistence.ended(&self.session);
-        } else if let Next::Made(_, session) = next {
-            if persistence.keeps(&self.session) {
+        if let Next::Made(_, session) = next {
+            if self.shared.keeps(&self.session) {
                 session.keep();
             }
         }

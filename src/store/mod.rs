@@ -159,6 +159,7 @@
 //! # });
 //! ```
 
+pub(crate) mod ended;
 mod error;
 pub(crate) mod key;
 mod memory;

@@ -80,7 +80,7 @@ impl Persistence {
             };
             let mut findings = lock(&persistence.findings);
             match loaded {
-                Some(Loaded::Nothing) => {
+                Some(Loaded::Nothing | Loaded::Ended(..)) => {
                     let until = Instant::now() + NOT_ASKED_AGAIN;
                     findings.insert(stored_key, Finding::Nothing(until));
                 }

@@ -7,7 +7,7 @@ use testing::*;
 use super::faulty::{FaultyStore, Mode};
 
 /// Two processes over one store that both know a session.
-async fn two(store: &FaultyStore) -> (Scene, Scene) {
+pub(super) async fn two(store: &FaultyStore) -> (Scene, Scene) {
     let one = live(store.layer()).await;
     settle().await;
     let other = Scene {
