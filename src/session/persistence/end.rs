@@ -3,11 +3,15 @@
 //! A mark takes the place of the session's record, by compare-and-swap: whoever has published an
 //! epoch before that is found by it, and whoever is about to finds the mark.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
-use tokio::time::timeout;
+use tokio::{sync::watch, time::timeout};
 
-use super::{ATTEMPTS, CONTENDED, Loaded, NO_ANSWER, Persistence, Task, flush::Ending};
+use super::{ATTEMPTS, CONTENDED, Loaded, NO_ANSWER, Persistence, Task, lock};
 use crate::{
     session::Session,
     store::{Saved, StoreError, StoreErrorKind, StoreKey, ended::Ended, record::Record},
@@ -21,7 +25,7 @@ impl Persistence {
     /// what this returns is kept.
     pub(crate) fn ending(&self, session: &Session) -> Ending {
         session.with_synced(|_, synced| synced.is_removed = true);
-        self.endings.begin()
+        self.endings.begin(session.key().stored())
     }
 
     /// Whether it has.
@@ -61,6 +65,16 @@ impl Persistence {
         key: StoreKey,
         of: Option<u64>,
     ) -> Result<Option<Box<Record>>, StoreError> {
+        let replaced = self.try_to_mark(key, of).await?;
+        self.endings.marked(key);
+        Ok(replaced)
+    }
+
+    async fn try_to_mark(
+        &self,
+        key: StoreKey,
+        of: Option<u64>,
+    ) -> Result<Option<Box<Record>>, StoreError> {
         let store = &self.config.store;
         let mark = Ended::new(key, of).encode();
         // No longer than the record would have stayed.
@@ -84,15 +98,65 @@ impl Persistence {
                 Err(error) => return Err(error),
             };
             match store.save(key, mark.clone(), revision, ttl).await {
-                Ok(Saved::Yes(_)) => return Ok(replaced),
-                Ok(Saved::Conflict) => {}
+                Ok(Saved::Yes(_)) => {}
+                Ok(Saved::Conflict) => continue,
                 Err(error) if error.kind() == StoreErrorKind::Full => {
                     // There is no room for a mark, and less need for the record.
-                    return store.remove(key).await.map(|()| replaced);
+                    store.remove(key).await?;
                 }
                 Err(error) => return Err(error),
             }
+            return Ok(replaced);
         }
         Err(CONTENDED)
+    }
+}
+
+/// The sessions that have ended in this process and have not been marked yet: nobody is to find
+/// them in the store.
+pub(super) struct Endings {
+    keys: Mutex<HashSet<StoreKey>>,
+    /// How many are at it for the first time.
+    under_way: watch::Sender<usize>,
+}
+
+/// One of them that somebody is about to mark, until it is dropped.
+pub(crate) struct Ending(watch::Sender<usize>);
+
+impl Endings {
+    fn begin(&self, key: StoreKey) -> Ending {
+        lock(&self.keys).insert(key);
+        self.under_way.send_modify(|many| *many += 1);
+        Ending(self.under_way.clone())
+    }
+
+    /// It is marked, or given up.
+    pub(super) fn marked(&self, key: StoreKey) {
+        lock(&self.keys).remove(&key);
+    }
+
+    pub(super) fn has(&self, key: StoreKey) -> bool {
+        lock(&self.keys).contains(&key)
+    }
+
+    /// Waits until none is under way.
+    pub(super) async fn none(&self) {
+        let mut many = self.under_way.subscribe();
+        let _ = many.wait_for(|many| *many == 0).await;
+    }
+}
+
+impl Default for Endings {
+    fn default() -> Self {
+        Self {
+            keys: Mutex::default(),
+            under_way: watch::channel(0).0,
+        }
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.send_modify(|many| *many -= 1);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, Weak};
 
-use tokio::{sync::watch, time::timeout};
+use tokio::time::timeout;
 
 use super::{NO_ANSWER, Persistence, lock};
 use crate::{
@@ -117,35 +117,5 @@ impl KeptBy {
 
     fn all(&self) -> Vec<Arc<Persistence>> {
         lock(&self.0).iter().filter_map(Weak::upgrade).collect()
-    }
-}
-
-/// Sessions that are ending: what that comes to is queued in a while.
-pub(super) struct Endings(watch::Sender<usize>);
-
-/// One of them, until it is dropped.
-pub(crate) struct Ending(watch::Sender<usize>);
-
-impl Endings {
-    pub(super) fn begin(&self) -> Ending {
-        self.0.send_modify(|many| *many += 1);
-        Ending(self.0.clone())
-    }
-
-    async fn none(&self) {
-        let mut many = self.0.subscribe();
-        let _ = many.wait_for(|many| *many == 0).await;
-    }
-}
-
-impl Default for Endings {
-    fn default() -> Self {
-        Self(watch::channel(0).0)
-    }
-}
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        self.0.send_modify(|many| *many -= 1);
     }
 }

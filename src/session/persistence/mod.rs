@@ -24,7 +24,7 @@ use tokio::{
 };
 
 pub(super) use self::flush::KeptBy;
-use self::{find::Finding, flush::Endings, health::Health};
+use self::{end::Endings, find::Finding, health::Health};
 use super::{Epoch, Pauses, Session, Sessions, StateChange, TableLimits};
 use crate::store::{
     Revision, Saved, SessionStore, StoreError, StoreErrorKind, StoreKey, Stored, ended::Ended,

@@ -34,8 +34,9 @@ impl Persistence {
             if queue.len() >= MAX_ENDS {
                 queue.retain(Task::is_of_use);
             }
-            if queue.len() < MAX_ENDS || matches!(task, Task::Save(_)) {
-                queue.push_back(task);
+            match task {
+                Task::End(key, _) if queue.len() >= MAX_ENDS => self.endings.marked(key),
+                task => queue.push_back(task),
             }
         }
         self.start_writer();

@@ -26,6 +26,7 @@ async fn ends(flush: bool) -> u16 {
     // From here on, nothing is written any more.
     store.set(Mode::Full);
     let scene = restarted(scene, &store);
+    scene.server.restart();
     scene.call(1).await.status
 }
 
