@@ -117,7 +117,7 @@ where
     }
 
     /// Asks the server whether it knows the epoch. Only a plain no is one.
-    async fn is_alive(&self, epoch: &Epoch, deadline: Instant) -> bool {
+    pub(super) async fn is_alive(&self, epoch: &Epoch, deadline: Instant) -> bool {
         let id = Id::from("mcp-session-recovery/ping".to_owned());
         let ping = Bytes::from(format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"ping"}}"#));
         let upstream = UpstreamSession::of(epoch);

@@ -29,6 +29,8 @@ pub(crate) struct Synced {
     /// It has been written or read. Until then, whatever has its key is of an earlier session: the
     /// server has just handed out the id anew.
     pub(super) is_known: bool,
+    /// Its epoch was published although the store did not answer.
+    pub(super) is_unagreed: bool,
     /// It is to be written.
     pub(super) is_queued: bool,
     /// The session has ended, and its record with it.
@@ -196,6 +198,7 @@ impl Session {
             synced.revision = Some(revision);
             synced.incarnation = record.incarnation.or(synced.incarnation);
             synced.is_known = true;
+            synced.is_unagreed = false;
             own
         })
     }

@@ -186,7 +186,10 @@ impl Persistence {
         let agreed = timeout_at(deadline, self.save(session, epoch)).await;
         match self.health.noted(agreed.unwrap_or(Err(NO_ANSWER))) {
             Some(agreed) => agreed,
-            None => Agreed::Proposed,
+            None => {
+                session.with_synced(|_, synced| synced.is_unagreed = true);
+                Agreed::Proposed
+            }
         }
     }
 
@@ -224,6 +227,7 @@ impl Persistence {
                     synced.revision = Some(revision);
                     synced.state = state;
                     synced.is_known = true;
+                    synced.is_unagreed = false;
                 });
                 return Ok(Agreed::Proposed);
             }

@@ -114,7 +114,15 @@ impl Persistence {
         let epoch = session.chain().current();
         match self.save(&session, &epoch).await {
             // What it has of a newer epoch, or of an end, is what counts; the next recovery finds it.
-            Ok(Agreed::Proposed | Agreed::Other(..) | Agreed::Ended) => Ok(()),
+            Ok(Agreed::Proposed | Agreed::Ended) => Ok(()),
+            Ok(Agreed::Other(..)) => {
+                // Where none is in sight, since this epoch is as good as the other, there has to be
+                // one.
+                if session.with_synced(|_, synced| synced.is_unagreed) {
+                    session.chain().supersede(&epoch);
+                }
+                Ok(())
+            }
             Err(error) if error.kind() == StoreErrorKind::Corrupt => {
                 // Nobody can read it, nor replace it without having read it.
                 self.health.noted::<()>(Err(error));
