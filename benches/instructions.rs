@@ -311,7 +311,17 @@ mod counted {
     }
 
     #[cfg(feature = "store")]
-    library_benchmark_group!(name = store, benchmarks = [layer_with_store]);
+    #[library_benchmark]
+    #[bench::json(warm(stored(0), || call_answered(JSON)))]
+    fn answered_with_store(sent: (Client, Request<Body>)) -> impl Sized {
+        send_and_read(sent)
+    }
+
+    #[cfg(feature = "store")]
+    library_benchmark_group!(
+        name = store,
+        benchmarks = [layer_with_store, answered_with_store]
+    );
 
     library_benchmark_group!(
         name = hot_path,

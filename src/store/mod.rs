@@ -58,7 +58,7 @@
 //! **No credentials**: the handshake that makes the next epoch has those of the request that found
 //! the last one expired. No messages, no answers, no event ids.
 //!
-//! An ordinary session takes some 900 bytes, its `initialize` included.
+//! An ordinary session takes some 800 bytes, its `initialize` included.
 //!
 //! A record is removed with its session (DELETE), and expires when the session was not used for
 //! [`session_ttl`](crate::SessionRecoveryLayer::session_ttl), 24 hours if not told otherwise. An open
