@@ -3,6 +3,8 @@
 //! Yardsticks are what a user knows the price of: tower's `Retry`, which clones each request in order
 //! to send it again, and of tower-http `FollowRedirect` and `SetRequestHeader`.
 //!
+//! With `--features store` also what a store costs a call of a session that the process knows.
+//!
 //! Counted by callgrind, so that a change shows that a noisy clock would hide. Needs valgrind and
 //! the runner of gungraun's own version: `cargo install gungraun-runner --version 0.18.2`.
 
@@ -110,8 +112,19 @@ fn setting_a_header() -> SetRequestHeader<Server<Body>, HeaderValue> {
 
 /// A client of so many recorded sessions, the last of them in this epoch.
 fn layered(sessions: usize, epoch: usize) -> Client {
+    layered_with(SessionRecoveryLayer::new(), sessions, epoch)
+}
+
+/// The same with a store that has them all.
+#[cfg(feature = "store")]
+fn stored(epoch: usize) -> Client {
+    let store = mcp_session_recovery::store::MemoryStore::new();
+    layered_with(SessionRecoveryLayer::new().store(store), 1, epoch)
+}
+
+fn layered_with(layer: SessionRecoveryLayer, sessions: usize, epoch: usize) -> Client {
     let server: Server<RequestBody<Body>> = tower::service_fn(answer);
-    let mut client = SessionRecoveryLayer::new().layer(server);
+    let mut client = layer.layer(server);
     let runtime = testing::benching::runtime();
     runtime.block_on(async {
         for number in (0..sessions).rev() {
@@ -286,6 +299,30 @@ mod counted {
         send(sent)
     }
 
+    // A known session's calls with a store (rule N1).
+    #[cfg(feature = "store")]
+    #[library_benchmark]
+    #[bench::not_mcp((stored(0), not_mcp()))]
+    #[bench::call((stored(0), call(1024)))]
+    #[bench::call_in_epoch_3((stored(3), call(1024)))]
+    #[bench::get((stored(0), get()))]
+    fn layer_with_store(sent: (Client, Request<Body>)) -> impl Sized {
+        send(sent)
+    }
+
+    #[cfg(feature = "store")]
+    #[library_benchmark]
+    #[bench::json(warm(stored(0), || call_answered(JSON)))]
+    fn answered_with_store(sent: (Client, Request<Body>)) -> impl Sized {
+        send_and_read(sent)
+    }
+
+    #[cfg(feature = "store")]
+    library_benchmark_group!(
+        name = store,
+        benchmarks = [layer_with_store, answered_with_store]
+    );
+
     library_benchmark_group!(
         name = hot_path,
         benchmarks = [
@@ -298,7 +335,10 @@ mod counted {
             answered
         ]
     );
+    #[cfg(not(feature = "store"))]
     main!(library_benchmark_groups = hot_path);
+    #[cfg(feature = "store")]
+    main!(library_benchmark_groups = [hot_path, store]);
 
     pub(super) fn run() {
         main();

@@ -1,7 +1,7 @@
 //! What the layer holds in memory: `cargo bench -p benches --bench memory`.
 //!
 //! Bytes as an allocator counts them, with an in-process server; what the same requests hold
-//! without the layer is taken off.
+//! without the layer is taken off. With `--features store` also what is kept in a store.
 
 use std::{
     convert::Infallible,
@@ -35,6 +35,8 @@ fn main() {
     runtime().block_on(async {
         head("Memory", &["what", "bytes each", "aim"]);
         sessions().await;
+        #[cfg(feature = "store")]
+        stored::sessions().await;
         requests();
         for (what, method) in [("listening", Method::GET), ("answer", Method::POST)] {
             streams(what, method).await;
@@ -163,6 +165,87 @@ async fn sessions() {
     ]);
     if measuring() && beyond > 1024 {
         println!("\nThe aim for a session is missed.\n");
+    }
+}
+
+#[cfg(feature = "store")]
+mod stored {
+    use std::time::Duration;
+
+    use mcp_session_recovery::{
+        Sessions,
+        store::{Revision, Saved, SessionStore, StoreFuture, StoreKey, Stored},
+    };
+
+    use super::*;
+
+    /// Weighs what it is given, and keeps nothing.
+    #[derive(Default)]
+    struct Scales {
+        records: AtomicUsize,
+        bytes: AtomicUsize,
+    }
+
+    impl SessionStore for Scales {
+        fn load(&self, _: StoreKey) -> StoreFuture<'_, Option<Stored>> {
+            Box::pin(async { Ok(None) })
+        }
+
+        fn save(
+            &self,
+            _: StoreKey,
+            value: Bytes,
+            _: Option<Revision>,
+            _: Duration,
+        ) -> StoreFuture<'_, Saved> {
+            let records = self.records.fetch_add(1, Relaxed) as u64;
+            self.bytes.fetch_add(value.len(), Relaxed);
+            Box::pin(async move { Ok(Saved::Yes(Revision::new(records))) })
+        }
+
+        fn remove(&self, _: StoreKey) -> StoreFuture<'_, ()> {
+            Box::pin(async { Ok(()) })
+        }
+    }
+
+    /// How large a record is, and what a session takes up in memory if it has one.
+    pub(super) async fn sessions() {
+        let many = if measuring() { 10_000 } else { 1_000 };
+        let mut held_by_each = Vec::new();
+        let scales = Arc::new(Scales::default());
+        for has_store in [false, true] {
+            let server = Arc::new(InProcess::default());
+            let sessions = Sessions::new();
+            let mut layer = SessionRecoveryLayer::new()
+                .sessions(sessions.clone())
+                .max_sessions(usize::MAX);
+            if has_store {
+                layer = layer.store(scales.clone());
+            }
+            let mut caller = layer.layer(service!(server));
+            let before = held();
+            for _ in 0..many {
+                let initialize = Bytes::copy_from_slice(INITIALIZE);
+                let answer = now(caller.send(request(Method::POST, URI, None, initialize)));
+                now(drain(answer.unwrap().into_body()));
+            }
+            sessions.flush().await.unwrap();
+            held_by_each.push((held() - before) / many as isize);
+        }
+        let records = scales.records.load(Relaxed).max(1);
+        row([
+            format!(
+                "record of a session in a store, its `initialize` ({}) included",
+                INITIALIZE.len()
+            ),
+            (scales.bytes.load(Relaxed) / records).to_string(),
+            "-".to_owned(),
+        ]);
+        row([
+            "recorded session that is stored, beyond one that is not".to_owned(),
+            (held_by_each[1] - held_by_each[0]).to_string(),
+            "-".to_owned(),
+        ]);
     }
 }
 

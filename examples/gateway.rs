@@ -5,6 +5,14 @@
 //! $ cargo run --example gateway --features gateway
 //! ```
 //!
+//! That shows what it is for, with a server of its own. In front of another one, and with as many
+//! replicas as you like, which share the sessions:
+//!
+//! ```console
+//! $ cargo run --example gateway --features gateway,store -- \
+//!     --upstream http://127.0.0.1:4101/mcp --store redis://127.0.0.1
+//! ```
+//!
 //! From the outside in: tower-http's authorization finds out who the user is and notes it in the
 //! request's extensions; the session layer takes the principal from there; below it, the request gets
 //! the credentials that the server wants of that user. So the recovery's own requests get them, too.
@@ -13,8 +21,9 @@ mod support;
 
 use std::{
     collections::HashMap,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use axum::{
@@ -25,6 +34,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::any,
 };
+use clap::Parser;
 use http::{HeaderValue, Method, StatusCode, Uri, header, request::Parts};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
@@ -34,7 +44,7 @@ use mcp_session_recovery::{
     Principal, RequestBody, SessionRecovery, SessionRecoveryLayer, Sessions,
 };
 use serde_json::json;
-use tokio::{net::TcpListener, sync::RwLock};
+use tokio::{net::TcpListener, sync::RwLock, time::timeout};
 use tower::{ServiceBuilder, ServiceExt, util::MapRequest};
 use tower_http::auth::AsyncRequireAuthorizationLayer;
 
@@ -58,13 +68,9 @@ struct Gateway {
 }
 
 impl Gateway {
-    fn new(endpoint: Uri, sessions: Sessions) -> Self {
+    fn new(endpoint: Uri, layer: SessionRecoveryLayer) -> Self {
         let upstream = ServiceBuilder::new()
-            .layer(
-                SessionRecoveryLayer::new()
-                    .sessions(sessions)
-                    .principal(principal),
-            )
+            .layer(layer.principal(principal))
             .map_request(with_credentials as fn(_) -> _)
             .service(Client::builder(TokioExecutor::new()).build_http());
         Self { upstream, endpoint }
@@ -195,7 +201,8 @@ async fn demonstrate() -> Result<(), BoxError> {
         Server::start_with(|router, _| router.layer(middleware::from_fn_with_state(with, guard)))
             .await?;
     let sessions = Sessions::new();
-    let gateway = Gateway::new(server.url().parse()?, sessions.clone());
+    let layer = SessionRecoveryLayer::new().sessions(sessions.clone());
+    let gateway = Gateway::new(server.url().parse()?, layer);
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let url = format!("http://{}/mcp", listener.local_addr()?);
     let serving = tokio::spawn(async move { axum::serve(listener, gateway.router()).await });
@@ -238,7 +245,7 @@ async fn demonstrate() -> Result<(), BoxError> {
                 .map_err(BoxError::from)
         }
     });
-    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
     eve_presents("during the recovery").await?;
     drop(held);
     println!("{:<24} Ada gets {:?}", "", calling.await??);
@@ -272,9 +279,77 @@ async fn demonstrate() -> Result<(), BoxError> {
     Ok(())
 }
 
+/// A gateway for several users.
+#[derive(Parser)]
+struct Options {
+    /// The server behind the gateway. Without one, it shows what it is for
+    #[arg(long)]
+    upstream: Option<Uri>,
+
+    /// Where it listens
+    #[arg(long, default_value = "127.0.0.1:4400")]
+    listen: SocketAddr,
+
+    /// The Redis or Valkey that replicas of the gateway share, redis://HOST[:PORT][/DB]
+    #[cfg(feature = "store")]
+    #[arg(long, requires = "upstream")]
+    store: Option<String>,
+}
+
+async fn serve(endpoint: Uri, options: &Options) -> Result<(), BoxError> {
+    let sessions = Sessions::new();
+    let layer = SessionRecoveryLayer::new().sessions(sessions.clone());
+    #[cfg(feature = "store")]
+    let layer = match &options.store {
+        Some(url) => layer.store(mcp_session_recovery::store::RedisStore::connect(url)?),
+        None => layer,
+    };
+    let gateway = Gateway::new(endpoint, layer);
+    let listener = TcpListener::bind(options.listen).await?;
+    println!("listening on http://{}/mcp", listener.local_addr()?);
+
+    let (stopping, stopped) = tokio::sync::oneshot::channel();
+    let serving = axum::serve(listener, gateway.clone().router());
+    let serving = serving.with_graceful_shutdown(async move {
+        stop().await;
+        let _ = stopping.send(());
+    });
+    let serving = tokio::spawn(async move { serving.await });
+    let _ = stopped.await;
+    // A listening stream does not end by itself.
+    let _ = timeout(Duration::from_secs(1), serving).await;
+    // The other replicas, and the next process in this one's place, go on with what is stored.
+    #[cfg(feature = "store")]
+    sessions.flush().await?;
+    drop(gateway);
+    Ok(())
+}
+
+/// Waits until the gateway is told to stop.
+async fn stop() {
+    let interrupted = tokio::signal::ctrl_c();
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut terminated) = signal(SignalKind::terminate()) {
+            tokio::select! {
+                _ = interrupted => {}
+                _ = terminated.recv() => {}
+            }
+            return;
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = interrupted.await;
+}
+
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
-    demonstrate().await
+    let options = Options::parse();
+    match options.upstream.clone() {
+        Some(endpoint) => serve(endpoint, &options).await,
+        None => demonstrate().await,
+    }
 }
 
 #[cfg(test)]

@@ -66,11 +66,12 @@ impl Config {
             store: self.store.clone()?,
             timeout: self.store_timeout,
             ttl: self.session_ttl,
+            recovery_timeout: self.recovery_timeout,
             pauses: self.pauses,
             table: self.table,
             max_subscriptions: self.max_subscriptions,
         };
-        Some(Arc::new(Persistence::new(config, sessions.clone())))
+        Some(Persistence::new(config, sessions.clone()))
     }
 }
 

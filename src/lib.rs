@@ -201,7 +201,8 @@
 //! database. A new process goes on with them, and several processes that share a store share the
 //! sessions: one of them recovers a session, the others follow. No credentials are stored. Requests
 //! of sessions that the process knows do not wait for the store, others 250 ms at most, and none
-//! fails because the store does. What is stored, how long, who must be able to read it, and what a
+//! fails because the store does. `Sessions::flush` waits, at the end of a process, until all is
+//! written. What is stored, how long, who must be able to read it, and what a
 //! stolen store is worth, is told in the module `store`.
 //!
 //! # Limits

@@ -222,7 +222,7 @@ where
             recovery::end_everywhere::<S, B>(&self.shared, &self.session, &self.unpack());
             // A recovery may have made another while the DELETE was on its way.
             let current = self.session.chain().current();
-            if current.number() != self.epoch().number() {
+            if !std::ptr::eq(&*current, &**self.epoch()) {
                 recovery::end::<S, B>(&self.shared, &self.session, &current);
             }
         }

@@ -13,10 +13,11 @@ use super::{
     handshake::{patience, whole},
 };
 use crate::{
+    Failure,
     config::Shared,
     http_service::HttpService,
     mcp::{HttpAnswer, Id, Verdict},
-    session::{Affinity, Agreed, Epoch, Persistence, Session, StateChange},
+    session::{Affinity, Agreed, Epoch, Newer, Persistence, Session, StateChange},
     store::{Revision, record::Record},
 };
 
@@ -60,25 +61,45 @@ where
     }
 
     /// The epoch that another process has made meanwhile, and whether the server still knows it.
-    pub(super) async fn newer(&mut self, deadline: Instant) -> Option<(Adopted, bool)> {
+    /// Fails if another process has ended the session.
+    pub(super) async fn newer(
+        &mut self,
+        deadline: Instant,
+    ) -> Result<Option<(Adopted, bool)>, Failure> {
         let until = self.until(deadline);
         let asked = Instant::now();
         let newer = self.persistence.newer(self.session, until).await;
         self.patience = self.patience.saturating_sub(asked.elapsed());
-        let (record, revision) = newer?;
+        let (record, revision) = match newer {
+            Newer::No => return Ok(None),
+            Newer::Epoch(record, revision) => (record, revision),
+            Newer::Ended => return Err(self.ended()),
+        };
         let adopted = self.adopt(&record, revision);
         let is_alive = timeout_at(deadline, self.is_alive(&adopted.epoch, deadline)).await;
-        Some((adopted, is_alive.unwrap_or(true)))
+        Ok(Some((adopted, is_alive.unwrap_or(true))))
     }
 
-    /// Proposes an epoch. Gives the one of another process, if that was first.
-    pub(super) async fn propose(&mut self, epoch: &Epoch, deadline: Instant) -> Option<Adopted> {
+    /// Proposes an epoch. Gives the one of another process, if that was first. Fails if another
+    /// process has ended the session.
+    pub(super) async fn propose(
+        &mut self,
+        epoch: &Epoch,
+        deadline: Instant,
+    ) -> Result<Option<Adopted>, Failure> {
         let until = self.until(deadline);
         let agreed = self.persistence.agree(self.session, epoch, until).await;
         match agreed {
-            Agreed::Proposed => None,
-            Agreed::Other(record, revision) => Some(self.adopt(&record, revision)),
+            Agreed::Proposed => Ok(None),
+            Agreed::Other(record, revision) => Ok(Some(self.adopt(&record, revision))),
+            Agreed::Ended => Err(self.ended()),
         }
+    }
+
+    /// There is no session any more (rule N6).
+    fn ended(&self) -> Failure {
+        self.shared.sessions.forget(self.session);
+        Failure::Forgotten
     }
 
     fn until(&self, deadline: Instant) -> Instant {
@@ -96,7 +117,7 @@ where
     }
 
     /// Asks the server whether it knows the epoch. Only a plain no is one.
-    async fn is_alive(&self, epoch: &Epoch, deadline: Instant) -> bool {
+    pub(super) async fn is_alive(&self, epoch: &Epoch, deadline: Instant) -> bool {
         let id = Id::from("mcp-session-recovery/ping".to_owned());
         let ping = Bytes::from(format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"ping"}}"#));
         let upstream = UpstreamSession::of(epoch);
@@ -126,14 +147,14 @@ where
     };
     let client = Client::<S, B>::of_trigger(shared, session, head);
     let session = session.clone();
-    persistence.ending(&session);
+    let ending = persistence.ending(&session);
     // Each of its steps has a time-out of its own.
     in_background(Duration::MAX, async move {
-        if let Some(record) = persistence.last(&session).await {
+        if let Some(record) = persistence.end(&session).await {
             let handshake = client.handshake(Response::default(), Affinity::default());
             let epoch = session.stored_epoch(&record, handshake);
             client.delete(&UpstreamSession::of(&epoch));
         }
-        persistence.ended(&session);
+        drop(ending);
     });
 }

@@ -1,5 +1,7 @@
 //! One recovery, from the claim to the new epoch (rules E2, E9, E10, E12, H2, H3, I3, M2, M3).
 
+#[cfg(feature = "store")]
+use std::time::Duration;
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
@@ -7,6 +9,8 @@ use std::{
 
 use http::request::Parts;
 use http_body::Body;
+#[cfg(feature = "store")]
+use tokio::time::sleep;
 use tokio::{
     runtime::Handle,
     time::{Instant, timeout_at},
@@ -14,7 +18,10 @@ use tokio::{
 use tracing::{Instrument, Span, info, info_span, warn};
 
 #[cfg(feature = "store")]
-use super::agree::{Adopted, Agreement};
+use super::{
+    agree::{Adopted, Agreement},
+    drain::in_background,
+};
 use super::{
     client::Client,
     handshake::{Established, HalfOpen, shake_hands},
@@ -106,6 +113,8 @@ where
                     true => leader.fail(error),
                     false => leader.give_up(error),
                 }
+                #[cfg(feature = "store")]
+                self.session.chain().stays();
                 self.session.recount();
                 super::make_room::<S, B>(&self.shared);
                 Err(failure)
@@ -127,9 +136,16 @@ where
         let mut agreement = Agreement::new(&self.shared, &self.session, &self.client);
         #[cfg(feature = "store")]
         let expired = match &mut agreement {
-            Some(agreement) => match agreement.newer(deadline).await {
+            Some(agreement) => match agreement.newer(deadline).await? {
                 Some((adopted, true)) => return Ok(self.adopt(adopted)),
                 Some((adopted, false)) => adopted.epoch,
+                // Nobody goes on elsewhere any more.
+                None if self.session.chain().is_superseded()
+                    && agreement.is_alive(&expired, deadline).await =>
+                {
+                    *has_turn = false;
+                    return Err(Failure::Paused.into());
+                }
                 None => expired,
             },
             None => expired,
@@ -150,7 +166,7 @@ where
         let epoch = Arc::new(expired.next(id, established.result, handshake));
         #[cfg(feature = "store")]
         if let Some(agreement) = &mut agreement {
-            if let Some(adopted) = agreement.propose(&epoch, deadline).await {
+            if let Some(adopted) = agreement.propose(&epoch, deadline).await? {
                 // What this one has made is dropped, and with that ended.
                 return Ok(self.adopt(adopted));
             }
@@ -217,6 +233,8 @@ where
             Next::Adopted(adopted) => (adopted.epoch.clone(), None),
         };
         self.session.announce(epoch.promised());
+        #[cfg(feature = "store")]
+        let superseded = self.superseded();
         let sessions = &self.shared.sessions;
         let published = sessions.publish(&self.session, leader, epoch, assigned);
         if let Err(leader) = published {
@@ -235,6 +253,10 @@ where
             #[cfg(feature = "store")]
             Next::Adopted(adopted) => adopted.changes,
         };
+        #[cfg(feature = "store")]
+        if let Some(epoch) = superseded {
+            self.end_later(epoch);
+        }
         // What was not agreed on in time is written when the store is there.
         self.shared.changed(&self.session);
         if self.shared.config.restore_state {
@@ -243,17 +265,29 @@ where
         Ok(recovered)
     }
 
+    /// The epoch that has not expired, but is not the one that the processes have agreed on.
+    #[cfg(feature = "store")]
+    fn superseded(&self) -> Option<Arc<Epoch>> {
+        let chain = self.session.chain();
+        chain.is_superseded().then(|| chain.current())
+    }
+
+    /// Ends such an epoch, when those who are still in it have had their time (rule G6).
+    #[cfg(feature = "store")]
+    fn end_later(&self, epoch: Arc<Epoch>) {
+        let (shared, session) = (self.shared.clone(), self.session.clone());
+        in_background(Duration::MAX, async move {
+            sleep(shared.config.orphan_timeout).await;
+            super::end::<S, B>(&shared, &session, &epoch);
+        });
+    }
+
     /// Somebody else may go on in what was made for a session that this process had no more room
-    /// for. But if it has ended, its record goes once more.
+    /// for, unless it has ended.
     #[cfg(feature = "store")]
     fn forgotten(&self, next: Next<'_, S, B>) {
-        let Some(persistence) = &self.shared.persistence else {
-            return;
-        };
-        if persistence.has_ended(&self.session) {
-            persistence.ended(&self.session);
-        } else if let Next::Made(_, session) = next {
-            if persistence.keeps(&self.session) {
+        if let Next::Made(_, session) = next {
+            if self.shared.keeps(&self.session) {
                 session.keep();
             }
         }

@@ -45,6 +45,9 @@ struct State {
     epoch: Arc<Epoch>,
     /// The epoch is known to have expired, although no request has met that yet (rule A5).
     expired: bool,
+    /// It has not, as far as is known, but another process goes on in another one (rule N3).
+    #[cfg(feature = "store")]
+    superseded: bool,
     /// The server calls the epoch as it called the one before, and another caller's, too: it does
     /// not tell its sessions apart.
     shares: bool,
@@ -115,6 +118,8 @@ impl Chain {
             state: Mutex::new(State {
                 epoch: first,
                 expired: false,
+                #[cfg(feature = "store")]
+                superseded: false,
                 shares: false,
                 flight: None,
                 flights: 0,
@@ -136,7 +141,7 @@ impl Chain {
     /// Whether this epoch is the current one, and there to be used.
     pub(crate) fn is_current(&self, epoch: &Epoch) -> bool {
         let (snapshot, is_there) = self.snapshot();
-        is_there && self.epoch(&snapshot).number() == epoch.number()
+        is_there && std::ptr::eq(&**self.epoch(&snapshot), epoch)
     }
 
     /// The current epoch, and whether it is there to be used: it is not while it is recovered, nor
@@ -193,7 +198,7 @@ impl Chain {
     /// Whether it is of use to ask the server about `epoch`.
     pub(crate) fn standing(&self, epoch: &Epoch, authorization: Option<&HeaderValue>) -> Standing {
         let state = self.lock();
-        if state.epoch.number() != epoch.number() || state.flight.is_some() || state.expired {
+        if !state.is_in(epoch) || state.flight.is_some() || state.expired {
             Standing::Expired
         } else if !state.pace.allows(Instant::now(), authorization) {
             Standing::Paused
@@ -206,7 +211,7 @@ impl Chain {
     /// that is what shows that the recovery before was of no use.
     pub(crate) fn is_paused(&self, epoch: &Epoch, authorization: Option<&HeaderValue>) -> bool {
         let state = self.lock();
-        if state.epoch.number() != epoch.number() || state.flight.is_some() {
+        if !state.is_in(epoch) || state.flight.is_some() {
             return false;
         }
         let mut pace = state.pace.clone();
@@ -237,7 +242,7 @@ impl Chain {
         if let Some(flight) = &state.flight {
             return Claim::Join(flight.clone());
         }
-        if state.epoch.number() != self.epoch(seen).number() && !state.expired {
+        if !state.is_in(self.epoch(seen)) && !state.expired {
             return Claim::Moved(state.snapshot());
         }
         if state.forgotten {
@@ -284,7 +289,7 @@ impl Chain {
     pub(crate) fn lives(&self, epoch: &Epoch) {
         if epoch.settle() {
             let mut state = self.lock();
-            if state.epoch.number() == epoch.number() {
+            if state.is_in(epoch) {
                 state.pace.reset();
             }
         }
@@ -309,10 +314,42 @@ impl Chain {
     pub(super) fn expire(&self) {
         let mut state = self.lock();
         state.expired = true;
+        #[cfg(feature = "store")]
+        {
+            state.superseded = false;
+        }
         if !state.shares {
             state.epoch.reassign();
         }
         self.is_first.store(false, Ordering::Release);
+    }
+
+    /// Whoever comes next shall see to it that the session goes on where another process does.
+    #[cfg(feature = "store")]
+    pub(super) fn supersede(&self, epoch: &Epoch) {
+        let mut state = self.lock();
+        if state.is_in(epoch) && state.flight.is_none() && !state.expired {
+            state.expired = true;
+            state.superseded = true;
+            self.is_first.store(false, Ordering::Release);
+        }
+    }
+
+    /// Whether that is what the recovery under way is for: once it is published, the epoch has to
+    /// be ended.
+    #[cfg(feature = "store")]
+    pub(crate) fn is_superseded(&self) -> bool {
+        self.lock().superseded
+    }
+
+    /// The current epoch is as good as it was.
+    #[cfg(feature = "store")]
+    pub(crate) fn stays(&self) {
+        let mut state = self.lock();
+        if state.superseded {
+            state.superseded = false;
+            state.expired = false;
+        }
     }
 
     /// No recovery shall be published any more (rule I3).
@@ -326,6 +363,12 @@ impl Chain {
 }
 
 impl State {
+    /// Whether this epoch is the current one. Its number does not tell: while a store is away, two
+    /// processes may each make one with the same.
+    fn is_in(&self, epoch: &Epoch) -> bool {
+        std::ptr::eq(&*self.epoch, epoch)
+    }
+
     fn snapshot(&self) -> Snapshot {
         Snapshot {
             epoch: Some(self.epoch.clone()),
@@ -392,6 +435,10 @@ impl Leader {
             state.failures = 0;
             state.error = None;
             state.expired = false;
+            #[cfg(feature = "store")]
+            {
+                state.superseded = false;
+            }
             state.shares = shares;
             if shares && epoch.settle() {
                 state.pace.useless(self.chain.pauses, now);

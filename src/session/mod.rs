@@ -27,7 +27,7 @@ mod stored;
 mod table;
 
 #[cfg(feature = "store")]
-pub(crate) use self::persistence::{Agreed, Persistence, PersistenceConfig};
+pub(crate) use self::persistence::{Agreed, Newer, Persistence, PersistenceConfig};
 use self::random_id::random_id;
 pub(crate) use self::{
     affinity::Affinity,

@@ -24,9 +24,13 @@ pub(crate) struct Synced {
     pub(super) revision: Option<Revision>,
     /// The state in it: what is not in there is a change of this process's.
     pub(super) state: State,
+    /// Tells the session from others that the server gives the same id.
+    pub(super) incarnation: Option<u64>,
     /// It has been written or read. Until then, whatever has its key is of an earlier session: the
     /// server has just handed out the id anew.
     pub(super) is_known: bool,
+    /// Its epoch was published although the store did not answer.
+    pub(super) is_unagreed: bool,
     /// It is to be written.
     pub(super) is_queued: bool,
     /// The session has ended, and its record with it.
@@ -36,6 +40,11 @@ pub(crate) struct Synced {
 impl Synced {
     pub(super) fn bytes(&self) -> usize {
         size_of::<Self>() + self.state.bytes()
+    }
+
+    /// Whether the mark of a session that has ended is about this one.
+    pub(super) fn is_ended_by(&self, mark: Option<u64>) -> bool {
+        self.incarnation == mark && (mark.is_some() || self.is_known)
     }
 }
 
@@ -69,6 +78,17 @@ impl Endpoint {
 }
 
 impl Session {
+    /// What tells the session from others with the same key. Made when it is first needed.
+    pub(super) fn incarnation(&self) -> Option<u64> {
+        self.with_synced(|_, synced| {
+            // Those that another process recorded have what that has given them.
+            if synced.incarnation.is_none() && !synced.is_known {
+                synced.incarnation = getrandom::u64().ok();
+            }
+            synced.incarnation
+        })
+    }
+
     /// What is stored of the session, if `epoch` is its current one and `state` its state. Nothing
     /// is where its `initialize` is no JSON.
     pub(super) fn record(&self, epoch: &Epoch, state: &State) -> Option<Record> {
@@ -84,6 +104,7 @@ impl Session {
             address,
             principal,
             callers_id,
+            incarnation: self.incarnation(),
             epoch: epoch.number(),
             upstream: self.upstream(epoch),
             result: epoch.result().map(|result| {
@@ -150,6 +171,7 @@ impl Session {
         let synced = Synced {
             revision: Some(revision),
             state: state.clone(),
+            incarnation: record.incarnation,
             is_known: true,
             ..Synced::default()
         };
@@ -174,7 +196,9 @@ impl Session {
             *state = merged;
             synced.state = theirs;
             synced.revision = Some(revision);
+            synced.incarnation = record.incarnation.or(synced.incarnation);
             synced.is_known = true;
+            synced.is_unagreed = false;
             own
         })
     }

@@ -49,6 +49,9 @@ pub(super) struct Shared {
     pub(super) bytes: Arc<AtomicUsize>,
     /// Those that make handshakes at each endpoint (rule E12).
     handshakes: Mutex<HashMap<Arc<Endpoint>, Weak<Semaphore>>>,
+    /// What keeps the sessions in stores.
+    #[cfg(feature = "store")]
+    pub(super) kept_by: super::persistence::KeptBy,
 }
 
 /// How many sessions a table holds, and how many bytes of them.
@@ -106,7 +109,7 @@ impl Sessions {
     }
 
     /// Forgets every session. Requests that carry their ids pass through untouched from then on;
-    /// nothing is sent to any server.
+    /// nothing is sent to any server. What a store keeps of them stays there, and is found again.
     pub fn forget_all(&self) {
         let mut table = self.write();
         let forgotten = std::mem::take(&mut *table);

@@ -26,7 +26,13 @@
 //! still knows it. The handshake's session counts once it has replaced its predecessor in the
 //! store; if another process was first, it is ended with a DELETE, and that one's is used. Everything
 //! else, from a new session to a subscription, is written in the background, at once if the store
-//! lets it. A process that is killed in between loses that much.
+//! lets it. A process that is killed in between loses that much; one that ends waits for
+//! [`Sessions::flush`](crate::Sessions::flush).
+//!
+//! A session that one process ends is recovered by none: in place of its record it leaves a mark
+//! for a minute, or for twice [`recovery_timeout`](crate::SessionRecoveryLayer::recovery_timeout) if
+//! that is longer. A process that knew the session, and is asked for it for the first time after
+//! that, takes it for one that the store has lost, and recovers it.
 //!
 //! Whose credentials a session was recorded with is not stored, so a new process knows them once a
 //! request with them has been answered. Until then it takes a 404 as said, whoever asked.
@@ -41,7 +47,8 @@
 //! JSON with a version:
 //!
 //! - the endpoint: scheme, host and port, path (no user information, no query);
-//! - digests of the principal and of the caller's id;
+//! - digests of the principal and of the caller's id, and a random number that tells the session from
+//!   others that the server gives the same id;
 //! - the number of the current epoch, and the server's id of it if that is not the caller's;
 //! - the negotiated versions, digests of the server's info, capabilities and instructions, the
 //!   lists whose changes it promised to announce;
@@ -50,6 +57,8 @@
 //!
 //! **No credentials**: the handshake that makes the next epoch has those of the request that found
 //! the last one expired. No messages, no answers, no event ids.
+//!
+//! An ordinary session takes some 800 bytes, its `initialize` included.
 //!
 //! A record is removed with its session (DELETE), and expires when the session was not used for
 //! [`session_ttl`](crate::SessionRecoveryLayer::session_ttl), 24 hours if not told otherwise. An open
@@ -70,7 +79,9 @@
 //! [`store_timeout`](crate::SessionRecoveryLayer::store_timeout) (250 ms), and so does a recovery. A
 //! session that could not be read is an unknown one, and its requests pass through untouched. What
 //! could not be written is written when the store is back: until then processes recover each for
-//! itself. A `warn` tells when it fails, an `info` when it is back; nothing secret is told.
+//! itself. Then the epoch in the store counts: whoever is in another one goes on in that with the
+//! next request, and ends its own after
+//! [`orphan_timeout`](crate::SessionRecoveryLayer::orphan_timeout). A `warn` tells when it fails, an `info` when it is back; nothing secret is told.
 //!
 //! # Writing a store
 //!
@@ -159,6 +170,7 @@
 //! # });
 //! ```
 
+pub(crate) mod ended;
 mod error;
 pub(crate) mod key;
 mod memory;

@@ -25,6 +25,10 @@ pub(crate) struct Record {
     /// a gateway. Whoever presents them is recognized.
     pub(crate) principal: Option<Digest>,
     pub(crate) callers_id: Digest,
+    /// A server may hand out an id again, to a session that has nothing to do with the first one:
+    /// this number tells them apart. Random, and no secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) incarnation: Option<u64>,
     pub(crate) epoch: u64,
     pub(crate) upstream: UpstreamId,
     /// What the current epoch's handshake was answered with, if that is known.
@@ -206,6 +210,7 @@ mod tests {
             },
             principal: Some(Digest::of(b"alice")),
             callers_id: Digest::of(b"callers-canary"),
+            incarnation: Some(u64::MAX),
             epoch: 3,
             upstream: UpstreamId::Own(header(b"upstream")),
             result: Some(ResultDigest {
@@ -251,6 +256,7 @@ mod tests {
         assert_eq!(back.result, record().result);
         assert_eq!(back.state, record().state);
         assert!(back.upstream == record().upstream && back.epoch == 3);
+        assert_eq!(back.incarnation, record().incarnation);
     }
 
     #[test]

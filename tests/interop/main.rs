@@ -15,6 +15,7 @@ mod program;
 mod balancer;
 mod caller;
 mod clients;
+mod gateways;
 mod once;
 mod process;
 mod rust;

@@ -226,6 +226,25 @@ async fn n5_a_failover_that_loses_the_last_second_costs_no_call() {
     shared.one_session_is_left().await;
 }
 
+/// N1: a proxy that ends waits until its store has what it was told.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs redis-server: tests/stores/install"]
+async fn n1_what_is_queued_is_written_before_the_proxy_ends() {
+    let (mut shared, _) = Shared::start().await;
+    let redis = shared.redis.url();
+    let args = ["--store", &*redis, "--grace", "0s"];
+    let proxy = Proxy::start(&shared.loopback.url(), &args).await;
+    // Given a store that takes its time, and a session that it has not been told of yet,
+    shared.redis.cli(&["client", "pause", "600", "write"]);
+    shared.session = opened(&proxy, None).await;
+    // when the proxy ends,
+    proxy.signal("TERM");
+    proxy.ends().await;
+    // then the next one goes on with it.
+    let next = shared.proxy().await;
+    shared.is_recovered(&next).await;
+}
+
 const CALLERS: usize = 64;
 
 /// `STORE_LOSSES` says how many.
@@ -336,22 +355,35 @@ async fn n3_many_callers_of_four_proxies_each_have_one_session() {
     for (_, session, whose) in &executed {
         assert_eq!(owners.entry(session).or_insert(whose), &whose);
     }
-    // and each caller has one session on the server.
-    let ended = tokio::time::timeout(Duration::from_secs(20), async {
+    // and each caller has one session on the server: also where a proxy on a busy machine had no
+    // answer of the store in time and went on alone. The next call leads it to the others, and what
+    // it leaves is ended when nothing can run in it any more, after the layer's `orphan_timeout`.
+    let ended = tokio::time::timeout(Duration::from_secs(60), async {
         while server.live().len() != CALLERS {
-            sleep(Duration::from_millis(50)).await;
+            for (session, token) in &callers {
+                for proxy in &proxies {
+                    let mut request = to(&proxy.url, post(Some(session), &ping(0)));
+                    let token = token.parse().unwrap();
+                    request.headers_mut().insert("authorization", token);
+                    fetch(&client, request).await;
+                }
+            }
+            sleep(Duration::from_secs(1)).await;
         }
     });
     let says: Vec<_> = proxies.iter().map(|proxy| proxy.log()).collect();
-    let away = says.iter().map(|log| log.matches("not stored").count());
+    let away: usize = says
+        .iter()
+        .map(|log| log.matches("not stored for now").count())
+        .sum();
     assert!(
         ended.await.is_ok(),
-        "{} sessions; the store was away {} times",
+        "{} sessions; the store was away {away} times",
         server.live().len(),
-        away.sum::<usize>(),
     );
     println!(
-        "\n{losses} losses in {:?}: {answered} calls answered, {refused} refused, {} handshakes",
+        "\n{losses} losses in {:?}: {answered} calls answered, {refused} refused, {} handshakes; \
+         the store was away {away} times",
         started.elapsed(),
         server.count("initialize"),
     );

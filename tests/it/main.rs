@@ -105,8 +105,10 @@ mod reporting {
 #[cfg(feature = "store")]
 mod stored {
     mod agreeing;
+    mod ending;
     mod failing;
     mod faulty;
+    mod flushing;
     mod interleaving;
     mod outliving;
 }

@@ -62,7 +62,7 @@ use std::{
 };
 
 use clap::Parser;
-use mcp_session_recovery::SessionRecoveryLayer;
+use mcp_session_recovery::{SessionRecoveryLayer, Sessions};
 use tracing::warn;
 use tracing_subscriber::{filter::Targets, prelude::*};
 
@@ -114,7 +114,8 @@ async fn run(options: Options) -> Result<(), String> {
         upstream_options.header_file.as_deref(),
     )?;
     let stop = Stop::default();
-    let sessions = SessionRecoveryLayer::new();
+    let table = Sessions::new();
+    let sessions = SessionRecoveryLayer::new().sessions(table.clone());
     #[cfg(feature = "store")]
     let sessions = store::with_store(sessions, &options.store_options).await?;
     let upstream = upstream::connect(&options, &endpoint, own_headers, sessions, stop.clone())
@@ -144,6 +145,9 @@ async fn run(options: Options) -> Result<(), String> {
     );
     let guard = Guard::new(&options, listener.ip());
     let forward = Forward::new(&options, guard, endpoint, upstream, stop.clone());
+    // What it has to tell the store would go with it.
+    #[cfg(feature = "store")]
+    let _kept = forward.clone();
     let max_connections = usize::try_from(max_connections).unwrap_or(usize::MAX);
     serve::serve(
         listener,
@@ -154,5 +158,7 @@ async fn run(options: Options) -> Result<(), String> {
         signals,
     )
     .await;
+    #[cfg(feature = "store")]
+    store::flush(&table).await;
     Ok(())
 }

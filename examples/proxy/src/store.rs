@@ -4,13 +4,15 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use clap::Args;
 use mcp_session_recovery::{
-    SessionRecoveryLayer,
+    SessionRecoveryLayer, Sessions,
     store::{RedbStore, RedisStore, SealKey, Sealed, SessionStore},
 };
+use tracing::warn;
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Sessions that outlive the proxy")]
@@ -25,6 +27,18 @@ pub struct StoreOptions {
     /// A second line is a key that only decrypts, while keys are changed
     #[arg(long, value_name = "FILE", requires = "store")]
     pub store_key_file: Option<PathBuf>,
+}
+
+/// How long the proxy waits for its store when it ends.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Lets the store have what it has not been told yet. The proxy is about to end.
+pub async fn flush(sessions: &Sessions) {
+    match tokio::time::timeout(PATIENCE, sessions.flush()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(why)) => warn!("some sessions are not stored: {why}"),
+        Err(_) => warn!("some sessions are not stored: no answer in time"),
+    }
 }
 
 /// The layer with the store that the options name. No error repeats what they hold.

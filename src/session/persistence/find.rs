@@ -65,6 +65,8 @@ impl Persistence {
             let loaded = timeout_at(deadline, persistence.load(stored_key)).await;
             let loaded = persistence.health.noted(loaded.unwrap_or(Err(NO_ANSWER)));
             let session = match &loaded {
+                // It has ended while the store was asked, or before, and is not marked yet.
+                Some(_) if persistence.endings.has(stored_key) => None,
                 Some(Loaded::Record(record, revision)) => {
                     let config = &persistence.config;
                     let session = Session::of_record(
@@ -80,7 +82,7 @@ impl Persistence {
             };
             let mut findings = lock(&persistence.findings);
             match loaded {
-                Some(Loaded::Nothing) => {
+                Some(Loaded::Nothing | Loaded::Ended(..)) => {
                     let until = Instant::now() + NOT_ASKED_AGAIN;
                     findings.insert(stored_key, Finding::Nothing(until));
                 }

@@ -5,7 +5,9 @@
 //! epoch is published ([`agree`](Persistence::agree)); whoever asks waits for the store's time-out
 //! at most. All else is written behind, by the `writer`.
 
+mod end;
 mod find;
+mod flush;
 mod health;
 mod writer;
 
@@ -18,13 +20,15 @@ use std::{
 use tokio::{
     sync::Notify,
     task::JoinHandle,
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, timeout_at},
 };
 
-use self::{find::Finding, health::Health};
+pub(super) use self::flush::KeptBy;
+use self::{end::Endings, find::Finding, health::Health};
 use super::{Epoch, Pauses, Session, Sessions, StateChange, TableLimits};
 use crate::store::{
-    Revision, Saved, SessionStore, StoreError, StoreErrorKind, StoreKey, Stored, record::Record,
+    Revision, Saved, SessionStore, StoreError, StoreErrorKind, StoreKey, Stored, ended::Ended,
+    record::Record,
 };
 
 /// Keeps the sessions of a table in a store.
@@ -34,6 +38,9 @@ pub(crate) struct Persistence {
     health: Health,
     findings: Mutex<HashMap<StoreKey, Finding>>,
     queue: Mutex<VecDeque<Task>>,
+    /// Held by whoever writes something of the queue.
+    writing: tokio::sync::Mutex<()>,
+    endings: Endings,
     writer: Mutex<Option<JoinHandle<()>>>,
     wake: Arc<Notify>,
 }
@@ -44,6 +51,8 @@ pub(crate) struct PersistenceConfig {
     pub(crate) store: Arc<dyn SessionStore>,
     pub(crate) timeout: Duration,
     pub(crate) ttl: Duration,
+    /// How long a recovery may take, in whichever process.
+    pub(crate) recovery_timeout: Duration,
     pub(crate) pauses: Pauses,
     pub(crate) table: TableLimits,
     pub(crate) max_subscriptions: usize,
@@ -53,7 +62,18 @@ pub(crate) struct PersistenceConfig {
 enum Task {
     /// If the session is still there.
     Save(Weak<Session>),
-    Remove(StoreKey),
+    /// The end of a session, by its key and incarnation.
+    End(StoreKey, Option<u64>),
+}
+
+/// What the store has of a session that is about to be recovered (rule N4).
+pub(crate) enum Newer {
+    /// Nothing that this process does not know.
+    No,
+    /// An epoch that another process has made.
+    Epoch(Box<Record>, Revision),
+    /// Another process has ended the session.
+    Ended,
 }
 
 /// What the processes that share a store agree on (rule N3).
@@ -62,6 +82,8 @@ pub(crate) enum Agreed {
     Proposed,
     /// Another process was first.
     Other(Box<Record>, Revision),
+    /// The session has ended.
+    Ended,
 }
 
 /// What the store holds under a key.
@@ -70,26 +92,32 @@ enum Loaded {
     /// What is no record of this key.
     Garbage(Revision),
     Record(Box<Record>, Revision),
+    /// The mark of a session that has ended.
+    Ended(Ended, Revision),
 }
 
 /// How often a save is tried against others that write the same record.
 const ATTEMPTS: usize = 8;
 const NO_ANSWER: StoreError = StoreError::new(StoreErrorKind::TimedOut, "no answer in time");
 const CONTENDED: StoreError = StoreError::new(StoreErrorKind::Other, "others write the record");
-/// How many removals are kept in mind while the store is away.
-const MAX_REMOVALS: usize = 16 * 1024;
+/// How many ends are kept in mind while the store is away.
+const MAX_ENDS: usize = 16 * 1024;
 
 impl Persistence {
-    pub(crate) fn new(config: PersistenceConfig, sessions: Sessions) -> Self {
-        Self {
+    pub(crate) fn new(config: PersistenceConfig, sessions: Sessions) -> Arc<Self> {
+        let persistence = Arc::new(Self {
             config,
             sessions,
             health: Health::default(),
             findings: Mutex::default(),
             queue: Mutex::default(),
+            writing: tokio::sync::Mutex::default(),
+            endings: Endings::default(),
             writer: Mutex::default(),
             wake: Arc::default(),
-        }
+        });
+        persistence.sessions.0.kept_by.add(&persistence);
+        persistence
     }
 
     /// Whoever waits for the store waits until then at most (rule N5).
@@ -97,6 +125,11 @@ impl Persistence {
         const FAR: Duration = Duration::from_secs(60 * 60 * 24 * 365);
         let now = Instant::now();
         now.checked_add(self.config.timeout).unwrap_or(now + FAR)
+    }
+
+    /// How long something is given that takes several operations and that no request waits for.
+    fn patience(&self) -> Duration {
+        self.config.timeout.saturating_mul(4)
     }
 
     /// The session has changed, or is new: it is written soon.
@@ -108,22 +141,6 @@ impl Persistence {
         }
     }
 
-    /// The session has ended: it is not written any more.
-    pub(crate) fn ending(&self, session: &Session) {
-        session.with_synced(|_, synced| synced.is_removed = true);
-    }
-
-    /// Whether it has.
-    pub(crate) fn has_ended(&self, session: &Session) -> bool {
-        session.with_synced(|_, synced| synced.is_removed)
-    }
-
-    /// Its record goes (rule N6).
-    pub(crate) fn ended(self: &Arc<Self>, session: &Session) {
-        self.ending(session);
-        self.push(Task::Remove(session.key().stored()));
-    }
-
     /// Whether the store holds the session, so that somebody may go on with it.
     pub(crate) fn keeps(&self, session: &Session) -> bool {
         session.with_synced(|_, synced| synced.revision.is_some() && !synced.is_removed)
@@ -131,27 +148,31 @@ impl Persistence {
 
     /// The record of another process that has gone on from the session's current epoch (rule N4).
     /// If there is none, the session knows what others changed in it.
-    pub(crate) async fn newer(
-        &self,
-        session: &Session,
-        deadline: Instant,
-    ) -> Option<(Box<Record>, Revision)> {
+    pub(crate) async fn newer(&self, session: &Session, deadline: Instant) -> Newer {
+        if self.has_ended(session) {
+            return Newer::Ended;
+        }
         let loaded = timeout_at(deadline, self.load(session.key().stored())).await;
-        let loaded = self.health.noted(loaded.unwrap_or(Err(NO_ANSWER)))?;
-        match loaded {
-            Loaded::Record(record, revision) if is_known(session) => {
+        match self.health.noted(loaded.unwrap_or(Err(NO_ANSWER))) {
+            Some(Loaded::Record(record, revision)) if is_known(session) => {
                 let epoch = session.chain().current();
                 if session.is_behind(&epoch, &record) {
-                    return Some((record, revision));
+                    return Newer::Epoch(record, revision);
                 }
                 session.merge(&record, revision, self.config.max_subscriptions);
             }
-            Loaded::Record(_, revision) | Loaded::Garbage(revision) => {
-                set_revision(session, Some(revision));
+            Some(Loaded::Ended(mark, _)) if self.is_ended_by(session, &mark) => {
+                return Newer::Ended;
             }
-            Loaded::Nothing => set_revision(session, None),
+            Some(
+                Loaded::Record(_, revision)
+                | Loaded::Garbage(revision)
+                | Loaded::Ended(_, revision),
+            ) => set_revision(session, Some(revision)),
+            Some(Loaded::Nothing) => set_revision(session, None),
+            None => {}
         }
-        None
+        Newer::No
     }
 
     /// Proposes `epoch` as the session's next one. If the store does not answer until the
@@ -165,7 +186,10 @@ impl Persistence {
         let agreed = timeout_at(deadline, self.save(session, epoch)).await;
         match self.health.noted(agreed.unwrap_or(Err(NO_ANSWER))) {
             Some(agreed) => agreed,
-            None => Agreed::Proposed,
+            None => {
+                session.with_synced(|_, synced| synced.is_unagreed = true);
+                Agreed::Proposed
+            }
         }
     }
 
@@ -180,31 +204,20 @@ impl Persistence {
         session.merge(record, revision, self.config.max_subscriptions)
     }
 
-    /// Takes what the store holds of a session that has ended, if that is an epoch of another
-    /// process's, which somebody has to end.
-    pub(crate) async fn last(&self, session: &Session) -> Option<Box<Record>> {
-        match timeout(self.config.timeout, self.load(session.key().stored())).await {
-            Ok(Ok(Loaded::Record(record, _))) => session
-                .is_behind(&session.chain().current(), &record)
-                .then_some(record),
-            _ => None,
-        }
-    }
-
     /// Saves the session as one in `epoch`, unless another process has gone on from there.
     async fn save(&self, session: &Session, epoch: &Epoch) -> Result<Agreed, StoreError> {
         let key = session.key().stored();
         for _ in 0..ATTEMPTS {
             let (state, revision, is_removed) = session
                 .with_synced(|state, synced| (state.clone(), synced.revision, synced.is_removed));
+            if is_removed {
+                return Ok(Agreed::Ended);
+            }
             let record = session.record(epoch, &state);
             let Some(value) = record.and_then(|record| record.encode().ok()) else {
                 // It cannot be stored, whatever is tried.
                 return Ok(Agreed::Proposed);
             };
-            if is_removed {
-                return Ok(Agreed::Proposed);
-            }
             let saved = self
                 .config
                 .store
@@ -214,12 +227,17 @@ impl Persistence {
                     synced.revision = Some(revision);
                     synced.state = state;
                     synced.is_known = true;
+                    synced.is_unagreed = false;
                 });
                 return Ok(Agreed::Proposed);
             }
             match self.load(key).await? {
                 Loaded::Nothing => set_revision(session, None),
                 Loaded::Garbage(revision) => set_revision(session, Some(revision)),
+                Loaded::Ended(mark, _) if self.is_ended_by(session, &mark) => {
+                    return Ok(Agreed::Ended);
+                }
+                Loaded::Ended(_, revision) => set_revision(session, Some(revision)),
                 Loaded::Record(_, revision) if !is_known(session) => {
                     set_revision(session, Some(revision));
                 }
@@ -240,10 +258,13 @@ impl Persistence {
         };
         Ok(match Record::decode(&value, key) {
             Ok(record) => Loaded::Record(Box::new(record), revision),
-            Err(error) => {
-                self.health.garbage(error);
-                Loaded::Garbage(revision)
-            }
+            Err(error) => match Ended::decode(&value, key) {
+                Some(mark) => Loaded::Ended(mark, revision),
+                None => {
+                    self.health.garbage(error);
+                    Loaded::Garbage(revision)
+                }
+            },
         })
     }
 }

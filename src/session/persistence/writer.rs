@@ -11,11 +11,11 @@ use std::{
 
 use tokio::{
     runtime::Handle,
-    sync::Notify,
+    sync::{MutexGuard, Notify},
     time::{Instant, sleep, timeout, timeout_at},
 };
 
-use super::{Agreed, MAX_REMOVALS, NO_ANSWER, Persistence, Task, lock};
+use super::{Agreed, MAX_ENDS, NO_ANSWER, Persistence, Task, lock, set_revision};
 use crate::store::{StoreError, StoreErrorKind};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -31,11 +31,12 @@ impl Persistence {
     pub(super) fn push(self: &Arc<Self>, task: Task) {
         {
             let mut queue = lock(&self.queue);
-            if queue.len() >= MAX_REMOVALS {
+            if queue.len() >= MAX_ENDS {
                 queue.retain(Task::is_of_use);
             }
-            if queue.len() < MAX_REMOVALS || matches!(task, Task::Save(_)) {
-                queue.push_back(task);
+            match task {
+                Task::End(key, _) if queue.len() >= MAX_ENDS => self.endings.marked(key),
+                task => queue.push_back(task),
             }
         }
         self.start_writer();
@@ -59,18 +60,33 @@ impl Persistence {
     /// Writes what is in the queue, up to the first failure.
     async fn write_all(&self) -> Result<(), ()> {
         loop {
-            let task = lock(&self.queue).pop_front();
-            let Some(task) = task else { return Ok(()) };
-            let written = timeout(PATIENCE, self.write(&task)).await;
-            if self
-                .health
-                .noted(written.unwrap_or(Err(NO_ANSWER)))
-                .is_none()
-            {
-                self.again(task);
-                return Err(());
+            let writing = self.writing.lock().await;
+            match self.write_next(writing, PATIENCE).await {
+                None => return Ok(()),
+                Some(written) => written.map_err(drop)?,
             }
         }
+    }
+
+    /// Writes what is next in the queue, if there is anything. What fails goes to the end of it.
+    pub(super) async fn write_next(
+        &self,
+        _writing: MutexGuard<'_, ()>,
+        patience: Duration,
+    ) -> Option<Result<(), StoreError>> {
+        let task = lock(&self.queue).pop_front()?;
+        let mut taken = Taken {
+            persistence: self,
+            task: Some(task),
+        };
+        let task = taken.task.as_ref()?;
+        let written = timeout(patience, self.write(task)).await;
+        let written = written.unwrap_or(Err(NO_ANSWER));
+        self.health.noted(written);
+        if written.is_ok() {
+            taken.task = None;
+        }
+        Some(written)
     }
 
     fn again(&self, task: Task) {
@@ -79,7 +95,7 @@ impl Persistence {
             Task::Save(session) => session.upgrade().is_none_or(|session| {
                 session.with_synced(|_, synced| std::mem::replace(&mut synced.is_queued, true))
             }),
-            Task::Remove(_) => false,
+            Task::End(..) => false,
         };
         if !is_queued {
             lock(&self.queue).push_back(task);
@@ -88,7 +104,7 @@ impl Persistence {
 
     async fn write(&self, task: &Task) -> Result<(), StoreError> {
         let session = match task {
-            Task::Remove(key) => return self.config.store.remove(*key).await,
+            Task::End(key, of) => return self.mark(*key, *of).await.map(drop),
             Task::Save(session) => session.upgrade(),
         };
         let Some(session) = session else {
@@ -97,14 +113,38 @@ impl Persistence {
         session.with_synced(|_, synced| synced.is_queued = false);
         let epoch = session.chain().current();
         match self.save(&session, &epoch).await {
-            // What it has of a newer epoch is what counts; the next recovery finds it.
-            Ok(Agreed::Proposed | Agreed::Other(..)) => Ok(()),
+            // What it has of a newer epoch, or of an end, is what counts; the next recovery finds it.
+            Ok(Agreed::Proposed | Agreed::Ended) => Ok(()),
+            Ok(Agreed::Other(..)) => {
+                // Where none is in sight, since this epoch is as good as the other, there has to be
+                // one.
+                if session.with_synced(|_, synced| synced.is_unagreed) {
+                    session.chain().supersede(&epoch);
+                }
+                Ok(())
+            }
             Err(error) if error.kind() == StoreErrorKind::Corrupt => {
                 // Nobody can read it, nor replace it without having read it.
+                self.health.noted::<()>(Err(error));
                 self.config.store.remove(session.key().stored()).await?;
-                Err(error)
+                set_revision(&session, None);
+                self.save(&session, &epoch).await.map(drop)
             }
             Err(error) => Err(error),
+        }
+    }
+}
+
+/// A task that goes back to the queue unless it is done, also if nobody waits for it any more.
+struct Taken<'a> {
+    persistence: &'a Persistence,
+    task: Option<Task>,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        if let Some(task) = self.task.take() {
+            self.persistence.again(task);
         }
     }
 }
@@ -113,7 +153,7 @@ impl Task {
     fn is_of_use(&self) -> bool {
         match self {
             Self::Save(session) => session.strong_count() > 0,
-            Self::Remove(_) => true,
+            Self::End(..) => true,
         }
     }
 }

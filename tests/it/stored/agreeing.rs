@@ -1,5 +1,7 @@
 //! Rules N3 and N4: processes that share a store go on in the same epochs.
 
+use std::time::Duration;
+
 use mcp_session_recovery::Outcome;
 use testing::mocked::*;
 use testing::*;
@@ -7,7 +9,7 @@ use testing::*;
 use super::faulty::{FaultyStore, Mode};
 
 /// Two processes over one store that both know a session.
-async fn two(store: &FaultyStore) -> (Scene, Scene) {
+pub(super) async fn two(store: &FaultyStore) -> (Scene, Scene) {
     let one = live(store.layer()).await;
     settle().await;
     let other = Scene {
@@ -116,10 +118,72 @@ async fn n3_epochs_that_were_published_while_the_store_was_away_come_together() 
     assert_eq!(one.server.live().len(), 2);
 
     store.set(Mode::Works);
-    tokio::time::sleep(std::time::Duration::from_secs(20)).await;
+    tokio::time::sleep(Duration::from_secs(20)).await;
     one.server.restart();
     assert_eq!(echoed(&other.call(3).await), 3);
     assert_eq!(echoed(&one.call(4).await), 4);
     settle().await;
     assert_eq!(one.server.live().len(), 1);
+}
+
+/// Without any further loss: what is left over is ended, and no answer is lost by that.
+#[tokio::test(start_paused = true)]
+async fn n3_of_two_epochs_that_were_published_while_the_store_was_away_one_is_left() {
+    for first in [0, 1] {
+        // Given two processes, each in an epoch of its own making,
+        let store = FaultyStore::new();
+        let (one, other) = two(&store).await;
+        store.set(Mode::Hangs);
+        one.server.restart();
+        assert_eq!(echoed(&one.call(1).await), 1);
+        assert_eq!(echoed(&other.call(2).await), 2);
+        // and a call under way in each,
+        let gate = hold(&one.server, "resources/read");
+        let read = serde_json::json!({"jsonrpc": "2.0", "id": 7, "method": "resources/read"});
+        let running = [&one, &other].map(|scene| scene.spawn(post(Some(&scene.session), &read)));
+        settle().await;
+
+        // when the store is back, and either is called,
+        store.set(Mode::Works);
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        let scenes = [&one, &other];
+        assert_eq!(echoed(&scenes[first].call(3).await), 3);
+        assert_eq!(echoed(&scenes[1 - first].call(4).await), 4);
+
+        // then both go on in one of them,
+        let calls = one.server.all("tools/call");
+        let sessions: Vec<_> = calls.iter().rev().take(2).map(Seen::session).collect();
+        assert_eq!(sessions[0], sessions[1], "{first} {:?}", one.server.log());
+        // the other is there until what runs in it has been answered,
+        assert_eq!(one.server.live().len(), 2);
+        gate.open();
+        for answer in join(running).await {
+            assert_eq!(answer.status, 200);
+        }
+        // and is ended then.
+        tokio::time::sleep(Duration::from_secs(31)).await;
+        assert_eq!(one.server.live(), [sessions[0].unwrap()]);
+        assert_eq!(one.server.count("initialize"), 3);
+        assert_eq!(echoed(&one.call(5).await), 5);
+        assert_eq!(echoed(&other.call(6).await), 6);
+    }
+}
+
+/// Nothing is given up for a record that is gone again.
+#[tokio::test(start_paused = true)]
+async fn n3_an_epoch_that_lives_is_kept_where_the_store_has_no_other() {
+    let store = FaultyStore::new();
+    let (one, other) = two(&store).await;
+    store.set(Mode::Hangs);
+    one.server.restart();
+    assert_eq!(echoed(&one.call(1).await), 1);
+    assert_eq!(echoed(&other.call(2).await), 2);
+    store.set(Mode::Works);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    store.lose_all().await;
+    for call in 0..3 {
+        assert_eq!(echoed(&one.call(call).await), call);
+        assert_eq!(echoed(&other.call(call).await), call);
+    }
+    assert_eq!(one.server.count("initialize"), 3);
 }

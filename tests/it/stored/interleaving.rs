@@ -1,4 +1,4 @@
-//! Rules N3 and N4 as a property: two processes over one store, in whatever order a seed makes
+//! Rules N3, N4 and N6 as properties: two processes over one store, in whatever order a seed makes
 //! things happen.
 //!
 //! One thread, a clock that stands still, and every request and every operation of the store waits
@@ -86,6 +86,9 @@ impl InTurns {
 
     fn note(&self, value: &[u8]) {
         let record: Value = serde_json::from_slice(value).unwrap();
+        if record.get("ended").is_some() {
+            return;
+        }
         let upstream = match &record["upstream"] {
             Value::String(callers) => callers.clone(),
             own => own["own"].as_str().unwrap().to_owned(),
@@ -241,42 +244,78 @@ impl World {
     }
 }
 
+/// The calls of a run, and what came of them.
+#[derive(Default)]
+struct Calls {
+    begun: u64,
+    running: Vec<(u64, JoinHandle<Answer>)>,
+    answers: Vec<(u64, Answer)>,
+}
+
+impl World {
+    /// Calls through both processes while the server restarts, in any order. `also` is done once,
+    /// at some point.
+    async fn calls<T>(&mut self, also: Option<impl FnOnce(&mut Self) -> T>) -> (Calls, Option<T>) {
+        let (mut calls, mut restarts) = (Calls::default(), 0);
+        let (mut also, mut done) = (also, None);
+        let mut steps = 0;
+        while calls.begun < CALLS || !calls.running.is_empty() {
+            match self.random.below(8) {
+                0 if calls.begun < CALLS && calls.running.len() < AT_A_TIME => {
+                    let process = self.random.below(2);
+                    let call = calls.begun;
+                    calls.running.push((call, self.begin(process, call)));
+                    calls.begun += 1;
+                }
+                1 if restarts < RESTARTS && self.random.below(4) == 0 => {
+                    self.server.restart();
+                    restarts += 1;
+                }
+                2 if also.is_some() && self.random.below(30) == 0 => {
+                    done = also.take().map(|also| also(self));
+                }
+                _ => self.step().await,
+            }
+            let mut still = Vec::new();
+            for (call, task) in calls.running.drain(..) {
+                match task.is_finished() {
+                    true => calls.answers.push((call, task.await.unwrap())),
+                    false => still.push((call, task)),
+                }
+            }
+            calls.running = still;
+            steps += 1;
+            assert!(steps < 100_000, "it never ends");
+        }
+        let done = done.or_else(|| also.map(|also| also(self)));
+        self.quiet().await;
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        self.quiet().await;
+        (calls, done)
+    }
+
+    fn end(&mut self) -> JoinHandle<Answer> {
+        let process = self.random.below(2);
+        let (client, request) = (self.processes[process].clone(), delete(&self.session));
+        tokio::spawn(async move { read(client.oneshot(request).await.unwrap()).await })
+    }
+
+    /// No record is left, and in time nothing at all.
+    async fn nothing_is_stored(&mut self) {
+        self.quiet().await;
+        tokio::time::sleep(3 * HOUR).await;
+        assert!(self.store.memory.is_empty());
+    }
+}
+
+/// One session, from a handshake to its end, with nothing left behind.
 async fn property(seed: u64) {
     // Given a session that one process has recorded,
     let mut world = World::new(seed).await;
-    let (mut calls, mut restarts) = (0, 0);
-    let mut running: Vec<(u64, JoinHandle<Answer>)> = Vec::new();
-    let mut answers = Vec::new();
-
     // when it is called through both while the server restarts, in any order,
-    let mut steps = 0;
-    while calls < CALLS || !running.is_empty() {
-        match world.random.below(8) {
-            0 if calls < CALLS && running.len() < AT_A_TIME => {
-                let process = world.random.below(2);
-                running.push((calls, world.begin(process, calls)));
-                calls += 1;
-            }
-            1 if restarts < RESTARTS && world.random.below(4) == 0 => {
-                world.server.restart();
-                restarts += 1;
-            }
-            _ => world.step().await,
-        }
-        let mut still = Vec::new();
-        for (call, task) in running.drain(..) {
-            match task.is_finished() {
-                true => answers.push((call, task.await.unwrap())),
-                false => still.push((call, task)),
-            }
-        }
-        running = still;
-        steps += 1;
-        assert!(steps < 100_000, "it never ends");
-    }
-    world.quiet().await;
-    tokio::time::sleep(Duration::from_secs(20)).await;
-    world.quiet().await;
+    let never = None::<fn(&mut World)>;
+    let (run, _) = world.calls(never).await;
+    let (mut calls, mut answers) = (run.begun, run.answers);
 
     // then both go on in one session,
     for process in [0, 1] {
@@ -315,20 +354,42 @@ async fn property(seed: u64) {
     );
 
     // nor that, once either process has ended it.
-    let process = world.random.below(2);
-    let (client, request) = (world.processes[process].clone(), delete(&world.session));
-    let ending = tokio::spawn(async move { read(client.oneshot(request).await.unwrap()).await });
+    let ending = world.end();
     assert_eq!(world.finish(ending).await.status, 200);
     world.quiet().await;
-    assert!(world.server.live().is_empty() && world.store.memory.is_empty());
+    assert!(world.server.live().is_empty());
+    world.nothing_is_stored().await;
+}
+
+/// A session that is ended in the midst of all that.
+async fn ended(seed: u64) {
+    let mut world = World::new(seed).await;
+    let (run, ending) = world.calls(Some(|world: &mut World| world.end())).await;
+    let answer = world.finish(ending.unwrap()).await;
+    world.quiet().await;
+
+    // Whatever it met, nothing of the session is left on the server, and no process brings it back.
+    assert!(matches!(answer.status, 200 | 404), "{answer:?}");
+    assert!(world.server.live().is_empty(), "{:?}", world.server.live());
+    let handshakes = world.server.count("initialize");
+    for process in [0, 1] {
+        let task = world.begin(process, run.begun + process as u64);
+        assert_eq!(world.finish(task).await.status, 404);
+        world.quiet().await;
+    }
+    assert_eq!(world.server.count("initialize"), handshakes);
+    world.nothing_is_stored().await;
+    let executed = world.executed.lock().unwrap().clone();
+    let ids = BTreeSet::from_iter(executed.iter().map(|(call, _)| call));
+    assert_eq!(ids.len(), executed.len(), "a call was executed twice");
 }
 
 fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-#[test]
-fn n3_n4_in_any_order_of_events_there_is_one_chain_of_epochs_and_no_session_left_behind() {
+/// Runs the property with every seed, each in a runtime of its own.
+fn each_seed<F: Future<Output = ()>>(property: fn(u64) -> F) {
     let seeds = match setting("STORE_SEED") {
         Some(seed) => seed..seed + 1,
         None => 0..setting("STORE_SEEDS").unwrap_or(SEEDS),
@@ -343,4 +404,14 @@ fn n3_n4_in_any_order_of_events_there_is_one_chain_of_epochs_and_no_session_left
         });
         assert!(run.is_ok(), "STORE_SEED={seed} fails");
     }
+}
+
+#[test]
+fn n3_n4_in_any_order_of_events_there_is_one_chain_of_epochs_and_no_session_left_behind() {
+    each_seed(property);
+}
+
+#[test]
+fn n6_in_any_order_of_events_a_session_that_has_ended_leaves_nothing_behind() {
+    each_seed(ended);
 }

@@ -1,0 +1,162 @@
+//! The end of a session, for all processes (rules I1, N6).
+//!
+//! A mark takes the place of the session's record, by compare-and-swap: whoever has published an
+//! epoch before that is found by it, and whoever is about to finds the mark.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tokio::{sync::watch, time::timeout};
+
+use super::{ATTEMPTS, CONTENDED, Loaded, NO_ANSWER, Persistence, Task, lock};
+use crate::{
+    session::Session,
+    store::{Saved, StoreError, StoreErrorKind, StoreKey, ended::Ended, record::Record},
+};
+
+/// A process that comes to it later than this has not been recovering the session when it ended.
+const SHORTEST_MARK: Duration = Duration::from_secs(60);
+
+impl Persistence {
+    /// The session has ended: it is not written any more. [`end`](Self::end) has to follow while
+    /// what this returns is kept.
+    pub(crate) fn ending(&self, session: &Session) -> Ending {
+        session.with_synced(|_, synced| synced.is_removed = true);
+        self.endings.begin(session.key().stored())
+    }
+
+    /// Whether it has.
+    pub(crate) fn has_ended(&self, session: &Session) -> bool {
+        session.with_synced(|_, synced| synced.is_removed)
+    }
+
+    /// Whether the mark says that it has, of which the session takes note.
+    pub(super) fn is_ended_by(&self, session: &Session, mark: &Ended) -> bool {
+        session.with_synced(|_, synced| {
+            let is_ended = synced.is_ended_by(mark.incarnation);
+            synced.is_removed |= is_ended;
+            is_ended
+        })
+    }
+
+    /// The session has ended. Gives what the store held of it if that is an epoch of another
+    /// process's, which somebody has to end.
+    pub(crate) async fn end(self: &Arc<Self>, session: &Session) -> Option<Box<Record>> {
+        let (key, of) = (session.key().stored(), session.incarnation());
+        let marked = timeout(self.patience(), self.mark(key, of)).await;
+        match self.health.noted(marked.unwrap_or(Err(NO_ANSWER))) {
+            Some(replaced) => {
+                let current = session.chain().current();
+                replaced.filter(|record| session.is_behind(&current, record))
+            }
+            None => {
+                self.push(Task::End(key, of));
+                None
+            }
+        }
+    }
+
+    /// Puts a mark in the place of the record of a session, which it gives.
+    pub(super) async fn mark(
+        &self,
+        key: StoreKey,
+        of: Option<u64>,
+    ) -> Result<Option<Box<Record>>, StoreError> {
+        let replaced = self.try_to_mark(key, of).await?;
+        self.endings.marked(key);
+        Ok(replaced)
+    }
+
+    async fn try_to_mark(
+        &self,
+        key: StoreKey,
+        of: Option<u64>,
+    ) -> Result<Option<Box<Record>>, StoreError> {
+        let store = &self.config.store;
+        let mark = Ended::new(key, of).encode();
+        // No longer than the record would have stayed.
+        let ttl = self.config.recovery_timeout.saturating_mul(2);
+        let ttl = ttl.max(SHORTEST_MARK).min(self.config.ttl);
+        for _ in 0..ATTEMPTS {
+            let (replaced, revision) = match self.load(key).await {
+                Ok(Loaded::Nothing) => (None, None),
+                Ok(Loaded::Garbage(revision)) => (None, Some(revision)),
+                Ok(Loaded::Ended(earlier, _)) if earlier.incarnation == of => return Ok(None),
+                Ok(Loaded::Ended(_, revision)) => (None, Some(revision)),
+                Ok(Loaded::Record(record, revision)) => match record.incarnation {
+                    // The server has given the id to another session since.
+                    Some(other) if of.is_some_and(|of| of != other) => return Ok(None),
+                    _ => (Some(record), Some(revision)),
+                },
+                Err(error) if error.kind() == StoreErrorKind::Corrupt => {
+                    store.remove(key).await?;
+                    (None, None)
+                }
+                Err(error) => return Err(error),
+            };
+            match store.save(key, mark.clone(), revision, ttl).await {
+                Ok(Saved::Yes(_)) => {}
+                Ok(Saved::Conflict) => continue,
+                Err(error) if error.kind() == StoreErrorKind::Full => {
+                    // There is no room for a mark, and less need for the record.
+                    store.remove(key).await?;
+                }
+                Err(error) => return Err(error),
+            }
+            return Ok(replaced);
+        }
+        Err(CONTENDED)
+    }
+}
+
+/// The sessions that have ended in this process and have not been marked yet: nobody is to find
+/// them in the store.
+pub(super) struct Endings {
+    keys: Mutex<HashSet<StoreKey>>,
+    /// How many are at it for the first time.
+    under_way: watch::Sender<usize>,
+}
+
+/// One of them that somebody is about to mark, until it is dropped.
+pub(crate) struct Ending(watch::Sender<usize>);
+
+impl Endings {
+    fn begin(&self, key: StoreKey) -> Ending {
+        lock(&self.keys).insert(key);
+        self.under_way.send_modify(|many| *many += 1);
+        Ending(self.under_way.clone())
+    }
+
+    /// It is marked, or given up.
+    pub(super) fn marked(&self, key: StoreKey) {
+        lock(&self.keys).remove(&key);
+    }
+
+    pub(super) fn has(&self, key: StoreKey) -> bool {
+        lock(&self.keys).contains(&key)
+    }
+
+    /// Waits until none is under way.
+    pub(super) async fn none(&self) {
+        let mut many = self.under_way.subscribe();
+        let _ = many.wait_for(|many| *many == 0).await;
+    }
+}
+
+impl Default for Endings {
+    fn default() -> Self {
+        Self {
+            keys: Mutex::default(),
+            under_way: watch::channel(0).0,
+        }
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.send_modify(|many| *many -= 1);
+    }
+}

@@ -1,0 +1,121 @@
+//! Waits until what was queued is written: before a process ends (rule N1).
+
+use std::sync::{Arc, Mutex, Weak};
+
+use tokio::time::timeout;
+
+use super::{NO_ANSWER, Persistence, lock};
+use crate::{
+    Sessions,
+    store::{StoreError, StoreErrorKind},
+};
+
+impl Sessions {
+    /// Waits until the stores have what they were to be told of these sessions: for a process that is
+    /// about to end, or to hand over to another. Needs the feature `store`.
+    ///
+    /// Sessions are written in the background, so a process that just ends loses what it has not
+    /// yet written. Call this when no request is under way any more, and keep the service until
+    /// then: what it had to tell goes with it. What changes meanwhile may or may not be written.
+    ///
+    /// Each write is tried once, and given four times the layer's
+    /// [`store_timeout`](crate::SessionRecoveryLayer::store_timeout); for a store that is away nobody
+    /// waits longer than that. Without a store there is nothing to wait for. To give up on it is safe.
+    ///
+    /// # Errors
+    ///
+    /// When something could not be written. While the service lives it is tried again in the
+    /// background.
+    ///
+    /// ```
+    /// # use http::{Request, Response};
+    /// # use mcp_session_recovery::RequestBody;
+    /// # type Body = http_body_util::Full<bytes::Bytes>;
+    /// # let http_client = tower::service_fn(|_: Request<RequestBody<Body>>| async {
+    /// #     Response::builder().header("mcp-session-id", "1").body(Body::default())
+    /// # });
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build()?.block_on(async {
+    /// use mcp_session_recovery::{SessionRecoveryLayer, Sessions, store::MemoryStore};
+    /// use tower::{Layer, Service};
+    ///
+    /// let sessions = Sessions::new();
+    /// let store = MemoryStore::new();
+    /// let layer = SessionRecoveryLayer::new().sessions(sessions.clone()).store(store.clone());
+    /// let mut client = layer.layer(http_client);
+    /// # let initialize = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{}}"#;
+    /// # let request = Request::post("http://localhost/mcp")
+    /// #     .header("content-type", "application/json")
+    /// #     .body(Body::from(initialize))?;
+    /// client.call(request).await?;
+    ///
+    /// // At the end of the process:
+    /// sessions.flush().await?;
+    /// assert_eq!(store.len(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub async fn flush(&self) -> Result<(), StoreError> {
+        let mut flushed = Ok(());
+        for persistence in self.0.kept_by.all() {
+            let result = persistence.flush().await;
+            flushed = flushed.and(result);
+        }
+        flushed
+    }
+}
+
+impl Persistence {
+    async fn flush(&self) -> Result<(), StoreError> {
+        let patience = self.patience();
+        // Each of them queues something.
+        let _ = timeout(patience, self.endings.none()).await;
+        let mut flushed = Ok(());
+        // What fails is at the end again.
+        let queued = lock(&self.queue).len();
+        for _ in 0..queued {
+            // The writer may be at it, and has more patience.
+            let Ok(writing) = timeout(patience, self.writing.lock()).await else {
+                return flushed.and(Err(NO_ANSWER));
+            };
+            match self.write_next(writing, patience).await {
+                None => break,
+                Some(Ok(())) => {}
+                Some(Err(error)) => {
+                    flushed = flushed.and(Err(error));
+                    if is_away(error) {
+                        return flushed;
+                    }
+                }
+            }
+        }
+        // And what the writer has taken out of the queue.
+        match timeout(patience, self.writing.lock()).await {
+            Ok(_) => flushed,
+            Err(_) => flushed.and(Err(NO_ANSWER)),
+        }
+    }
+}
+
+fn is_away(error: StoreError) -> bool {
+    matches!(
+        error.kind(),
+        StoreErrorKind::Unavailable | StoreErrorKind::TimedOut
+    )
+}
+
+/// What keeps the sessions of a table in stores: usually one, and none where there is no store.
+#[derive(Default)]
+pub(in crate::session) struct KeptBy(Mutex<Vec<Weak<Persistence>>>);
+
+impl KeptBy {
+    pub(super) fn add(&self, persistence: &Arc<Persistence>) {
+        let mut all = lock(&self.0);
+        all.retain(|it| it.strong_count() > 0);
+        all.push(Arc::downgrade(persistence));
+    }
+
+    fn all(&self) -> Vec<Arc<Persistence>> {
+        lock(&self.0).iter().filter_map(Weak::upgrade).collect()
+    }
+}

@@ -1,0 +1,147 @@
+//! Rules N6 and I1: the end of a session is the end in every process.
+
+use std::time::Duration;
+
+use testing::mocked::*;
+use testing::*;
+
+use super::{
+    agreeing::two,
+    faulty::{FaultyStore, Mode},
+    outliving::restarted,
+};
+
+/// Longer than the mark of a session that has ended stays.
+const LATER: Duration = Duration::from_secs(61);
+
+async fn ended(scene: &Scene) {
+    assert_eq!(scene.send(delete(&scene.session)).await.status, 200);
+    settle().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn n6_a_delete_removes_the_record() {
+    let store = FaultyStore::new();
+    let scene = live(store.layer()).await;
+    settle().await;
+    assert_eq!(store.len(), 1);
+    ended(&scene).await;
+    // What is left for a while holds nothing of the session,
+    let left = store.values().await;
+    assert!(left.iter().all(|it| !it.contains("initialize")), "{left:?}");
+    tokio::time::sleep(LATER).await;
+    assert_eq!(store.len(), 0);
+    // and nobody brings it back.
+    let scene = restarted(scene, &store);
+    assert_eq!(scene.call(1).await.status, 404);
+    assert_eq!(scene.server.count("initialize"), 1);
+}
+
+/// I1: a process that did not see the last recovery ends what that made.
+#[tokio::test(start_paused = true)]
+async fn n6_a_delete_ends_the_session_that_another_process_has_gone_on_to() {
+    let store = FaultyStore::new();
+    let (one, other) = two(&store).await;
+    one.server.restart();
+    assert_eq!(echoed(&other.call(2).await), 2);
+    one.send(delete(&one.session)).await;
+    settle().await;
+    assert!(one.server.live().is_empty());
+    tokio::time::sleep(LATER).await;
+    assert_eq!(store.len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn n6_another_process_does_not_recover_a_session_that_has_ended() {
+    let store = FaultyStore::new();
+    let (one, other) = two(&store).await;
+    ended(&one).await;
+    for call in 0..3 {
+        let answer = other.call(call).await;
+        assert_eq!(answer.status, 404);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert_eq!(one.server.count("initialize"), 1);
+    tokio::time::sleep(LATER).await;
+    assert_eq!(store.len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn n6_a_recovery_of_another_process_does_not_bring_back_what_has_ended() {
+    let store = FaultyStore::new();
+    let (one, other) = two(&store).await;
+    one.server.restart();
+    // Given a recovery that waits for its handshake,
+    let (gate, call) = other.recovering().await;
+
+    // when the session is ended in the other process,
+    one.send(delete(&one.session)).await;
+    settle().await;
+    gate.open();
+
+    // then the call gets its own 404, and what the handshake has made is ended.
+    assert_eq!(join([call]).await[0].status, 404);
+    settle().await;
+    assert!(one.server.live().is_empty());
+    assert_eq!(one.call(2).await.status, 404);
+    assert_eq!(other.call(3).await.status, 404);
+    assert_eq!(one.server.count("initialize"), 2);
+    tokio::time::sleep(LATER).await;
+    assert_eq!(store.len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn n6_what_another_process_writes_late_does_not_bring_back_what_has_ended() {
+    let store = FaultyStore::new();
+    let (one, other) = two(&store).await;
+    // Given a change that the other process could not write,
+    let subscribe = serde_json::json!({
+        "jsonrpc": "2.0", "id": 9, "method": "resources/subscribe", "params": {"uri": "file:///a"},
+    });
+    store.set(Mode::Down);
+    other.send(post(Some(&other.session), &subscribe)).await;
+    settle().await;
+    store.set(Mode::Works);
+    // when the session ends before it is tried again,
+    ended(&one).await;
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    // then it stays away.
+    let left = store.values().await;
+    assert!(left.iter().all(|it| !it.contains("initialize")), "{left:?}");
+    tokio::time::sleep(LATER).await;
+    assert_eq!(store.len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn n6_an_end_that_could_not_be_written_ends_nobody_elses_session() {
+    // Given a server with one id for all, and a store that is away when the first session ends,
+    let store = FaultyStore::new();
+    let server = Server::new(Profile::TypeScript);
+    server.on(|seen| {
+        Some(match seen.what().as_str() {
+            "initialize" => {
+                let mut answer = Profile::TypeScript.answer(&seen.message());
+                let id = "one-for-all".parse().unwrap();
+                answer.headers_mut().insert("mcp-session-id", id);
+                answer
+            }
+            "DELETE" => reply(200, None, ""),
+            _ => reply(202, None, ""),
+        })
+    });
+    let client = mocked(&server, store.layer());
+    let session = handshake(&client).await;
+    settle().await;
+    store.set(Mode::Down);
+    assert_eq!(send(&client, delete(&session)).await.status, 200);
+
+    // when the next caller is given the same one, and the store is back,
+    assert_eq!(handshake(&client).await, session);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    store.set(Mode::Works);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+
+    // then that is stored.
+    let left = store.values().await;
+    assert!(left[0].contains("initialize"), "{left:?}");
+}

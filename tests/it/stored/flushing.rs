@@ -1,0 +1,101 @@
+//! Rule N1: what is told to a store before the process ends.
+
+use std::time::Duration;
+
+use mcp_session_recovery::Sessions;
+use testing::mocked::*;
+use testing::*;
+use tokio::time::Instant;
+
+use super::{
+    faulty::{FaultyStore, Mode},
+    outliving::restarted,
+};
+
+const SLOW: Mode = Mode::Slow(Duration::from_millis(200));
+
+/// A process that ends, with or without waiting for its store; what the next one says to a call.
+async fn ends(flush: bool) -> u16 {
+    let store = FaultyStore::new();
+    store.set(SLOW);
+    let sessions = Sessions::new();
+    let scene = live(store.layer().sessions(sessions.clone())).await;
+    if flush {
+        sessions.flush().await.unwrap();
+    }
+    // From here on, nothing is written any more.
+    store.set(Mode::Full);
+    let scene = restarted(scene, &store);
+    scene.server.restart();
+    scene.call(1).await.status
+}
+
+#[tokio::test(start_paused = true)]
+async fn n1_what_is_flushed_is_there_for_the_next_process() {
+    assert_eq!(ends(true).await, 200);
+}
+
+/// So that the test before shows something.
+#[tokio::test(start_paused = true)]
+async fn n1_what_is_not_flushed_goes_with_the_process() {
+    assert_eq!(ends(false).await, 404);
+}
+
+#[tokio::test(start_paused = true)]
+async fn n1_all_that_is_queued_is_flushed() {
+    let store = FaultyStore::new();
+    let sessions = Sessions::new();
+    let scene = live(store.layer().sessions(sessions.clone())).await;
+    let ending = handshake(&scene.client).await;
+    sessions.flush().await.unwrap();
+    assert_eq!(store.len(), 2);
+
+    store.set(SLOW);
+    let mut opened = Vec::new();
+    for _ in 0..5 {
+        opened.push(handshake(&scene.client).await);
+    }
+    assert_eq!(scene.send(delete(&ending)).await.status, 200);
+    sessions.flush().await.unwrap();
+
+    store.set(Mode::Works);
+    let values = store.values().await;
+    let records = values.iter().filter(|it| it.contains("initialize"));
+    assert_eq!((records.count(), values.len()), (6, 7));
+}
+
+#[tokio::test(start_paused = true)]
+async fn n5_a_store_that_is_away_is_not_waited_for() {
+    for mode in [Mode::Down, Mode::Hangs, Mode::Slow(Duration::from_secs(5))] {
+        let store = FaultyStore::new();
+        store.set(mode);
+        let sessions = Sessions::new();
+        let scene = live(store.layer().sessions(sessions.clone())).await;
+        for _ in 0..20 {
+            handshake(&scene.client).await;
+        }
+        assert_eq!(scene.send(delete(&scene.session)).await.status, 200);
+
+        let started = Instant::now();
+        assert!(sessions.flush().await.is_err(), "{mode:?}");
+        assert!(started.elapsed() <= Duration::from_secs(2), "{mode:?}");
+
+        // What it could not write is still written when the store is back.
+        store.set(Mode::Works);
+        tokio::time::sleep(Duration::from_secs(100)).await;
+        assert_eq!(store.len(), 20, "{mode:?}");
+        assert!(sessions.flush().await.is_ok());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn n1_where_nothing_is_kept_there_is_nothing_to_flush() {
+    assert!(Sessions::new().flush().await.is_ok());
+    let store = FaultyStore::new();
+    let sessions = Sessions::new();
+    let scene = live(store.layer().sessions(sessions.clone())).await;
+    drop(scene);
+    settle().await;
+    store.set(Mode::Down);
+    assert!(sessions.flush().await.is_ok());
+}
