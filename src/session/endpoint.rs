@@ -80,9 +80,7 @@ impl Endpoint {
         let host = hosts.iter().map(|host| without_user(host));
         (
             self.uri.scheme_str().map(str::to_ascii_lowercase),
-            self.uri
-                .authority()
-                .map(|authority| without_user(authority.as_str())),
+            without_default_port(&self.uri).map(without_user),
             self.uri.path().to_owned(),
             (!hosts.is_empty()).then(|| host.collect::<Vec<_>>().join(",")),
         )
@@ -117,9 +115,9 @@ impl Hash for Endpoint {
             state.write_u8(0xff);
         };
         lower(
-            self.uri
-                .authority()
-                .map_or(b"", |it| it.as_str().as_bytes()),
+            without_default_port(&self.uri)
+                .unwrap_or_default()
+                .as_bytes(),
         );
         for host in &self.hosts {
             lower(host.as_bytes());
@@ -139,8 +137,23 @@ pub(super) fn is_spelled_alike(one: &Uri, other: &Uri) -> bool {
 /// Authorities are equal whatever their case, but nearly always they are spelled alike, which is
 /// cheaper to find out.
 fn same_authority(one: &Uri, other: &Uri) -> bool {
-    let (one, other) = (one.authority(), other.authority());
-    one.map(Authority::as_str) == other.map(Authority::as_str) || one == other
+    let is_alike =
+        one.authority().map(Authority::as_str) == other.authority().map(Authority::as_str);
+    is_alike
+        || without_default_port(one).is_some_and(|one| {
+            without_default_port(other).is_some_and(|other| one.eq_ignore_ascii_case(other))
+        })
+}
+
+/// The authority, in which a scheme's own port is the same as none (RFC 9110, 4.2.3).
+fn without_default_port(uri: &Uri) -> Option<&str> {
+    let authority = uri.authority()?.as_str();
+    let port = match uri.scheme_str() {
+        Some("http") => ":80",
+        Some("https") => ":443",
+        _ => return Some(authority),
+    };
+    Some(authority.strip_suffix(port).unwrap_or(authority))
 }
 
 /// The same URI, if it has a query that can be left out.
@@ -195,6 +208,9 @@ mod tests {
     #[test]
     fn a3_an_endpoint_is_scheme_authority_and_path() {
         assert!(matches("http://a.test/mcp", "http://A.test/mcp?token=1"));
+        assert!(matches("http://a.test:80/mcp", "http://A.test/mcp"));
+        assert!(matches("https://a.test/mcp", "https://a.test:443/mcp"));
+        assert!(!matches("http://a.test/mcp", "http://a.test:443/mcp"));
         assert!(!matches("http://a.test/mcp", "https://a.test/mcp"));
         assert!(!matches("http://a.test/mcp", "http://a.test:8080/mcp"));
         assert!(!matches("http://a.test/mcp", "http://b.test/mcp"));
