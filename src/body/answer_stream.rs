@@ -85,11 +85,17 @@ where
         let Some(body) = this.body.as_mut().as_pin_mut() else {
             return Poll::Ready(this.trailers.take().map(Ok));
         };
-        // A stream that always has something does not keep its thread.
-        let coop = ready!(coop::poll_proceed(cx));
-        let (end, reason) = match body.poll_frame(cx) {
+        // A stream that always has something does not keep its thread, nor the timer from its turn.
+        let coop = coop::poll_proceed(cx);
+        let polled = match &coop {
+            Poll::Ready(_) => body.poll_frame(cx),
+            Poll::Pending => Poll::Pending,
+        };
+        let (end, reason) = match polled {
             Poll::Ready(Some(Ok(frame))) => {
-                coop.made_progress();
+                if let Poll::Ready(coop) = coop {
+                    coop.made_progress();
+                }
                 let frame = into_bytes(frame);
                 if let Some(data) = frame.data_ref() {
                     *this.is_done |= this.pending.are_answered();

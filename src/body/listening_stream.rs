@@ -2,7 +2,7 @@
 
 use std::{
     future::Future,
-    pin::Pin,
+    pin::{Pin, pin},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame};
 use tokio::{
-    task::coop,
+    task::coop::{self, unconstrained},
     time::{Sleep, sleep},
 };
 
@@ -107,6 +107,23 @@ where
         }
     }
 
+    /// Once in a while a stream that always has something is asked whether it still should.
+    fn look_up(&mut self, cx: &mut Context<'_>) {
+        match &mut self.source {
+            Source::Open(_) => {
+                if let Some(source) = self.move_on(cx) {
+                    self.source = source;
+                }
+            }
+            Source::Leaving(_, patience) => {
+                if pin!(unconstrained(patience.as_mut())).poll(cx).is_ready() {
+                    self.source = Source::Ended;
+                }
+            }
+            Source::Opening(_) | Source::Ended => {}
+        }
+    }
+
     fn notices(&mut self) -> Option<Bytes> {
         if !self.reader.has_room() {
             return None;
@@ -171,7 +188,10 @@ where
         let this = self.get_mut();
         loop {
             // A stream that always has something does not keep its thread.
-            let coop = ready!(coop::poll_proceed(cx));
+            let Poll::Ready(coop) = coop::poll_proceed(cx) else {
+                this.look_up(cx);
+                return Poll::Pending;
+            };
             match &mut this.source {
                 Source::Open(body) => match body.as_mut().poll_frame(cx) {
                     Poll::Ready(Some(Ok(frame))) if frame.is_data() => {

@@ -16,7 +16,7 @@ use crate::{
     body::{BufferedBody, RequestBody, ResponseBody, Tap},
     config::Shared,
     http_service::HttpService,
-    mcp::{Id, InitializeResult, Message, MessageReader, SESSION_ID},
+    mcp::{Id, InitializeResult, Message, MessageReader, SESSION_ID, is_large_initialize},
     recovery::{callers_headers, end},
     session::{Endpoint, Epoch, Evicted, Initialize, Key, Session},
 };
@@ -34,7 +34,8 @@ pub(crate) struct Candidate {
     renews: Option<Arc<Session>>,
     headers: HeaderMap,
     extensions: Extensions,
-    body: BufferedBody,
+    /// `None` if it is larger than what is kept of any request (rule K1).
+    body: Option<BufferedBody>,
 }
 
 /// What an answer to `initialize` makes of its session.
@@ -53,8 +54,12 @@ impl Candidate {
         request: &Request<RequestBody<B>>,
         principal: Option<Principal>,
     ) -> Option<Self> {
-        let body = request.body().kept()?;
-        memchr::memmem::find(&body.data(), b"initialize")?;
+        let body = request.body().kept();
+        match body {
+            Some(body) => drop(memchr::memmem::find(&body.data(), b"initialize")?),
+            None if request.body().has_read(is_large_initialize) => {}
+            None => return None,
+        }
         let mut candidate = Self::new(request.uri(), request.headers().clone(), body, principal);
         candidate.extensions = request.extensions().clone();
         Some(candidate)
@@ -63,7 +68,7 @@ impl Candidate {
     /// An `initialize` in a session that there is.
     pub(super) fn renewing(session: &Arc<Session>, head: Parts, body: &BufferedBody) -> Self {
         let principal = session.principal().cloned();
-        let mut candidate = Self::new(&head.uri, head.headers, body, principal);
+        let mut candidate = Self::new(&head.uri, head.headers, Some(body), principal);
         candidate.extensions = head.extensions;
         candidate.renews = Some(session.clone());
         candidate
@@ -72,7 +77,7 @@ impl Candidate {
     fn new(
         uri: &Uri,
         headers: HeaderMap,
-        body: &BufferedBody,
+        body: Option<&BufferedBody>,
         principal: Option<Principal>,
     ) -> Self {
         Self {
@@ -82,7 +87,7 @@ impl Candidate {
             renews: None,
             headers,
             extensions: Extensions::new(),
-            body: body.clone(),
+            body: body.cloned(),
         }
     }
 
@@ -127,14 +132,27 @@ impl Candidate {
         S: Send + 'static,
     {
         let config = &shared.config;
-        let (Some(id), Some(initialize)) = (assigned(head), self.initialize_id()) else {
+        let Some(id) = assigned(head) else {
+            return (Recorded::No, Evicted::new());
+        };
+        let Some(body) = &self.body else {
+            warn!(
+                host = self.endpoint.host(),
+                limit = config.max_body_bytes,
+                "initialize is too large, its session is not recorded"
+            );
+            return (Recorded::TooLarge, Evicted::new());
+        };
+        let body = body.data();
+        let message = Message::single(&body);
+        let Some(initialize) = message.and_then(|it| it.initialize_id()) else {
             return (Recorded::No, Evicted::new());
         };
         let initialize_request = Initialize {
             accept: self.headers.get(ACCEPT).cloned(),
             content_type: self.headers.get(CONTENT_TYPE).cloned(),
             // Not a slice of a larger buffer of the caller's.
-            body: Bytes::copy_from_slice(&self.body.data()),
+            body: Bytes::copy_from_slice(&body),
             uri: self.uri.map(Box::new),
             credentials: callers_headers(&self.headers),
             extensions: self.extensions,
@@ -176,11 +194,6 @@ impl Candidate {
             is_answer
         };
         (Recorded::Yes(reader.map(|reader| (reader, look))), evicted)
-    }
-
-    /// The id of the request, if it is an `initialize`.
-    fn initialize_id(&self) -> Option<Id> {
-        Message::single(&self.body.data())?.initialize_id()
     }
 }
 

@@ -231,7 +231,9 @@ where
     /// Says that the response will not come: the request was left behind in an epoch that has been
     /// replaced (rule G6).
     pub(super) fn orphaned(&self) -> LayerResponse<S, B> {
-        let lost = LostResponse::SessionExpired.answer(&self.requests());
+        let body = self.body.as_ref().map(|body| body.data());
+        let is_batch = body.is_some_and(|body| body.trim_ascii_start().starts_with(b"["));
+        let lost = LostResponse::SessionExpired.answer(&self.requests(), is_batch);
         self.mark(lost, Outcome::AnswerLost)
             .map(ResponseBody::whole)
     }

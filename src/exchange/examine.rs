@@ -277,13 +277,16 @@ where
             return Some(true);
         }
         let config = &self.shared.config;
+        let chain = self.session.chain();
         let asked = ping::<S, B>(&self.shared, &self.session, self.epoch(), caller);
         let Some(Ok((response, message))) = allowance.spend(asked).await else {
+            chain.asked(self.epoch(), false);
             return Some(false);
         };
         let status = response.status();
         if status.is_success() {
-            self.session.chain().lives(self.epoch());
+            chain.asked(self.epoch(), true);
+            chain.lives(self.epoch());
             return Some(false);
         }
         let credentials = self.session.credentials(self.epoch());
@@ -294,11 +297,13 @@ where
             return None;
         }
         let pong = Examined::read(response, config, allowance).await;
-        match pong.verdict(config, &Method::POST, Some(&message), same) {
-            Verdict::Expired => Some(true),
-            Verdict::Unsure => Some(status == answered),
-            Verdict::Alive => Some(false),
-        }
+        let expired = match pong.verdict(config, &Method::POST, Some(&message), same) {
+            Verdict::Expired => true,
+            Verdict::Unsure => status == answered,
+            Verdict::Alive => false,
+        };
+        chain.asked(self.epoch(), expired || pong.is_proof());
+        Some(expired)
     }
 
     /// The answer that was read ahead, whole again.

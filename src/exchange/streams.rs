@@ -32,6 +32,8 @@ where
                 let accepting = self.accepting_earlier(response.headers());
                 return self.stream_of(response, answer.origin, answer.pending, id, accepting);
             }
+            // Whatever it resumes, the layer could not open it anew.
+            Some(Logged::Unknown) => return response.map(ResponseBody::untouched),
             Some(Logged::Listening(origin)) if origin.epoch() == epoch => origin,
             _ => StreamOrigin::listening(epoch),
         };

@@ -11,7 +11,7 @@ use crate::{
     Failure, Outcome, Recovery, Refusal,
     body::{RequestBody, ResponseBody},
     http_service::{HttpService, LayerResponse, LayerResult},
-    mcp::{SESSION_ID, names_method},
+    mcp::{SESSION_ID, is_large_request},
 };
 
 /// Sends a request for the first time, once its session is there to be used and the inner service
@@ -135,11 +135,11 @@ where
     }
 
     /// Whether it is a JSON-RPC response, or a batch with one (rule F2). A body that was not
-    /// buffered is taken for one if no method is in sight.
+    /// buffered is taken for one unless it certainly is a request.
     fn is_response(&self, body: &RequestBody<B>) -> bool {
         match body.kept() {
             Some(_) => self.summary().has_response,
-            None => !body.has_read(names_method),
+            None => !body.has_read(is_large_request),
         }
     }
 }

@@ -39,21 +39,18 @@ impl LostResponse {
     }
 
     /// The error as the body of an answer: an array where the requests came as a batch.
-    pub(crate) fn body(self, ids: &[Id]) -> Bytes {
-        match ids {
-            [id] => self.error(id),
-            ids => {
-                let errors: Vec<_> = ids.iter().map(|id| self.error(id)).collect();
-                format!("[{}]", errors.join(","))
-            }
+    fn body(self, ids: &[Id], is_batch: bool) -> Bytes {
+        let errors: Vec<_> = ids.iter().map(|id| self.error(id)).collect();
+        match is_batch {
+            true => format!("[{}]", errors.join(",")).into(),
+            false => errors.concat().into(),
         }
-        .into()
     }
 
     /// An answer to a request whose own will not come (rule G6). Not a 404: a client that recovers
     /// by itself would send a request again that may have been executed.
-    pub(crate) fn answer(self, ids: &[Id]) -> Response<Bytes> {
-        let mut response = Response::new(self.body(ids));
+    pub(crate) fn answer(self, ids: &[Id], is_batch: bool) -> Response<Bytes> {
+        let mut response = Response::new(self.body(ids, is_batch));
         response
             .headers_mut()
             .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -207,29 +207,6 @@ fn string(value: &RawValue) -> Option<Cow<'_, str>> {
     }
 }
 
-/// Whether the name `method` is in the JSON, however it is escaped (rule C4). For what is no whole
-/// JSON, and cannot be parsed.
-pub(crate) fn names_method(json: &[u8]) -> bool {
-    memchr::memchr_iter(b'"', json).any(|quote| {
-        let rest = b"method\""
-            .iter()
-            .try_fold(&json[quote + 1..], |rest, letter| skip(rest, *letter));
-        rest.is_some()
-    })
-}
-
-/// What follows the letter, if that comes first in the JSON string.
-fn skip(json: &[u8], letter: u8) -> Option<&[u8]> {
-    match json.strip_prefix(b"\\u00") {
-        Some(escaped) => {
-            let (code, rest) = escaped.split_at_checked(2)?;
-            let code = u8::from_str_radix(std::str::from_utf8(code).ok()?, 16).ok()?;
-            (code == letter).then_some(rest)
-        }
-        None => json.strip_prefix(&[letter]),
-    }
-}
-
 impl fmt::Debug for Message<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Message")
@@ -301,18 +278,6 @@ mod tests {
     fn e6_an_error_that_is_null_is_none() {
         let answer = single(r#"{"id":1,"result":{},"error":null}"#);
         assert!(answer.is_response() && answer.error().is_none());
-    }
-
-    #[test]
-    fn c4_the_name_of_the_method_is_seen_in_part_of_a_message_however_it_is_escaped() {
-        assert!(names_method(br#"{"id":1,"method":"a","params":{"da"#));
-        assert!(names_method(br#"{"id":1,"m\u0065tho\u0064" :"a"#));
-        assert!(names_method(
-            br#"{"\u006D\u0065\u0074\u0068\u006f\u0064":"a"#
-        ));
-        assert!(!names_method(br#"{"id":1,"result":{"methods":"\u0065 a"#));
-        assert!(!names_method(br#"{"id":1,"m\u0065tho"#));
-        assert!(!names_method(br#"{"id":1,"m\u00"#));
     }
 
     #[test]

@@ -42,10 +42,9 @@ pub(crate) use self::{
     id::Id,
     initialize::{InitializeResult, ListChanged, propose_version},
     list_changed::list_changed_event,
-    message::names_method,
     pending_requests::PendingRequests,
     reader::MessageReader,
-    skim::id_of_large_request,
+    skim::{id_of_large_request, is_large_initialize, is_large_request},
     summary::Summary,
 };
 

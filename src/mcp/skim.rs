@@ -1,5 +1,7 @@
 //! The members of a JSON-RPC message, found without reading what is in them.
 
+use std::borrow::Cow;
+
 use memchr::memchr2;
 
 use super::Id;
@@ -67,6 +69,35 @@ pub(crate) fn id_of_large_request(beginning: &[u8], end: &[u8]) -> Option<Id> {
     }
     method?;
     Id::from_json(id.or_else(|| last_id(end))?)
+}
+
+/// Whether a message of which only the beginning is known certainly is a request or a notification.
+pub(crate) fn is_large_request(beginning: &[u8]) -> bool {
+    method_of_large(beginning).is_some()
+}
+
+/// Whether one certainly is an `initialize`.
+pub(crate) fn is_large_initialize(beginning: &[u8]) -> bool {
+    method_of_large(beginning) == Some(b"\"initialize\"")
+}
+
+/// What follows the name `method`, as it is written, if that comes before an outcome.
+fn method_of_large(beginning: &[u8]) -> Option<&[u8]> {
+    let mut rest = beginning.trim_ascii_start().strip_prefix(b"{")?;
+    loop {
+        let (name, after) = string(rest.trim_ascii_start())?;
+        let value = after.trim_ascii_start().strip_prefix(b":")?;
+        let value = value.trim_ascii_start();
+        // As JSON has it: however the name is escaped (rule C4).
+        let name: Cow<'_, str> = serde_json::from_slice(name).ok()?;
+        match &*name {
+            "method" => return Some(string(value).map_or(value, |(method, _)| method)),
+            "result" | "error" => return None,
+            _ => {}
+        }
+        let (_, after) = value_of(value)?;
+        rest = after.trim_ascii_start().strip_prefix(b",")?;
+    }
 }
 
 /// A member that is followed by another one: its name, its value, and what comes then.
@@ -227,5 +258,32 @@ mod tests {
         ] {
             assert!(Skimmed::of(json.as_bytes()).is_none(), "{json}");
         }
+    }
+
+    #[test]
+    fn c4_the_name_of_the_method_is_seen_in_part_of_a_message_however_it_is_escaped() {
+        assert!(is_large_request(br#"{"id":1,"method":"a","params":{"da"#));
+        assert!(is_large_request(br#"{"id":1,"m\u0065tho\u0064" :"a"#));
+        assert!(is_large_request(
+            br#"{"\u006D\u0065\u0074\u0068\u006f\u0064":"a"#
+        ));
+        assert!(!is_large_request(
+            br#"{"id":1,"result":{"methods":"\u0065 a"#
+        ));
+        assert!(!is_large_request(br#"{"id":1,"m\u0065tho"#));
+        assert!(!is_large_request(br#"{"id":1,"m\u00"#));
+        // What is named in a result, or after one, is none.
+        assert!(!is_large_request(
+            br#"{"result":{"method":"a"},"id":1,"x":"#
+        ));
+        assert!(!is_large_request(br#"{"id":1,"result":{"method":"a","da"#));
+        assert!(!is_large_request(br#"{"result":"method","#));
+        assert!(!is_large_request(br#"[{"id":1,"method":"a"},{"#));
+        assert!(is_large_initialize(
+            br#"{"id":1,"method" : "initialize","params":{"da"#
+        ));
+        assert!(!is_large_initialize(
+            br#"{"id":1,"method":"initialized","params":{"da"#
+        ));
     }
 }

@@ -59,6 +59,8 @@ struct State {
     failures: u64,
     error: Option<Arc<RecoveryError>>,
     pace: Pace,
+    /// The pace of asking about an epoch that the server gives no clear answer about.
+    asking: Pace,
     forgotten: bool,
 }
 
@@ -127,6 +129,7 @@ impl Chain {
                 failures: 0,
                 error: None,
                 pace: Pace::default(),
+                asking: Pace::default(),
                 forgotten: false,
             }),
             pauses,
@@ -197,13 +200,24 @@ impl Chain {
 
     /// Whether it is of use to ask the server about `epoch`.
     pub(crate) fn standing(&self, epoch: &Epoch, authorization: Option<&HeaderValue>) -> Standing {
+        let now = Instant::now();
         let state = self.lock();
         if !state.is_in(epoch) || state.flight.is_some() || state.expired {
             Standing::Expired
-        } else if !state.pace.allows(Instant::now(), authorization) {
+        } else if !state.pace.allows(now, authorization) || state.asking.is_paused(now) {
             Standing::Paused
         } else {
             Standing::Open
+        }
+    }
+
+    /// The server was asked about `epoch`, and gave a clear answer, or none (rules D9, K6).
+    pub(crate) fn asked(&self, epoch: &Epoch, is_clear: bool) {
+        let mut state = self.lock();
+        match is_clear {
+            _ if !state.is_in(epoch) => {}
+            true => state.asking.reset(),
+            false => state.asking.useless(self.pauses, Instant::now()),
         }
     }
 
@@ -443,6 +457,7 @@ impl Leader {
             if shares && epoch.settle() {
                 state.pace.useless(self.chain.pauses, now);
             }
+            state.asking = Pace::default();
             std::mem::replace(&mut state.epoch, epoch)
         };
         self.has_ended = true;

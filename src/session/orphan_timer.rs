@@ -2,7 +2,7 @@
 
 use std::{
     future::Future,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
@@ -11,6 +11,7 @@ use std::{
 use pin_project_lite::pin_project;
 use tokio::{
     sync::futures::OwnedNotified,
+    task::coop::unconstrained,
     time::{Sleep, sleep},
 };
 
@@ -83,9 +84,8 @@ impl Future for OrphanTimer {
             ready!(this.replaced.poll(cx));
         }
         let timeout = *this.timeout;
-        this.sleep
-            .get_or_insert_with(|| Box::pin(sleep(timeout)))
-            .as_mut()
-            .poll(cx)
+        let sleep = this.sleep.get_or_insert_with(|| Box::pin(sleep(timeout)));
+        // It is over even for what has used up tokio's budget.
+        pin!(unconstrained(sleep.as_mut())).poll(cx)
     }
 }

@@ -320,8 +320,11 @@ impl Sessions {
     /// that is known to have expired uses it no longer.
     pub(crate) fn uses(&self, endpoint: &Endpoint, id: &HeaderValue) -> bool {
         let table = self.read();
+        // Where there is one id for all, none is known to have expired.
+        let tells_apart = table.handed_out.differ(endpoint);
         let mut holders = table.holders(endpoint, id).into_iter();
-        holders.any(|holder| !holder.chain().is_expired()) || table.assigned.has(endpoint, id)
+        holders.any(|holder| !tells_apart || !holder.chain().is_expired())
+            || table.assigned.has(endpoint, id)
     }
 
     /// Forgets a session, unless it has been replaced already.

@@ -1,6 +1,7 @@
 //! Bodies that go as scripted, of requests and of answers.
 
 use std::{
+    collections::VecDeque,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -23,6 +24,21 @@ pub enum Step {
     Yield,
     /// Never ready again.
     Pending,
+}
+
+impl Step {
+    fn poll(self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, TestError>>> {
+        Poll::Ready(Some(match self {
+            Self::Data(data) => Ok(Frame::data(data)),
+            Self::Trailers(trailers) => Ok(Frame::trailers(trailers)),
+            Self::Error(error) => Err(TestError(error)),
+            Self::Yield => {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            Self::Pending => return Poll::Pending,
+        }))
+    }
 }
 
 /// A body that is fed from a test.
@@ -102,27 +118,19 @@ impl Body for Feed {
         let Some(step) = ready!(self.steps.poll_recv(cx)) else {
             return Poll::Ready(None);
         };
-        Poll::Ready(Some(match step {
+        match &step {
             Step::Data(data) => {
                 let told = self.told.as_mut();
                 told.into_iter().for_each(|left| *left -= data.len() as u64);
-                Ok(Frame::data(data))
             }
-            Step::Trailers(trailers) => Ok(Frame::trailers(trailers)),
-            Step::Error(error) => {
+            Step::Error(_) => {
                 self.steps.close();
                 while self.steps.try_recv().is_ok() {}
-                Err(TestError(error))
             }
-            Step::Yield => {
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
-            Step::Pending => {
-                self.is_pending = true;
-                return Poll::Pending;
-            }
-        }))
+            Step::Pending => self.is_pending = true,
+            Step::Trailers(_) | Step::Yield => {}
+        }
+        step.poll(cx)
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -130,21 +138,11 @@ impl Body for Feed {
     }
 }
 
-/// A body whose script is written step by step.
+/// A body whose script is written step by step. It is ready whenever the script says so, whatever
+/// tokio's budget.
+#[derive(Default)]
 pub struct Script {
-    /// Until it is read.
-    feeder: Option<Feeder>,
-    feed: Feed,
-}
-
-impl Default for Script {
-    fn default() -> Self {
-        let (feeder, feed) = feed();
-        Self {
-            feeder: Some(feeder),
-            feed,
-        }
-    }
+    steps: VecDeque<Step>,
 }
 
 impl Script {
@@ -152,10 +150,8 @@ impl Script {
         Self::default()
     }
 
-    fn step(self, step: Step) -> Self {
-        if let Some(feeder) = &self.feeder {
-            feeder.send(step);
-        }
+    fn step(mut self, step: Step) -> Self {
+        self.steps.push_back(step);
         self
     }
 
@@ -188,7 +184,14 @@ impl Body for Script {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, TestError>>> {
-        self.feeder = None;
-        Pin::new(&mut self.feed).poll_frame(cx)
+        let Some(step) = self.steps.pop_front() else {
+            return Poll::Ready(None);
+        };
+        match &step {
+            Step::Error(_) => self.steps.clear(),
+            Step::Pending => self.steps.push_front(Step::Pending),
+            _ => {}
+        }
+        step.poll(cx)
     }
 }

@@ -275,3 +275,18 @@ async fn k10_what_is_forgotten_counts_no_more() {
         assert_eq!(sessions.len(), number);
     }
 }
+
+/// B4, K1: an `initialize` that is too large even to be sent again is reported as well.
+#[tokio::test(start_paused = true)]
+async fn b4_an_initialize_over_the_limit_of_a_request_is_reported() {
+    for (name, expected) in [("initialize", Some(Outcome::NotRecorded)), ("ping", None)] {
+        let (_server, client, sessions) =
+            recorded(SessionRecoveryLayer::new().max_body_bytes(1024));
+        let mut message = initialize();
+        message["method"] = json!(name);
+        message["params"]["clientInfo"]["name"] = json!("x".repeat(4096));
+        let made = send(&client, post(None, &message)).await;
+        assert_eq!(made.outcome(), expected, "{name}");
+        assert!(sessions.is_empty());
+    }
+}

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use mcp_session_recovery::{Failure, Outcome, SessionRecoveryLayer};
-use testing::scenario::{Events, answer, heal, slow};
+use testing::scenario::{Events, answer, hang, heal, slow};
 use testing::*;
 use tokio::time::{Instant, advance};
 
@@ -319,4 +319,40 @@ async fn k6_the_pauses_can_be_set_and_are_each_sessions_own() {
         let after = send_call(&client, &sessions[0], 1).await;
         assert_eq!(after.outcome(), Some(Outcome::Replayed));
     }
+}
+
+/// D9, K6: a server that says nothing to the layer's pings is not pinged at every answer, nor is
+/// every answer late for that.
+#[tokio::test(start_paused = true)]
+async fn d9_k6_pings_without_an_answer_are_followed_by_pauses_too() {
+    // Given a live session whose calls are answered with words that an expired one has, too,
+    let server = Server::new(Profile::TypeScript);
+    let client = client(&server, SessionRecoveryLayer::new());
+    let session = handshake(&client).await;
+    answer(&server, "tools/call", |_| {
+        reply(400, None, "session parameter missing")
+    });
+    hang(&server, "ping");
+    // when it is called again and again,
+    let started = Instant::now();
+    for id in 0..100 {
+        let answer = send(&client, post(Some(&session), &tool_call(id))).await;
+        assert_eq!(answer.status, 400);
+    }
+    // then there is one ping, and one late answer.
+    assert_eq!(server.count("ping"), 1);
+    assert_eq!(started.elapsed(), Duration::from_secs(10));
+    // And once it has been silent for a while, it is asked again, and heard.
+    advance(Duration::from_millis(100)).await;
+    heal(&server);
+    server.restart();
+    answer(&server, "tools/call", |seen| {
+        let is_old = seen.session() == Some("secret-session-1");
+        match is_old {
+            true => reply(400, None, "session not found"),
+            false => reply(202, None, ""),
+        }
+    });
+    let recovered = send(&client, post(Some(&session), &tool_call(100))).await;
+    assert_eq!(recovered.outcome(), Some(Outcome::Replayed));
 }

@@ -334,3 +334,65 @@ async fn d5_a_404_over_the_limit_gives_its_connection_up_for_the_recovery() {
         (200, Some(Outcome::Replayed))
     );
 }
+
+/// G6, G1: an old stream that always has something is told, or moves, as one does that is silent.
+#[tokio::test(start_paused = true)]
+async fn g6_g1_an_old_stream_that_is_always_ready_is_left_in_time() {
+    /// Comments without end.
+    struct Flood;
+
+    impl Body for Flood {
+        type Data = Bytes;
+        type Error = TestError;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, TestError>>> {
+            Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b": c\n\n")))))
+        }
+    }
+
+    for listens in [false, true] {
+        // Given a stream that floods its reader,
+        let server = Server::new(Profile::TypeScript);
+        let layer = SessionRecoveryLayer::new().orphan_timeout(Duration::from_millis(1));
+        let client = client(&server, layer);
+        let session = handshake(&client).await;
+        let what = if listens { "GET" } else { "tools/call" };
+        let mut floods = true;
+        server.on(move |seen| {
+            let is_first = seen.what() == what && std::mem::take(&mut floods);
+            is_first.then(|| {
+                let mut reply = sse("");
+                *reply.body_mut() = Flood.boxed();
+                reply
+            })
+        });
+        let request = match listens {
+            true => get(&session, None),
+            false => post(Some(&session), &tool_call(1)),
+        };
+        let mut response = client.clone().oneshot(request).await.unwrap();
+        // when the session moves,
+        server.restart();
+        let ping = json!({"jsonrpc": "2.0", "id": 2, "method": "ping"});
+        assert_eq!(send(&client, post(Some(&session), &ping)).await.status, 200);
+        // then its reader hears of it.
+        let mut has_ended = false;
+        for _ in 0..100_000 {
+            // Time goes on for who is never idle, too.
+            tokio::time::advance(Duration::from_micros(10)).await;
+            let frame = response.body_mut().frame().await.unwrap().unwrap();
+            let data = frame.into_data().unwrap();
+            has_ended = data != &b": c\n\n"[..];
+            if has_ended || server.count("GET") == 2 {
+                break;
+            }
+        }
+        assert_eq!(
+            (has_ended, server.count("GET")),
+            (!listens, 2 * usize::from(listens))
+        );
+    }
+}

@@ -8,6 +8,7 @@ use http_body_util::BodyExt;
 use mcp_session_recovery::{Outcome, Refusal, SessionRecoveryLayer};
 use serde_json::{Value, json};
 use testing::mocked::*;
+use testing::scenario::{Door, is, start};
 use testing::*;
 use tower::ServiceExt;
 
@@ -421,4 +422,48 @@ async fn c2_an_answer_that_is_given_back_shows_no_id_but_the_callers() {
         (404, refused(Refusal::Response))
     );
     assert_eq!(answer.session(), Some(&*session));
+}
+
+/// F2, E3: a response over K1 that waited is not let into the new session, whatever is in it.
+#[tokio::test(start_paused = true)]
+async fn f2_a_large_response_that_waited_does_not_enter_the_new_session() {
+    let pad = "p".repeat(4096);
+    let request = json!({"jsonrpc": "2.0", "id": 1, "method": "ping", "params": {"x": pad}});
+    for (message, enters) in [
+        (request.to_string(), true),
+        (
+            format!(r#"{{"result":{{"method":"no","x":"{pad}"}},"id":1}}"#),
+            false,
+        ),
+        (format!(r#"[{request},{{"id":1,"result":{{}}}}]"#), false),
+    ] {
+        // Given a recovery under way,
+        let server = Server::new(Profile::TypeScript);
+        let client = client(&server, SessionRecoveryLayer::new().max_body_bytes(1024));
+        let session = handshake(&client).await;
+        server.restart();
+        let door = Door::before(&server, is("initialize"));
+        let trigger = start(&client, post(Some(&session), &tool_call(1)));
+        settle().await;
+        // when the message arrives,
+        let body = full(message.clone());
+        let late = start(&client, request_with(&session, body));
+        settle().await;
+        door.open();
+        assert_eq!(trigger.await.unwrap().status, 200);
+        late.await.unwrap();
+        // then it goes where it belongs.
+        let seen = server.seen();
+        let seen = seen.iter().find(|seen| seen.body.len() > 1024).unwrap();
+        assert_eq!(
+            seen.session() != Some(&*session),
+            enters,
+            "{}",
+            &message[..40]
+        );
+    }
+}
+
+fn request_with(session: &str, body: CallerBody) -> http::Request<CallerBody> {
+    post(Some(session), &json!({})).map(|_| body)
 }

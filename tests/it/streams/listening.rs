@@ -24,28 +24,6 @@ fn layer() -> SessionRecoveryLayer {
     SessionRecoveryLayer::new()
 }
 
-/// G1: a stream that was resumed from where the layer knows nothing of listens as well.
-#[tokio::test(start_paused = true)]
-async fn g1_a_stream_resumed_from_an_unknown_event_goes_on_in_the_new_session() {
-    // Given a stream that goes on where one of another process ended,
-    let scene = scene(layer()).await;
-    let fed = feed_all(&scene.server, "GET");
-    let mut stream = scene.open(get(&scene.session, Some("another's"))).await;
-    assert_eq!(
-        scene.server.last("GET").header(LAST_EVENT_ID),
-        Some("another's")
-    );
-    // when the session moves,
-    scene.recover().await;
-    stream.now().await;
-    // then it is open there, from its beginning.
-    assert_eq!(fed.count(), 2);
-    assert_eq!(scene.server.last("GET").header(LAST_EVENT_ID), None);
-    fed.data(1, NEW);
-    stream.now().await;
-    assert_eq!(stream.chunks.last().map(|it| &it[..]), Some(NEW.as_bytes()));
-}
-
 /// G1, J4: that a stream could be opened in the new session proves that this lives.
 #[tokio::test(start_paused = true)]
 async fn g1_j4_a_stream_that_is_opened_anew_ends_the_pauses() {

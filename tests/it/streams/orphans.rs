@@ -5,6 +5,7 @@ use std::time::Duration;
 use http::{Method, Request};
 use mcp_session_recovery::{Outcome, SessionRecoveryLayer};
 use serde_json::{Value, json};
+use testing::scenario::hang;
 use testing::streams::*;
 use testing::*;
 use tokio::time::{Instant, advance};
@@ -290,4 +291,22 @@ async fn a_busy_stream_is_orphaned_as_well_and_only_once() {
         .filter(|m| m["id"] == 1)
         .collect();
     assert_eq!(answers, [lost(1, "session_expired")]);
+}
+
+/// G6, G7: also a batch of one gets an array.
+#[tokio::test(start_paused = true)]
+async fn g6_a_batch_of_one_is_answered_with_an_array() {
+    let scene = scene(SessionRecoveryLayer::new()).await;
+    hang(&scene.server, "POST");
+    let batch = scene.spawn(post(Some(&scene.session), &json!([tool_call(5)])));
+    settle().await;
+    scene.recover().await;
+    let answer = soon(batch).await.unwrap();
+    assert_eq!(
+        (answer.status, answer.outcome()),
+        (200, Some(Outcome::AnswerLost))
+    );
+    let body: serde_json::Value = serde_json::from_slice(answer.text().as_bytes()).unwrap();
+    assert_eq!(body[0]["id"], 5);
+    assert_eq!(body[0]["error"]["code"], -32000);
 }

@@ -429,3 +429,33 @@ async fn a5_k6_one_id_for_all_costs_one_handshake_in_each_pause() {
     let handshakes = server.count("initialize") - before;
     assert!(handshakes <= 3 * 13, "{handshakes}");
 }
+
+/// A5, I3: a server with one id for all. A handshake that is forgotten ends nobody's session.
+#[tokio::test(start_paused = true)]
+async fn a5_i3_one_id_for_all_and_a_forgotten_handshake_ends_nobodys_session() {
+    // Given Ada's handshake under way,
+    let server = Server::new(Profile::TypeScriptJson);
+    server.set_ids(Ids::Constant);
+    let client = client(&server, SessionRecoveryLayer::new());
+    let ada = User::connect(&client, "Ada").await;
+    server.restart();
+    let door = Door::before(&server, is("initialize"));
+    let adas = start(
+        &client,
+        with_token(post(Some(&ada.session), &tool_call(1)), Some("Ada")),
+    );
+    settle().await;
+    // when Bob is given the one id meanwhile,
+    let bob = tokio::spawn({
+        let client = client.clone();
+        async move { User::connect(&client, "Bob").await }
+    });
+    settle().await;
+    door.open();
+    let bob = bob.await.unwrap();
+    adas.await.unwrap();
+    settle().await;
+    // then nobody's session is ended.
+    assert_eq!(server.count("DELETE"), 0);
+    assert_eq!(bob.call(2).await.status, 200);
+}
