@@ -36,6 +36,11 @@ impl Assigned {
     pub(crate) fn is_taken(&self) -> bool {
         self.taken.load(Ordering::Acquire)
     }
+
+    /// Whether the endpoint is known to hand out more than one id.
+    pub(crate) fn is_of_many(&self, endpoint: &Endpoint) -> bool {
+        self.sessions.tells_apart(endpoint)
+    }
 }
 
 impl Drop for Assigned {

@@ -311,6 +311,11 @@ impl Sessions {
             && (holders.any(is_anothers) || table.assigned.is_anothers(session, id))
     }
 
+    /// Whether the endpoint is known to hand out more than one id.
+    pub(super) fn tells_apart(&self, endpoint: &Endpoint) -> bool {
+        self.read().handed_out.differ(endpoint)
+    }
+
     /// Whether a recorded session has this id upstream, or a recovery of one.
     pub(crate) fn names(&self, endpoint: &Endpoint, id: &HeaderValue) -> bool {
         self.read().names(endpoint, id)

@@ -138,6 +138,32 @@ async fn a5_e7_a_half_open_session_is_not_used_because_it_has_the_old_ones_id() 
     assert_eq!(server.whose_was(2), None);
 }
 
+/// A5, I3: a handshake that fails half way with the id that the session had is ended, too.
+#[tokio::test(start_paused = true)]
+async fn a5_i3_a_half_open_session_with_the_old_ones_id_is_ended() {
+    // Given a server that counts, has restarted, and accepts no session,
+    let (server, ada, _) = ada_and_bob().await;
+    server.restart();
+    answer(&server, "notifications/initialized", |_| {
+        reply(500, None, "")
+    });
+
+    // when Ada's recovery is given the "1" that she had and fails,
+    assert_eq!(ada.call(1).await.status, 404);
+    settle().await;
+
+    // then nothing of it stays on the server,
+    assert_eq!(server.count("DELETE"), 1);
+    assert_eq!(server.last("DELETE").session(), Some("1"));
+
+    // and the next is not ended with it.
+    heal(&server);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(ada.call(2).await.status, 200);
+    settle().await;
+    assert_eq!(server.count("DELETE"), 1);
+}
+
 /// A5, F2: a response that stays in an old session of its caller is not sent under an id that was
 /// given away, though the one to whom it was given never used it.
 #[tokio::test(start_paused = true)]
