@@ -12,7 +12,7 @@ use http_body::{Body, Frame};
 use pin_project_lite::pin_project;
 use tokio::task::coop;
 
-use super::request::into_bytes;
+use super::{listening_stream::TURN, request::into_bytes};
 use crate::mcp::{Event, EventIds, EventReader, Interest, LostResponse, PendingRequests};
 
 /// The largest event that is read for an answer, in bytes. Of a larger one only its beginning is.
@@ -36,6 +36,8 @@ pin_project! {
         remember: M,
         #[pin]
         orphan_timer: Option<O>,
+        // How many frames have passed.
+        frames: u8,
         trailers: Option<Frame<Bytes>>,
     }
 }
@@ -63,6 +65,7 @@ impl<R, M, O> AnswerStream<R, M, O> {
             is_done: false,
             remember,
             orphan_timer,
+            frames: 0,
             trailers: None,
         }
     }
@@ -86,16 +89,18 @@ where
             return Poll::Ready(this.trailers.take().map(Ok));
         };
         // A stream that always has something does not keep its thread, nor the timer from its turn.
-        let coop = coop::poll_proceed(cx);
-        let polled = match &coop {
-            Poll::Ready(_) => body.poll_frame(cx),
-            Poll::Pending => Poll::Pending,
+        let coop = ready!(coop::poll_proceed(cx));
+        *this.frames = this.frames.wrapping_add(1);
+        let is_turn = *this.frames % TURN == 0 && !*this.is_done;
+        let orphan_timer = this.orphan_timer.as_mut().as_pin_mut();
+        let is_over = is_turn && orphan_timer.is_some_and(|it| it.poll(cx).is_ready());
+        let polled = match is_over {
+            true => Poll::Pending,
+            false => body.poll_frame(cx),
         };
         let (end, reason) = match polled {
             Poll::Ready(Some(Ok(frame))) => {
-                if let Poll::Ready(coop) = coop {
-                    coop.made_progress();
-                }
+                coop.made_progress();
                 let frame = into_bytes(frame);
                 if let Some(data) = frame.data_ref() {
                     *this.is_done |= this.pending.are_answered();

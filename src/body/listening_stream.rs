@@ -61,7 +61,14 @@ pub(crate) struct ListeningStream<R, L> {
     ids: EventIds,
     reconnect: L,
     patience: Duration,
+    /// How many frames have passed, and how long a stream of an epoch that is gone may go on as
+    /// long as it has something.
+    frames: u8,
+    flood: Option<Pin<Box<Sleep>>>,
 }
+
+/// After how many frames a stream that always has something is asked whether it still should.
+pub(super) const TURN: u8 = 64;
 
 enum Source<R> {
     /// The stream of the current epoch, as far as is known.
@@ -84,6 +91,8 @@ impl<R, L> ListeningStream<R, L> {
             ids: EventIds::default(),
             reconnect,
             patience,
+            frames: 0,
+            flood: None,
         }
     }
 }
@@ -107,11 +116,14 @@ where
         }
     }
 
-    /// Once in a while a stream that always has something is asked whether it still should.
+    /// What the server has sent is read before the stream moves on, but not without end.
     fn look_up(&mut self, cx: &mut Context<'_>) {
         match &mut self.source {
-            Source::Open(_) => {
-                if let Some(source) = self.move_on(cx) {
+            Source::Open(_) if self.reconnect.poll_replaced(cx).is_ready() => {
+                let patience = self.patience;
+                let flood = self.flood.get_or_insert_with(|| Box::pin(sleep(patience)));
+                let is_over = pin!(unconstrained(flood.as_mut())).poll(cx).is_ready();
+                if let Some(source) = is_over.then(|| self.move_on(cx)).flatten() {
                     self.source = source;
                 }
             }
@@ -120,7 +132,7 @@ where
                     self.source = Source::Ended;
                 }
             }
-            Source::Opening(_) | Source::Ended => {}
+            Source::Open(_) | Source::Opening(_) | Source::Ended => {}
         }
     }
 
@@ -166,6 +178,7 @@ where
     fn opened(&mut self, body: R) -> Option<Frame<Bytes>> {
         let end_of_line = self.reader.end_of_line();
         self.reader.restart();
+        self.flood = None;
         self.has_not_begun = false;
         self.byte_order_mark = SkipByteOrderMark::new();
         self.source = Source::Open(Box::pin(body));
@@ -188,10 +201,11 @@ where
         let this = self.get_mut();
         loop {
             // A stream that always has something does not keep its thread.
-            let Poll::Ready(coop) = coop::poll_proceed(cx) else {
+            let coop = ready!(coop::poll_proceed(cx));
+            this.frames = this.frames.wrapping_add(1);
+            if this.frames % TURN == 0 {
                 this.look_up(cx);
-                return Poll::Pending;
-            };
+            }
             match &mut this.source {
                 Source::Open(body) => match body.as_mut().poll_frame(cx) {
                     Poll::Ready(Some(Ok(frame))) if frame.is_data() => {

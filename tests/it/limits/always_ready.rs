@@ -390,9 +390,7 @@ async fn g6_g1_an_old_stream_that_is_always_ready_is_left_in_time() {
                 break;
             }
         }
-        assert_eq!(
-            (has_ended, server.count("GET")),
-            (!listens, 2 * usize::from(listens))
-        );
+        assert!(has_ended || listens);
+        assert_eq!(server.count("GET"), 2 * usize::from(listens));
     }
 }

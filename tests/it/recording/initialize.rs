@@ -199,7 +199,8 @@ async fn b1_an_initialize_over_the_limit_passes_whole_and_makes_no_session() {
             let sent = (!tells_its_size).then_some(trailers);
             assert_eq!(seen.trailers, sent, "{context}");
             assert_eq!((answer.status, answer.session()), (200, Some("assigned")));
-            assert_eq!(answer.recovery, None, "{context}");
+            let reported = (!attaches_its_old_id).then_some(Outcome::NotRecorded);
+            assert_eq!(answer.outcome(), reported, "{context}");
             // and nothing is known of the new session: its loss is the caller's to see.
             assert_eq!(sessions.len(), 1, "{context}");
             let (log, lost) = (server.log().len(), tool_call(1));

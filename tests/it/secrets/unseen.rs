@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 use testing::logs::Logs;
 use testing::scenario::{Door, answer, broken_handshakes, fail, hang, is, start};
 use testing::*;
+use tokio::time::sleep;
 use tower::{Layer, Service, ServiceExt};
 
 const ENDPOINT: &str =
@@ -242,8 +243,11 @@ fn scenarios() -> Vec<(&'static str, Scenario)> {
                 lab.server.restart();
                 fail(&lab.server, "ping", "to http://mcp.test/?key=secret");
                 assert_eq!(lab.send(lab.get(None)).await.status, 404);
+                // What is asked in vain is followed by a pause (rule K6).
+                sleep(Duration::from_secs(1)).await;
                 hang(&lab.server, "ping");
                 assert_eq!(lab.send(lab.get(None)).await.status, 404);
+                sleep(Duration::from_secs(1)).await;
                 answer(&lab.server, "ping", |_| reply(404, None, "secret"));
                 let unknown = lab.send(lab.get(Some("secret-event-0"))).await;
                 assert_eq!(unknown.status, 404);
