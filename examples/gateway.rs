@@ -329,18 +329,19 @@ async fn serve(endpoint: Uri, options: &Options) -> Result<(), BoxError> {
 async fn stop() {
     let interrupted = tokio::signal::ctrl_c();
     #[cfg(unix)]
-    {
+    let terminated = async {
         use tokio::signal::unix::{SignalKind, signal};
-        if let Ok(mut terminated) = signal(SignalKind::terminate()) {
-            tokio::select! {
-                _ = interrupted => {}
-                _ = terminated.recv() => {}
-            }
-            return;
+        match signal(SignalKind::terminate()) {
+            Ok(mut terminated) => drop(terminated.recv().await),
+            Err(_) => std::future::pending().await,
         }
-    }
+    };
     #[cfg(not(unix))]
-    let _ = interrupted.await;
+    let terminated = std::future::pending::<()>();
+    tokio::select! {
+        _ = interrupted => {}
+        () = terminated => {}
+    }
 }
 
 #[tokio::main]

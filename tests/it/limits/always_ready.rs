@@ -385,7 +385,7 @@ async fn g6_g1_an_old_stream_that_is_always_ready_is_left_in_time() {
             tokio::time::advance(Duration::from_micros(10)).await;
             let frame = response.body_mut().frame().await.unwrap().unwrap();
             let data = frame.into_data().unwrap();
-            has_ended = data != &b": c\n\n"[..];
+            has_ended = data != b": c\n\n"[..];
             if has_ended || server.count("GET") == 2 {
                 break;
             }
