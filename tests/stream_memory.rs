@@ -83,43 +83,45 @@ fn ids(filler: &'static str) -> Chunk {
 #[test]
 fn no_stream_makes_the_layer_hold_much() {
     const MIB: usize = 1 << 20;
+    /// More mebibytes than may be held.
+    const MANY: usize = 10;
     let large: &'static str = "i".repeat(64 * 1024).leak();
     let streams: [Case; 11] = [
-        ("event ids", Box::new(|| ids("")), 100_000, MIB),
+        ("event ids", Box::new(|| ids("")), 25_000, MIB),
         (
             "large event ids",
             Box::new(move || ids(large)),
-            1_000,
+            250,
             4 * MIB,
         ),
         (
             "small events",
             Box::new(|| same("data: {\"id\":7}\n\n")),
-            16,
+            MANY,
             4 * MIB,
         ),
         (
             "one endless line",
             Box::new(|| same("data: x")),
-            16,
+            MANY,
             8 * MIB,
         ),
         (
             "one endless event",
             Box::new(|| same("data: x\n")),
-            16,
+            MANY,
             8 * MIB,
         ),
         (
             "one endless event without data",
             Box::new(|| same("data\n")),
-            16,
+            MANY,
             8 * MIB,
         ),
         (
             "one endless name",
             Box::new(|| same("event: x")),
-            16,
+            MANY,
             8 * MIB,
         ),
         (
@@ -130,17 +132,17 @@ fn no_stream_makes_the_layer_hold_much() {
                 let chunk = Bytes::from(batch);
                 Box::new(move |_| chunk.clone())
             }),
-            16,
+            MANY,
             8 * MIB,
         ),
-        ("comments", Box::new(|| same(": x\n")), 16, 4 * MIB),
+        ("comments", Box::new(|| same(": x\n")), MANY, 4 * MIB),
         (
             "what is no event stream",
             Box::new(|| same("\0\u{ff}")),
-            16,
+            MANY,
             4 * MIB,
         ),
-        ("blank lines", Box::new(|| same("\r\n\r\n")), 16, 4 * MIB),
+        ("blank lines", Box::new(|| same("\r\n\r\n")), MANY, 4 * MIB),
     ];
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()

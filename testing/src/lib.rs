@@ -540,7 +540,10 @@ where
                 method: parts.method,
                 uri: parts.uri.to_string(),
                 headers: parts.headers,
-                body: frames.concat().into(),
+                body: match &*frames {
+                    [whole] => whole.clone(),
+                    frames => frames.concat().into(),
+                },
                 frames,
                 trailers,
                 extensions: parts.extensions,
