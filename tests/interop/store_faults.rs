@@ -179,10 +179,18 @@ async fn n5_redis_that_is_full_flushed_or_holds_garbage_costs_no_call() {
         &["set", &*key, "eight byand then what is no record"],
         &["hset", &*key, "a", "b"],
     ] {
-        shared.redis.cli(&["del", &key]);
-        shared.redis.cli(garbage);
-        let late = shared.proxy().await;
-        assert_eq!(shared.answer(&late).await.0.status, 404);
+        let mut tries = 0;
+        loop {
+            shared.redis.cli(&["del", &key]);
+            shared.redis.cli(garbage);
+            let late = shared.proxy().await;
+            // Whoever was about to write a record does so, over garbage as well.
+            if shared.answer(&late).await.0.status == 404 {
+                break;
+            }
+            tries += 1;
+            assert!(tries < 5);
+        }
         shared.is_answered(&proxy).await;
         shared.is_recovered(&proxy).await;
         shared.outlives_the_proxy().await;
