@@ -91,43 +91,44 @@ where
         // A stream that always has something does not keep its thread, nor the timer from its turn.
         let coop = ready!(coop::poll_proceed(cx));
         *this.frames = this.frames.wrapping_add(1);
-        let is_turn = *this.frames % TURN == 0 && !*this.is_done;
+        let is_turn = *this.frames % TURN == 0 && !*this.is_done && !this.pending.are_answered();
         let orphan_timer = this.orphan_timer.as_mut().as_pin_mut();
         let is_over = is_turn && orphan_timer.is_some_and(|it| it.poll(cx).is_ready());
-        let polled = match is_over {
-            true => Poll::Pending,
-            false => body.poll_frame(cx),
-        };
-        let (end, reason) = match polled {
-            Poll::Ready(Some(Ok(frame))) => {
-                coop.made_progress();
-                let frame = into_bytes(frame);
-                if let Some(data) = frame.data_ref() {
-                    *this.is_done |= this.pending.are_answered();
-                    if !*this.is_done {
-                        look(this.reader, data, this.pending, this.ids, this.remember);
-                        *this.is_done = this.pending.are_answered();
+        let (end, reason) = match is_over {
+            true => (None, LostResponse::SessionExpired),
+            false => match body.poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    coop.made_progress();
+                    let frame = into_bytes(frame);
+                    if let Some(data) = frame.data_ref() {
+                        *this.is_done |= this.pending.are_answered();
+                        if !*this.is_done {
+                            look(this.reader, data, this.pending, this.ids, this.remember);
+                            *this.is_done = this.pending.are_answered();
+                        }
+                        return Poll::Ready(Some(Ok(frame)));
                     }
-                    return Poll::Ready(Some(Ok(frame)));
+                    (Some(Ok(frame)), LostResponse::StreamEnded)
                 }
-                (Some(Ok(frame)), LostResponse::StreamEnded)
-            }
-            Poll::Ready(end) => (
-                end.map(|end| end.map(into_bytes)),
-                LostResponse::StreamEnded,
-            ),
-            Poll::Pending if *this.is_done || this.pending.are_answered() => return Poll::Pending,
-            Poll::Pending => match this.orphan_timer.as_mut().as_pin_mut() {
-                Some(orphan_timer) => {
-                    ready!(orphan_timer.poll(cx));
-                    // Another stream may have brought the answer since.
-                    if this.pending.are_answered() {
-                        this.orphan_timer.set(None);
-                        return Poll::Pending;
+                Poll::Ready(end) => (
+                    end.map(|end| end.map(into_bytes)),
+                    LostResponse::StreamEnded,
+                ),
+                Poll::Pending if *this.is_done || this.pending.are_answered() => {
+                    return Poll::Pending;
+                }
+                Poll::Pending => match this.orphan_timer.as_mut().as_pin_mut() {
+                    Some(orphan_timer) => {
+                        ready!(orphan_timer.poll(cx));
+                        // Another stream may have brought the answer since.
+                        if this.pending.are_answered() {
+                            this.orphan_timer.set(None);
+                            return Poll::Pending;
+                        }
+                        (None, LostResponse::SessionExpired)
                     }
-                    (None, LostResponse::SessionExpired)
-                }
-                None => return Poll::Pending,
+                    None => return Poll::Pending,
+                },
             },
         };
 

@@ -394,3 +394,65 @@ async fn g6_g1_an_old_stream_that_is_always_ready_is_left_in_time() {
         assert_eq!(server.count("GET"), 2 * usize::from(listens));
     }
 }
+
+/// G6: one whose answer another stream has brought goes on, and is neither ended nor held up.
+#[tokio::test(start_paused = true)]
+async fn g6_an_old_stream_that_is_answered_elsewhere_goes_on() {
+    /// An id to resume from, and then comments without end.
+    struct Flood(bool);
+
+    impl Body for Flood {
+        type Data = Bytes;
+        type Error = TestError;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, TestError>>> {
+            let text = match std::mem::replace(&mut self.0, false) {
+                true => "id: 1\ndata: {\"method\":\"notifications/message\"}\n\n",
+                false => ": c\n\n",
+            };
+            Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(text.as_bytes())))))
+        }
+    }
+
+    // Given such a stream, and somebody who resumes it,
+    let server = Server::new(Profile::TypeScript);
+    let layer = SessionRecoveryLayer::new().orphan_timeout(Duration::from_millis(1));
+    let client = client(&server, layer);
+    let session = handshake(&client).await;
+    let (feeder, feed) = feed();
+    let mut resumed = Some(fed_stream(feed));
+    server.on(move |seen| match &*seen.what() {
+        "tools/call" => {
+            let mut reply = sse("");
+            *reply.body_mut() = Flood(true).boxed();
+            Some(reply)
+        }
+        "GET" => resumed.take(),
+        _ => None,
+    });
+    let call = post(Some(&session), &tool_call(1));
+    let mut flood = client.clone().oneshot(call).await.unwrap();
+    flood.body_mut().frame().await.unwrap().unwrap();
+    let resume = get(&session, Some("1"));
+    let mut resumed = client.clone().oneshot(resume).await.unwrap();
+    // when the session moves, and the time of the requests left behind has begun,
+    server.restart();
+    let ping = json!({"jsonrpc": "2.0", "id": 2, "method": "ping"});
+    assert_eq!(send(&client, post(Some(&session), &ping)).await.status, 200);
+    for _ in 1..127 {
+        flood.body_mut().frame().await.unwrap().unwrap();
+    }
+    // and is over when the answer has come there,
+    feeder.data("data: {\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{}}\n\n");
+    resumed.body_mut().frame().await.unwrap().unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    // then the flood is read on.
+    for _ in 0..1_000 {
+        let frame = timeout(Duration::from_secs(60), flood.body_mut().frame()).await;
+        let frame = frame.expect("it goes on").unwrap().unwrap();
+        assert_eq!(frame.into_data().unwrap(), b": c\n\n"[..]);
+    }
+}
