@@ -14,42 +14,9 @@ use std::{
 
 use http::HeaderValue;
 
-use super::{Endpoint, Session, Sessions};
+use super::{Endpoint, Session};
 
-/// An id that a handshake was given, until what it made is published or given up.
-pub(crate) struct Assigned {
-    sessions: Sessions,
-    id: HeaderValue,
-    taken: Arc<AtomicBool>,
-}
-
-impl Assigned {
-    pub(super) fn new(sessions: Sessions, id: HeaderValue, taken: Arc<AtomicBool>) -> Self {
-        Self {
-            sessions,
-            id,
-            taken,
-        }
-    }
-
-    /// Whether the server has given the id to somebody else since, and so has lost the session.
-    pub(crate) fn is_taken(&self) -> bool {
-        self.taken.load(Ordering::Acquire)
-    }
-
-    /// Whether the endpoint is known to hand out more than one id.
-    pub(crate) fn is_of_many(&self, endpoint: &Endpoint) -> bool {
-        self.sessions.tells_apart(endpoint)
-    }
-}
-
-impl Drop for Assigned {
-    fn drop(&mut self) {
-        self.sessions.unassign(&self.id, &self.taken);
-    }
-}
-
-/// All of them, by id.
+/// The ids that handshakes under way were given, until what each made is published or given up.
 #[derive(Default)]
 pub(super) struct Assignments(HashMap<HeaderValue, Vec<Assignment>>);
 

@@ -14,21 +14,23 @@
 //! - A flight whose task no longer runs is abandoned after twice its time: whoever waits for it then
 //!   claims again, the first to do so leads, and what the old leader may still publish is refused.
 
+mod flight;
+mod state;
+
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
 use http::HeaderValue;
-use tokio::{
-    sync::watch,
-    time::{Instant, timeout_at},
-};
+use tokio::time::Instant;
 
-use super::{Epoch, Pauses, RecoveryError, pace::Pace};
+pub(crate) use self::flight::Flight;
+use self::{flight::FlightEnd, state::State};
+use super::{Epoch, Pauses, RecoveryError};
 use crate::Failure;
 
 /// The epochs of one session.
@@ -41,29 +43,6 @@ pub(crate) struct Chain {
     pauses: Pauses,
 }
 
-struct State {
-    epoch: Arc<Epoch>,
-    /// The epoch is known to have expired, although no request has met that yet (rule A5).
-    expired: bool,
-    /// It has not, as far as is known, but another process goes on in another one (rule N3).
-    #[cfg(feature = "store")]
-    superseded: bool,
-    /// The server calls the epoch as it called the one before, and another caller's, too: it does
-    /// not tell its sessions apart.
-    shares: bool,
-    flight: Option<Flight>,
-    flights: u64,
-    /// When the last recovery ended.
-    ended: Instant,
-    /// How many recoveries of this epoch failed, and how the last one did.
-    failures: u64,
-    error: Option<Arc<RecoveryError>>,
-    pace: Pace,
-    /// The pace of asking about an epoch that the server gives no clear answer about.
-    asking: Pace,
-    forgotten: bool,
-}
-
 /// What a request goes by: the epoch it is sent in, and how often that had failed to recover.
 #[derive(Clone)]
 pub(crate) struct Snapshot {
@@ -71,22 +50,6 @@ pub(crate) struct Snapshot {
     epoch: Option<Arc<Epoch>>,
     failures: u64,
 }
-
-/// A recovery under way.
-#[derive(Clone)]
-pub(crate) struct Flight {
-    number: u64,
-    ended: watch::Receiver<Option<FlightResult>>,
-    waiting: Arc<AtomicUsize>,
-    abandoned: Option<Instant>,
-}
-
-/// How long a flight is waited for before it is abandoned, however little time a recovery has: it
-/// has to come to its end first, since there is one at a time.
-const AT_LEAST: Duration = Duration::from_secs(1);
-
-/// How a recovery ended.
-pub(crate) type FlightResult = Result<(), Arc<RecoveryError>>;
 
 /// What a request that found its epoch expired has to do.
 pub(crate) enum Claim {
@@ -117,21 +80,7 @@ impl Chain {
         Self {
             first: first.clone(),
             is_first: AtomicBool::new(true),
-            state: Mutex::new(State {
-                epoch: first,
-                expired: false,
-                #[cfg(feature = "store")]
-                superseded: false,
-                shares: false,
-                flight: None,
-                flights: 0,
-                ended: Instant::now(),
-                failures: 0,
-                error: None,
-                pace: Pace::default(),
-                asking: Pace::default(),
-                forgotten: false,
-            }),
+            state: Mutex::new(State::new(first)),
             pauses,
         }
     }
@@ -224,15 +173,7 @@ impl Chain {
     /// Whether the recovery of `epoch` would be refused if it was claimed now (rule K6): also if
     /// that is what shows that the recovery before was of no use.
     pub(crate) fn is_paused(&self, epoch: &Epoch, authorization: Option<&HeaderValue>) -> bool {
-        let state = self.lock();
-        if !state.is_in(epoch) || state.flight.is_some() {
-            return false;
-        }
-        let mut pace = state.pace.clone();
-        if epoch.may_be_of_no_use() {
-            pace.useless(self.pauses, state.ended);
-        }
-        !pace.allows(Instant::now(), authorization)
+        self.lock().is_paused(epoch, authorization, self.pauses)
     }
 
     /// Whether the current epoch is being recovered.
@@ -267,8 +208,7 @@ impl Chain {
         }
         if state.epoch.settle() {
             // What made it was of no use.
-            let ended = state.ended;
-            state.pace.useless(self.pauses, ended);
+            state.useless(self.pauses);
         }
         if !state.pace.allows(now, authorization) {
             // A request that was sent before that recovery ended shares its fate.
@@ -280,20 +220,13 @@ impl Chain {
             return Claim::Failed(shared.cloned().unwrap_or_else(paused));
         }
         self.is_first.store(false, Ordering::Release);
-        let (sender, ended) = watch::channel(None);
         state.flights += 1;
-        let flight = Flight {
-            number: state.flights,
-            ended,
-            waiting: Arc::default(),
-            abandoned: now.checked_add(patience.saturating_mul(2).max(AT_LEAST)),
-        };
+        let (flight, end) = Flight::new(state.flights, now, patience);
         state.flight = Some(flight.clone());
         let leader = Leader {
             chain: self.clone(),
-            number: flight.number,
-            ended: sender,
-            waiting: flight.waiting.clone(),
+            flight: flight.clone(),
+            end,
             has_ended: false,
         };
         Claim::Lead(state.epoch.clone(), flight, leader)
@@ -312,9 +245,7 @@ impl Chain {
     /// A request that was sent again found its new epoch expired, too (rule J4).
     pub(crate) fn useless(&self, epoch: &Epoch) {
         if epoch.settle() {
-            let mut state = self.lock();
-            let ended = state.ended;
-            state.pace.useless(self.pauses, ended);
+            self.lock().useless(self.pauses);
         }
     }
 
@@ -327,14 +258,7 @@ impl Chain {
     /// (rule A5). One that does not tell its sessions apart may be sent it all the same.
     pub(super) fn expire(&self) {
         let mut state = self.lock();
-        state.expired = true;
-        #[cfg(feature = "store")]
-        {
-            state.superseded = false;
-        }
-        if !state.shares {
-            state.epoch.reassign();
-        }
+        state.expire();
         self.is_first.store(false, Ordering::Release);
     }
 
@@ -377,41 +301,11 @@ impl Chain {
 }
 
 impl State {
-    /// Whether this epoch is the current one. Its number does not tell: while a store is away, two
-    /// processes may each make one with the same.
-    fn is_in(&self, epoch: &Epoch) -> bool {
-        std::ptr::eq(&*self.epoch, epoch)
-    }
-
     fn snapshot(&self) -> Snapshot {
         Snapshot {
             epoch: Some(self.epoch.clone()),
             failures: self.failures,
         }
-    }
-
-    fn drop_abandoned(&mut self, now: Instant) {
-        let abandoned = |flight: &Flight| flight.abandoned.is_some_and(|at| at <= now);
-        if self.flight.as_ref().is_some_and(abandoned) {
-            self.flight = None;
-        }
-    }
-}
-
-impl Flight {
-    /// Waits for the recovery to end, or to be abandoned: then it is claimed again.
-    pub(crate) async fn ended(mut self) -> FlightResult {
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-        let ended = self.ended.wait_for(Option::is_some);
-        let ended = match self.abandoned {
-            None => ended.await,
-            Some(abandoned) => match timeout_at(abandoned, ended).await {
-                Ok(ended) => ended,
-                Err(_) => return Ok(()),
-            },
-        };
-        let ended = ended.ok().and_then(|ended| ended.clone());
-        ended.unwrap_or_else(|| Err(Arc::new(Failure::Cancelled.into())))
     }
 }
 
@@ -419,16 +313,15 @@ impl Flight {
 /// waits for a recovery that nobody runs.
 pub(crate) struct Leader {
     chain: Arc<Chain>,
-    number: u64,
-    ended: watch::Sender<Option<FlightResult>>,
-    waiting: Arc<AtomicUsize>,
+    flight: Flight,
+    end: FlightEnd,
     has_ended: bool,
 }
 
 impl Leader {
     /// How many requests have waited for this recovery so far.
     pub(crate) fn waiting(&self) -> usize {
-        self.waiting.load(Ordering::Relaxed)
+        self.flight.waiting()
     }
 
     /// Makes `epoch` the current one and lets everyone go on in it. If the session was forgotten
@@ -439,29 +332,14 @@ impl Leader {
     pub(super) fn publish(mut self, epoch: Arc<Epoch>, shares: bool) -> Result<(), Self> {
         let replaced = {
             let mut state = self.chain.lock();
-            if state.forgotten || !state.is_under_way(self.number) {
+            if state.forgotten || !state.is_under_way(self.flight.number()) {
                 drop(state);
                 return Err(self);
             }
-            let now = Instant::now();
-            state.flight = None;
-            state.ended = now;
-            state.failures = 0;
-            state.error = None;
-            state.expired = false;
-            #[cfg(feature = "store")]
-            {
-                state.superseded = false;
-            }
-            state.shares = shares;
-            if shares && epoch.settle() {
-                state.pace.useless(self.chain.pauses, now);
-            }
-            state.asking = Pace::default();
-            std::mem::replace(&mut state.epoch, epoch)
+            state.publish(epoch, shares, self.chain.pauses)
         };
         self.has_ended = true;
-        self.ended.send_replace(Some(Ok(())));
+        self.end.tell(Ok(()));
         replaced.replace();
         Ok(())
     }
@@ -482,32 +360,11 @@ impl Leader {
         let error = Arc::new(error);
         {
             let mut state = self.chain.lock();
-            if state.is_under_way(self.number) {
-                let now = Instant::now();
-                let pauses = self.chain.pauses;
-                state.flight = None;
-                state.ended = now;
-                state.failures += 1;
-                state.error = Some(error.clone());
-                match error.failure {
-                    _ if !attempted => {}
-                    Failure::Denied(_) => {
-                        let authorization = error.authorization.as_ref();
-                        state.pace.denied(pauses, now, authorization);
-                    }
-                    _ => state.pace.useless(pauses, now),
-                }
+            if state.is_under_way(self.flight.number()) {
+                state.fail(error.clone(), attempted, self.chain.pauses);
             }
         }
-        self.ended.send_replace(Some(Err(error)));
-    }
-}
-
-impl State {
-    fn is_under_way(&self, number: u64) -> bool {
-        self.flight
-            .as_ref()
-            .is_some_and(|flight| flight.number == number)
+        self.end.tell(Err(error));
     }
 }
 

@@ -6,8 +6,8 @@ use std::{
 };
 
 use super::{
-    Session, Sessions,
-    table::{Evicted, Group, Table, TableLimits},
+    Evicted, Session, Sessions,
+    table::{Group, Table, TableLimits},
 };
 
 impl Sessions {

@@ -21,17 +21,18 @@ mod random_id;
 mod recovery_error;
 #[allow(clippy::module_inception)]
 mod session;
+mod sessions;
 mod state;
 #[cfg(feature = "store")]
 mod stored;
 mod table;
+mod whose;
 
 #[cfg(feature = "store")]
 pub(crate) use self::persistence::{Agreed, Newer, Persistence, PersistenceConfig};
 use self::random_id::random_id;
 pub(crate) use self::{
     affinity::Affinity,
-    assigned::Assigned,
     chain::{Chain, Claim, Leader, Snapshot, Standing},
     endpoint::Endpoint,
     epoch::{Epoch, Handshake},
@@ -41,7 +42,9 @@ pub(crate) use self::{
     pending_changes::PendingChanges,
     recovery_error::RecoveryError,
     session::{Initialize, Key, Session},
+    sessions::Evicted,
     state::{State, StateChange},
-    table::{Evicted, TableLimits},
+    table::TableLimits,
+    whose::Assigned,
 };
-pub use self::{principal::Principal, table::Sessions};
+pub use self::{principal::Principal, sessions::Sessions};

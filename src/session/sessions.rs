@@ -1,0 +1,244 @@
+//! The sessions that a layer has recorded: found, recorded, forgotten (rules A1, A3 to A5, B4, I1, I2,
+//! K2, K10).
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+use http::{HeaderMap, HeaderValue, Uri};
+use tokio::sync::Semaphore;
+
+use super::{
+    Endpoint, Initialize, Key, Pauses, Principal, Session, random_id,
+    table::{Entry, Table, TableLimits},
+};
+
+/// The sessions that a layer has recorded.
+///
+/// A cheap handle: clones share the table. By default every service made by
+/// [`Layer::layer`](tower::Layer::layer) has a table of its own, which its clones share; give the
+/// same one to several with [`SessionRecoveryLayer::sessions`], if they reach the same servers and
+/// one may be asked about a session that another recorded.
+///
+/// [`SessionRecoveryLayer::sessions`]: crate::SessionRecoveryLayer::sessions
+///
+/// ```
+/// use mcp_session_recovery::{SessionRecoveryLayer, Sessions};
+///
+/// let sessions = Sessions::new();
+/// let layer = SessionRecoveryLayer::new().sessions(sessions.clone());
+/// assert!(sessions.is_empty());
+/// # let _ = layer;
+/// ```
+#[derive(Clone, Default)]
+pub struct Sessions(pub(super) Arc<Shared>);
+
+#[derive(Default)]
+pub(super) struct Shared {
+    table: RwLock<Table>,
+    /// Counts uses, so that sessions can be ordered by their last one.
+    clock: AtomicU64,
+    /// What all sessions hold, in bytes.
+    pub(super) bytes: Arc<AtomicUsize>,
+    /// Those that make handshakes at each endpoint (rule E12).
+    handshakes: Mutex<HashMap<Arc<Endpoint>, Weak<Semaphore>>>,
+    /// What keeps the sessions in stores.
+    #[cfg(feature = "store")]
+    pub(super) kept_by: super::persistence::KeptBy,
+}
+
+/// A session that a request belongs to.
+pub(crate) struct FoundSession {
+    pub(crate) session: Arc<Session>,
+    /// Whether the URI of the request is the session's own to the letter, as nearly all are.
+    pub(crate) has_own_uri: bool,
+}
+
+/// Sessions that were forgotten to make room.
+pub(crate) type Evicted = Vec<Arc<Session>>;
+
+impl Sessions {
+    /// An empty table.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How many sessions are recorded.
+    pub fn len(&self) -> usize {
+        self.read().len
+    }
+
+    /// Whether no session is recorded.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Forgets every session. Requests that carry their ids pass through untouched from then on;
+    /// nothing is sent to any server. What a store keeps of them stays there, and is found again.
+    pub fn forget_all(&self) {
+        let mut table = self.write();
+        let forgotten = std::mem::take(&mut *table);
+        // Of handshakes under way the server still says whose each is.
+        table.assigned = forgotten.assigned;
+        drop(table);
+        for entry in forgotten.by_id.values().flatten() {
+            entry.session.forget();
+        }
+    }
+
+    /// The session that a request of this principal with this id, URI and headers belongs to. No
+    /// headers are needed if there is no `Host` among them.
+    pub(crate) fn find(
+        &self,
+        id: &HeaderValue,
+        principal: Option<&Principal>,
+        uri: &Uri,
+        headers: Option<&HeaderMap>,
+    ) -> Option<FoundSession> {
+        let table = self.read();
+        let mut entries = table.by_id.get(id)?.iter();
+        let (session, has_own_uri) = entries.find_map(|Entry { session, .. }| {
+            let has_own_uri = session.has_uri(uri);
+            let endpoint = session.endpoint();
+            let is_it = session.principal() == principal
+                && (has_own_uri || endpoint.has_uri(uri))
+                && endpoint.has_hosts_of(uri, headers);
+            is_it.then_some((session, has_own_uri))
+        })?;
+        // The session that was used last is the last one used.
+        if session.last_use() + 1 != self.0.clock.load(Ordering::Relaxed) {
+            session.touch(self.tick());
+        }
+        Some(FoundSession {
+            session: session.clone(),
+            has_own_uri,
+        })
+    }
+
+    /// Records a session that a server has just given this id.
+    ///
+    /// A caller that `renews` its session by initializing in it goes on by the id that it has.
+    /// Whoever else has that id upstream is known to have lost its session: a server does not hand out
+    /// the id of one that it knows (rules A5, B4). And if somebody who has moved on still goes by
+    /// it, the new caller is given another one to go by.
+    pub(crate) fn record(
+        &self,
+        mut key: Key,
+        renews: Option<&Arc<Session>>,
+        initialize: Initialize,
+        pauses: Pauses,
+        limits: TableLimits,
+    ) -> (Arc<Session>, Evicted) {
+        let upstream = key.id.clone();
+        let used = self.tick();
+        let mut table = self.write();
+        table.assigned.take(&key.endpoint, &upstream);
+        let holders = table.holders(&key.endpoint, &upstream);
+        let is_renewed = |holder: &Arc<Session>| renews.is_some_and(|it| Arc::ptr_eq(it, holder));
+        if let Some(renewed) = holders.iter().find(|holder| is_renewed(holder)) {
+            key.id = renewed.id().clone();
+        }
+        for holder in holders {
+            if *holder.key() == key {
+                table.remove(&holder);
+            } else {
+                holder.chain().expire();
+            }
+        }
+        if table.get(&key).is_some() {
+            key.id = random_id();
+        }
+        key.endpoint = table.endpoint(&key);
+        let session = Arc::new(Session::new(key, upstream, initialize, pauses));
+        session.touch(used);
+        session.count_in(&self.0.bytes);
+        // It counts: whoever makes one too many pays for it.
+        table.insert(&session, used);
+        let mut evicted = Vec::new();
+        while table.len > limits.sessions.max(1) {
+            evicted.extend(table.evict(|group| group.len()));
+        }
+        evicted.append(&mut self.make_room(&mut table, limits));
+        (session, evicted)
+    }
+
+    /// Lists a session that another process recorded, unless it is there already.
+    ///
+    /// If another has its id upstream, the server has handed that out since (rule A5).
+    #[cfg(feature = "store")]
+    pub(super) fn restore(&self, session: Session, limits: TableLimits) -> Arc<Session> {
+        let used = self.tick();
+        let mut table = self.write();
+        if let Some(session) = table.get(session.key()) {
+            return session.clone();
+        }
+        let current = session.chain().current();
+        if let Some(id) = current.id() {
+            if table.names(session.endpoint(), id) {
+                session.chain().expire();
+            }
+        }
+        let session = Arc::new(session);
+        session.touch(used);
+        session.count_in(&self.0.bytes);
+        // Those that make room are in the store themselves: nothing is ended.
+        while table.len >= limits.sessions.max(1) && table.evict(|group| group.len()).is_some() {}
+        table.insert(&session, used);
+        self.make_room(&mut table, limits);
+        session
+    }
+
+    /// The sessions that were used since this returned `since`, and what it returns now.
+    #[cfg(feature = "store")]
+    pub(super) fn used_since(&self, since: u64) -> (u64, Vec<Arc<Session>>) {
+        // From here on, the session that was used last notes its next use, too.
+        let now = self.tick();
+        let table = self.read();
+        let sessions = table.by_id.values().flatten().map(|entry| &entry.session);
+        let used = sessions.filter(|session| session.last_use() >= since);
+        (now, used.cloned().collect())
+    }
+
+    /// Forgets a session, unless it has been replaced already.
+    pub(crate) fn forget(&self, session: &Arc<Session>) {
+        self.write().remove(session);
+    }
+
+    /// What lets at most `limit` handshakes at an endpoint go on at a time, oldest first.
+    pub(crate) fn handshakes(&self, endpoint: &Arc<Endpoint>, limit: usize) -> Arc<Semaphore> {
+        let handshakes = self.0.handshakes.lock();
+        let mut handshakes = handshakes.unwrap_or_else(PoisonError::into_inner);
+        if let Some(semaphore) = handshakes.get(endpoint).and_then(Weak::upgrade) {
+            return semaphore;
+        }
+        handshakes.retain(|_, semaphore| semaphore.strong_count() > 0);
+        let semaphore = Arc::new(Semaphore::new(limit.clamp(1, Semaphore::MAX_PERMITS)));
+        handshakes.insert(endpoint.clone(), Arc::downgrade(&semaphore));
+        semaphore
+    }
+
+    fn tick(&self) -> u64 {
+        self.0.clock.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(super) fn read(&self) -> RwLockReadGuard<'_, Table> {
+        self.0.table.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn write(&self) -> RwLockWriteGuard<'_, Table> {
+        self.0.table.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Sessions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sessions")
+            .field("len", &self.len())
+            .finish_non_exhaustive()
+    }
+}
