@@ -55,7 +55,7 @@ impl<'a> Skimmed<'a> {
 }
 
 /// The id of the one request that a message is of which only the beginning is known, and the end, if
-/// there is any: a client puts it before `params` or after them.
+/// there is any: a client may put it, and `method`, before `params` or after them.
 pub(crate) fn id_of_large_request(beginning: &[u8], end: &[u8]) -> Option<Id> {
     let (mut method, mut id) = (None, None);
     let mut rest = beginning.trim_ascii_start().strip_prefix(b"{")?;
@@ -67,8 +67,15 @@ pub(crate) fn id_of_large_request(beginning: &[u8], end: &[u8]) -> Option<Id> {
         }
         rest = after;
     }
+    for (name, value) in last_members(end) {
+        match name {
+            b"method" => method = method.or(Some(value)),
+            b"id" => id = id.or(Some(value)),
+            _ => {}
+        }
+    }
     method?;
-    Id::from_json(id.or_else(|| last_id(end))?)
+    Id::from_json(id?)
 }
 
 /// Whether a message of which only the beginning is known certainly is a request or a notification.
@@ -108,17 +115,33 @@ fn member(text: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     Some((name, value, after.trim_ascii_start().strip_prefix(b",")?))
 }
 
-/// The value of `id`, if that is the last member of the object that a text ends with.
-fn last_id(end: &[u8]) -> Option<&[u8]> {
-    const ID: &[u8] = b"\"id\"";
+/// The members that the object ends with which a text ends with, last first, as far back as names and
+/// values are strings without escapes, numbers or words. Its first member is none of them.
+fn last_members(end: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let mut rest = end.trim_ascii_end().strip_suffix(b"}");
+    std::iter::from_fn(move || {
+        let (before, value) = last_scalar(rest?.trim_ascii_end())?;
+        let before = before.trim_ascii_end().strip_suffix(b":")?;
+        let (before, name) = last_scalar(before.trim_ascii_end())?;
+        rest = Some(before.trim_ascii_end().strip_suffix(b",")?);
+        Some((plain(name)?, value))
+    })
+}
 
-    let members = end.trim_ascii_end().strip_suffix(b"}")?;
-    let place = memchr::memmem::rfind(members, ID)?;
-    members[..place].trim_ascii_end().strip_suffix(b",")?;
-    let value = members[place + ID.len()..].trim_ascii_start();
-    let value = value.strip_prefix(b":")?.trim_ascii();
-    let (id, rest) = scalar(value)?;
-    rest.is_empty().then_some(id)
+/// What comes before the plain string, number or word that the text ends with, and that.
+fn last_scalar(text: &[u8]) -> Option<(&[u8], &[u8])> {
+    let start = match text.strip_suffix(b"\"") {
+        Some(text) => memchr::memrchr2(b'"', b'\\', text)?,
+        None => {
+            let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || b"+-.".contains(byte);
+            let length = text.iter().rev().take_while(|byte| is_part(byte)).count();
+            text.len() - length
+        }
+    };
+    let (before, scalar) = text.split_at(start);
+    // A quotation mark may be one within a longer string.
+    let is_whole = scalar.first()? != &b'\\' && !before.ends_with(b"\\");
+    is_whole.then_some((before, scalar))
 }
 
 /// The text of a JSON string without escapes.
@@ -196,6 +219,20 @@ mod tests {
             r#"xx","id":2}, "jsonrpc":"2.0", "id" : 7 } "#,
         ] {
             assert_eq!(id(last, end), Some("7".to_owned()), "{end}");
+        }
+        for end in [
+            r#"xx"},"method":"tools/call","id":7,"jsonrpc":"2.0"}"#,
+            r#"xx"} , "id" : 7 , "method" : "tools/call" } "#,
+        ] {
+            let first = r#"{"params":{"id":1,"method":"a","text":"xx"#;
+            assert_eq!(id(first, end), Some("7".to_owned()), "{end}");
+        }
+        for end in [
+            r#"xx"},"id":7}"#,
+            r#"xx","method":"tools/call"},"id":7}"#,
+            r#"xx\",\"method\":\"a\""},"id":7}"#,
+        ] {
+            assert_eq!(id(r#"{"params":{"text":"xx"#, end), None, "{end}");
         }
         for end in [
             "",

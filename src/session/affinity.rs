@@ -22,7 +22,8 @@ pub(crate) struct Affinity {
 #[derive(Clone)]
 struct Cookie {
     name: Vec<u8>,
-    value: Vec<u8>,
+    /// `None` if the server takes the cookie back.
+    value: Option<Vec<u8>>,
     /// What callers may still send in its place.
     outdated: Vec<Vec<u8>>,
 }
@@ -43,13 +44,11 @@ impl Affinity {
             self.set_cookie.retain(is_other);
             self.set_cookie.push(set_cookie.clone());
             self.cookies.retain(|cookie| cookie.name != name);
-            if !is_removal(set_cookie.as_bytes()) {
-                self.cookies.push(Cookie {
-                    name: name.to_vec(),
-                    value: value.to_vec(),
-                    outdated: Vec::new(),
-                });
-            }
+            self.cookies.push(Cookie {
+                name: name.to_vec(),
+                value: (!is_removal(set_cookie.as_bytes())).then(|| value.to_vec()),
+                outdated: Vec::new(),
+            });
         }
     }
 
@@ -59,13 +58,13 @@ impl Affinity {
             let earlier = before.into_iter().flat_map(|before| &before.cookies);
             let earlier = earlier
                 .filter(|it| it.name == cookie.name)
-                .flat_map(|it| it.outdated.iter().rev().chain([&it.value]));
+                .flat_map(|it| it.outdated.iter().rev().chain(&it.value));
             let sent = sent_cookies(trigger).filter(|(name, _)| *name == cookie.name);
             let values = sent
                 .map(|(_, value)| value.to_vec())
                 .chain(earlier.cloned());
             for value in values {
-                if value != cookie.value
+                if Some(&value) != cookie.value.as_ref()
                     && !cookie.outdated.contains(&value)
                     && cookie.outdated.len() < MAX_OUTDATED
                 {
@@ -79,7 +78,7 @@ impl Affinity {
     pub(super) fn bytes(&self) -> usize {
         let cookies = self.cookies.iter().map(|cookie| {
             let outdated = cookie.outdated.iter().map(Vec::len).sum::<usize>();
-            cookie.name.len() + cookie.value.len() + outdated
+            cookie.name.len() + cookie.value.as_ref().map_or(0, Vec::len) + outdated
         });
         let set_cookie = self.set_cookie.iter().map(HeaderValue::len);
         cookies.sum::<usize>() + set_cookie.sum::<usize>()
@@ -110,7 +109,7 @@ impl Affinity {
             .cookies
             .iter()
             .filter(|cookie| !sent_cookies(headers).any(|(name, _)| name == cookie.name))
-            .map(|cookie| [&cookie.name[..], b"=", &cookie.value].concat())
+            .filter_map(|cookie| Some([&cookie.name[..], b"=", cookie.value.as_ref()?].concat()))
             .collect();
         if missing.is_empty() {
             return;
@@ -135,35 +134,47 @@ impl Affinity {
         }
     }
 
-    /// Gives those of the cookies sent whose value is to be changed their new one.
+    /// Gives those of the cookies sent whose value is to be changed their new one, and leaves out those
+    /// that the server took back.
     fn rewrite(&self, headers: &mut HeaderMap, is_to_change: impl Fn(&Cookie, &[u8]) -> bool) {
-        let new_value = |name: &[u8], value: &[u8]| {
+        let change = |text: &[u8]| {
+            let (name, value) = pair(text)?;
             let cookie = self.cookies.iter().find(|cookie| cookie.name == name)?;
-            (cookie.value != value && is_to_change(cookie, value)).then_some(&cookie.value)
+            let is_new = cookie.value.as_deref() == Some(value);
+            (!is_new && is_to_change(cookie, value)).then_some(cookie)
         };
-        if !sent_cookies(headers).any(|(name, value)| new_value(name, value).is_some()) {
+        let fields = headers.get_all(COOKIE).iter();
+        if !fields.flat_map(cookies).any(|text| change(text).is_some()) {
             return;
         }
-        let http::header::Entry::Occupied(mut sent) = headers.entry(COOKIE) else {
-            return;
-        };
-        for field in sent.iter_mut() {
-            let pairs: Vec<_> = field
-                .as_bytes()
-                .split(|byte| *byte == b';')
-                .map(|text| {
-                    let text = text.trim_ascii();
-                    let new = pair(text).and_then(|(name, value)| {
-                        Some([name, b"=", new_value(name, value)?].concat())
-                    });
-                    new.unwrap_or_else(|| text.to_vec())
-                })
-                .collect();
-            if let Some(value) = sensitive(&pairs.join(&b"; "[..])) {
-                *field = value;
-            }
+        let rewritten: Vec<_> = headers
+            .get_all(COOKIE)
+            .iter()
+            .filter_map(|field| {
+                let kept = cookies(field).filter_map(|text| match change(text) {
+                    Some(Cookie { name, value, .. }) => {
+                        Some([name.as_slice(), b"=", value.as_deref()?].concat())
+                    }
+                    None => Some(text.to_vec()),
+                });
+                let kept: Vec<_> = kept.collect();
+                let field = sensitive(&kept.join(&b"; "[..]));
+                field.filter(|field| !field.is_empty())
+            })
+            .collect();
+        headers.remove(COOKIE);
+        for field in rewritten {
+            headers.append(COOKIE, field);
         }
     }
+}
+
+/// The cookies of a field.
+fn cookies(field: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    field
+        .as_bytes()
+        .split(|byte| *byte == b';')
+        .map(<[u8]>::trim_ascii)
 }
 
 /// Name and value of a cookie, up to the attributes.
@@ -189,11 +200,8 @@ fn is_removal(set_cookie: &[u8]) -> bool {
 }
 
 fn sent_cookies(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
-    headers
-        .get_all(COOKIE)
-        .iter()
-        .flat_map(|field| field.as_bytes().split(|byte| *byte == b';'))
-        .filter_map(pair)
+    let fields = headers.get_all(COOKIE).iter();
+    fields.flat_map(cookies).filter_map(pair)
 }
 
 fn sensitive(value: &[u8]) -> Option<HeaderValue> {
@@ -254,6 +262,23 @@ mod tests {
         let mut own = HeaderMap::new();
         affinity(&["route=b", "gone=1; Max-Age=0"], &[]).insert(&mut own);
         assert_eq!(own[COOKIE], "route=b");
+    }
+
+    #[test]
+    fn e11_a_cookie_that_the_server_took_back_is_left_out() {
+        let affinity = affinity(&["route=; Max-Age=0"], &["route=a; user=1"]);
+        for (sent, replayed, later) in [
+            ("route=a; user=1", Some("user=1"), Some("user=1")),
+            ("route=a", None, None),
+            ("route=c", None, Some("route=c")),
+        ] {
+            let mut replay = headers(COOKIE, &[sent]);
+            let mut request = replay.clone();
+            affinity.replay(&mut replay);
+            assert_eq!(replay.get(COOKIE).map(|it| it.to_str().unwrap()), replayed);
+            affinity.translate(&mut request);
+            assert_eq!(request.get(COOKIE).map(|it| it.to_str().unwrap()), later);
+        }
     }
 
     #[test]
