@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use http::HeaderValue;
+use http::{HeaderValue, Method, Request};
 use serde_json::{Value, json};
 
 use crate::*;
