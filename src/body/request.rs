@@ -3,7 +3,7 @@
 use std::{
     borrow::Cow,
     fmt, mem,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, Waker},
 };
@@ -11,7 +11,6 @@ use std::{
 use bytes::{Buf, Bytes};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::Full;
 use pin_project_lite::pin_project;
 
 use super::{ends::Ends, frames::Frames};
@@ -158,6 +157,47 @@ impl<B: Body> RequestBody<B> {
         }
     }
 
+    /// All of it, for a service below that takes nothing but whole bodies. Copies no data that came
+    /// in one piece.
+    ///
+    /// `None` where there is more to wait for than data, which with a caller's `Full` there never is.
+    ///
+    /// ```
+    /// use bytes::Bytes;
+    /// use http::{Request, Response};
+    /// use http_body_util::Full;
+    /// use hyper::body::Incoming;
+    /// use mcp_session_recovery::{RequestBody, SessionRecoveryLayer};
+    /// use tower::{BoxError, ServiceBuilder, ServiceExt, util::BoxCloneService};
+    ///
+    /// type Http = BoxCloneService<Request<Full<Bytes>>, Response<Incoming>, BoxError>;
+    ///
+    /// async fn send(http: Http, request: Request<Full<Bytes>>) -> Result<u16, BoxError> {
+    ///     let whole = |body: RequestBody<_>| Full::new(body.whole().expect("a whole body"));
+    ///     let client = ServiceBuilder::new()
+    ///         .layer(SessionRecoveryLayer::new())
+    ///         .map_request(move |request: Request<_>| request.map(whole))
+    ///         .service(http);
+    ///     Ok(client.oneshot(request).await?.status().as_u16())
+    /// }
+    /// ```
+    pub fn whole(self) -> Option<Bytes> {
+        let mut body = pin!(self);
+        let mut frames = Vec::with_capacity(1);
+        let cx = &mut Context::from_waker(Waker::noop());
+        loop {
+            match body.as_mut().poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => frames.push(frame.into_data().ok()?),
+                Poll::Ready(None) => break,
+                Poll::Ready(Some(Err(_))) | Poll::Pending => return None,
+            }
+        }
+        Some(match frames.len() {
+            1 => frames.remove(0),
+            _ => frames.concat().into(),
+        })
+    }
+
     pub(crate) fn untouched(body: B) -> Self {
         Self {
             kind: Kind::Untouched { body },
@@ -292,41 +332,6 @@ impl<B: Body> Default for RequestBody<B> {
     }
 }
 
-/// For a service below that takes nothing but whole bodies. Copies no data that came in one piece.
-///
-/// ```
-/// use bytes::Bytes;
-/// use http::{Request, Response};
-/// use http_body_util::Full;
-/// use hyper::body::Incoming;
-/// use mcp_session_recovery::{RequestBody, SessionRecoveryLayer};
-/// use tower::{BoxError, ServiceBuilder, ServiceExt, util::BoxCloneService};
-///
-/// type Http = BoxCloneService<Request<Full<Bytes>>, Response<Incoming>, BoxError>;
-///
-/// async fn send(http: Http, request: Request<Full<Bytes>>) -> Result<u16, BoxError> {
-///     let client = ServiceBuilder::new()
-///         .layer(SessionRecoveryLayer::new())
-///         .map_request(|request: Request<RequestBody<_>>| request.map(Full::<Bytes>::from))
-///         .service(http);
-///     Ok(client.oneshot(request).await?.status().as_u16())
-/// }
-/// ```
-impl From<RequestBody<Full<Bytes>>> for Full<Bytes> {
-    fn from(mut body: RequestBody<Full<Bytes>>) -> Self {
-        let mut frames = Vec::with_capacity(1);
-        // A `Full` never has to be waited for.
-        let cx = &mut Context::from_waker(Waker::noop());
-        while let Poll::Ready(Some(Ok(frame))) = Pin::new(&mut body).poll_frame(cx) {
-            frames.extend(frame.into_data());
-        }
-        match frames.len() {
-            1 => Self::new(frames.remove(0)),
-            _ => Self::new(frames.concat().into()),
-        }
-    }
-}
-
 impl<B> Clone for RequestBody<B>
 where
     B: Body<Error: Clone> + Clone,
@@ -396,7 +401,7 @@ fn unsent(buffered: &BufferedBody, sent: usize) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::convert::Infallible;
+    use http_body_util::Full;
 
     use super::*;
 
@@ -420,15 +425,7 @@ mod tests {
             (RequestBody::default(), ""),
             (sent, ""),
         ] {
-            let body: RequestBody<Full<Bytes>> = body;
-            let mut body = Full::from(body);
-            let cx = &mut Context::from_waker(Waker::noop());
-            let Poll::Ready(frame) = Pin::new(&mut body).poll_frame(cx) else {
-                panic!("a whole body is there");
-            };
-            let data =
-                frame.map(|frame: Result<_, Infallible>| frame.unwrap().into_data().unwrap());
-            assert_eq!(data.unwrap_or_default(), expected);
+            assert_eq!(body.whole().unwrap(), expected);
         }
     }
 }

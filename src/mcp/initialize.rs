@@ -158,7 +158,7 @@ pub(crate) fn propose_version(body: &Bytes, version: &HeaderValue) -> Bytes {
 /// Where in the body the JSON string of `params.protocolVersion` stands.
 fn version_span(body: &[u8]) -> Option<(usize, usize)> {
     let params: BTreeMap<String, &RawValue> =
-        serde_json::from_str(Message::single(body)?.params()?.get()).ok()?;
+        serde_json::from_str(Message::single(body)?.params()?).ok()?;
     let version = params.get("protocolVersion")?.get();
     let start = version.as_ptr() as usize - body.as_ptr() as usize;
     Some((start, start + version.len()))

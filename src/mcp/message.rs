@@ -2,7 +2,9 @@
 
 use std::{borrow::Cow, fmt};
 
-use serde_core::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_core::de::{
+    Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor,
+};
 use serde_json::value::RawValue;
 
 use super::{
@@ -27,7 +29,7 @@ impl<'a> Message<'a> {
     /// The message of a body that holds a single one; `None` where it holds a batch, or no
     /// JSON-RPC.
     pub(crate) fn single(body: &'a [u8]) -> Option<Self> {
-        serde_json::from_str(text(body)?).ok()
+        parse(text(body)?)
     }
 
     /// Looks at the messages of a body one by one, be it a single one or a batch. Gives `None`, and
@@ -37,7 +39,7 @@ impl<'a> Message<'a> {
     pub(crate) fn each(body: &'a [u8], mut each: impl FnMut(Self)) -> Option<()> {
         let text = text(body)?;
         if !text.starts_with('[') {
-            each(serde_json::from_str(text).ok()?);
+            each(parse(text)?);
             return Some(());
         }
         let mut batch = serde_json::Deserializer::from_str(text);
@@ -50,14 +52,14 @@ impl<'a> Message<'a> {
         self.method.as_deref()
     }
 
-    /// The id as it stands in the message; `None` for a notification.
-    pub fn id(&self) -> Option<&'a RawValue> {
-        self.id
+    /// The JSON of the id as it stands in the message; `None` for a notification.
+    pub fn id(&self) -> Option<&'a str> {
+        self.id.map(RawValue::get)
     }
 
-    /// The parameters as they stand in the message. [`RawValue::get`] gives their JSON text.
-    pub fn params(&self) -> Option<&'a RawValue> {
-        self.params
+    /// The JSON of the parameters as it stands in the message.
+    pub fn params(&self) -> Option<&'a str> {
+        self.params.map(RawValue::get)
     }
 
     pub(crate) fn result(&self) -> Option<&'a RawValue> {
@@ -97,10 +99,11 @@ impl<'a> Message<'a> {
     }
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Message<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(MessageVisitor)
-    }
+fn parse(text: &str) -> Option<Message<'_>> {
+    let mut json = serde_json::Deserializer::from_str(text);
+    let message = MessageVisitor.deserialize(&mut json).ok()?;
+    json.end().ok()?;
+    Some(message)
 }
 
 /// The JSON of a body. A byte order mark is no part of it: clients skip that, too.
@@ -112,6 +115,15 @@ fn text(body: &[u8]) -> Option<&str> {
 /// Takes the members that JSON-RPC has as they stand and skips the rest, so that nothing is
 /// allocated. Of members with the same name the last one counts, as in all JSON parsers.
 struct MessageVisitor;
+
+// `Message` itself is public, and what reads it is not.
+impl<'de> DeserializeSeed<'de> for MessageVisitor {
+    type Value = Message<'de>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
 
 impl<'de> Visitor<'de> for MessageVisitor {
     type Value = Message<'de>;
@@ -152,7 +164,7 @@ impl<'de, F: FnMut(Message<'de>)> Visitor<'de> for BatchVisitor<F> {
     }
 
     fn visit_seq<S: SeqAccess<'de>>(mut self, mut messages: S) -> Result<(), S::Error> {
-        while let Some(message) = messages.next_element()? {
+        while let Some(message) = messages.next_element_seed(MessageVisitor)? {
             (self.0)(message);
         }
         Ok(())

@@ -139,7 +139,7 @@ impl StateChange {
             UNSUBSCRIBE => (Self::Unsubscribe, "uri"),
             _ => return None,
         };
-        let mut params: Value = serde_json::from_str(message.params()?.get()).ok()?;
+        let mut params: Value = serde_json::from_str(message.params()?).ok()?;
         match params.get_mut(name)?.take() {
             Value::String(text) => Some(change(text)),
             _ => None,

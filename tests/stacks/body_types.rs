@@ -22,9 +22,10 @@ type Http<B> = BoxCloneService<Request<B>, Reply, TestError>;
 async fn a_service_of_whole_bodies() {
     let server = Server::new(Profile::TypeScript);
     let whole: Http<Full<Bytes>> = BoxCloneService::new(server.service());
+    let full = |body: RequestBody<_>| Full::new(body.whole().expect("a whole body"));
     let client = ServiceBuilder::new()
         .layer(SessionRecoveryLayer::new())
-        .map_request(|request: Request<RequestBody<_>>| request.map(Full::<Bytes>::from))
+        .map_request(move |request: Request<_>| request.map(full))
         .service(whole);
     recovers(&server, client, URI, |body| body).await;
 }

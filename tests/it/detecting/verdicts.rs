@@ -349,7 +349,7 @@ async fn d1_a_closure_decides() {
                 message
                     .as_ref()
                     .and_then(|message| message.method().map(str::to_owned)),
-                message.and_then(|message| message.id().map(|id| id.get().to_owned())),
+                message.and_then(|message| message.id().map(str::to_owned)),
             ));
             verdict
         });

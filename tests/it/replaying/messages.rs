@@ -275,9 +275,9 @@ async fn f5_what_the_user_refuses_is_not_sent_again() {
         let asked_for = Arc::new(Mutex::new(Vec::new()));
         let asking = asked_for.clone();
         let layer = SessionRecoveryLayer::new().replay_when(move |message| {
-            let params: Value = message.params().map_or(Value::Null, |params| {
-                serde_json::from_str(params.get()).unwrap()
-            });
+            let params: Value = message
+                .params()
+                .map_or(Value::Null, |params| serde_json::from_str(params).unwrap());
             let name = params["name"].as_str().unwrap_or_default().to_owned();
             asking
                 .lock()
