@@ -11,7 +11,7 @@ use http::{HeaderValue, Method, Request};
 use libfuzzer_sys::fuzz_target;
 use mcp_session_recovery::{Failure, Outcome, Refusal, SessionRecoveryLayer, Sessions};
 use mcp_session_recovery_fuzz::*;
-use serde_json::json;
+use serde_json::{Value, json};
 use tower::Layer;
 
 /// What answers are made of: those that servers give, and what spoils them.
@@ -26,6 +26,7 @@ const WORDS: &[&str] = &[
     "{\"error\":{\"message\":\"Bad Request: Server not initialized\"}}",
     "Session service terminated",
     "{\"jsonrpc\":\"2.0\",\"id\":\"p\",\"method\":\"ping\"}",
+    "data: {\"jsonrpc\":\"2.0\",\"id\":\"p\",\"method\":\"ping\"}\n\n",
     "{\"method\":\"notifications/message\"}",
     "data: ",
     "event: message\n",
@@ -42,6 +43,10 @@ const WORDS: &[&str] = &[
 
 /// The default of `max_error_body_bytes`.
 const MAX_ERROR_BODY: usize = 64 * 1024;
+/// Twice as many as are attended to.
+const MAX_BATCH: usize = 2048;
+/// How many pings of a handshake are answered.
+const MAX_PONGS: usize = 16;
 /// Marks the caller's own request. Headers that begin so are not taken into the handshake (E5).
 const ASKED: &str = "mcp-asked";
 
@@ -62,6 +67,7 @@ struct Input {
 #[derive(Arbitrary, Debug, Clone, Copy, PartialEq, Eq)]
 enum Asks {
     Call,
+    Batch(Size),
     Listen,
     Respond,
     Initialized,
@@ -112,10 +118,15 @@ fn is_expired(sent: &Sent) -> bool {
     sent.status == 404 && sent.end != End::Breaks && !contains(&sent.body(), "-32601")
 }
 
+fn call(id: usize) -> Value {
+    json!({"jsonrpc": "2.0", "id": id, "method": "tools/call"})
+}
+
 impl Asks {
     fn request(self, session: &HeaderValue) -> Request<Feed> {
         let message = match self {
-            Self::Call => json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call"}),
+            Self::Call => call(1),
+            Self::Batch(many) => (1..=many.up_to(MAX_BATCH)).map(call).collect(),
             Self::Respond => json!({"jsonrpc": "2.0", "id": 1, "result": {}}),
             Self::Initialized => json!({"jsonrpc": "2.0", "method": "notifications/initialized"}),
             Self::Initialize => json!({"jsonrpc": "2.0", "id": 1, "method": "initialize"}),
@@ -179,7 +190,7 @@ impl Input {
     fn sent(&self, kind: Kind) -> Option<Sent> {
         match self.reply(kind) {
             None => Some(usual(kind)),
-            Some(reply) => reply.sent(WORDS, 2 * MAX_ERROR_BODY),
+            Some(reply) => reply.sent(WORDS, MAX_TEXT),
         }
     }
 
@@ -357,7 +368,7 @@ impl Input {
         // A ping has a brace.
         let body = handshake.as_ref().map(Sent::body).unwrap_or_default();
         let pings = body.iter().filter(|byte| **byte == b'{').count();
-        assert!(pongs <= pings, "{pongs} pongs");
+        assert!(pongs <= pings.min(MAX_PONGS), "{pongs} pongs");
         let new = handshake.as_ref().and_then(Sent::session);
         for (kind, sent) in log {
             let expected = match kind {

@@ -11,7 +11,10 @@ use std::{
 
 use arbitrary::Arbitrary;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request,
+    header::{ACCEPT, CONNECTION, COOKIE},
+};
 use libfuzzer_sys::fuzz_target;
 use mcp_session_recovery::{SessionRecoveryLayer, Sessions};
 use mcp_session_recovery_fuzz::*;
@@ -50,14 +53,16 @@ const ASKED: &str = "mcp-asked";
 const METHODS: &[Method] = &[Method::POST, Method::GET, Method::DELETE, Method::PUT];
 const CONTENT_TYPES: &[&str] = &["application/json", "text/plain", "a/b+json; c=d"];
 const VERSIONS: &[&str] = &[VERSION, "2025-06-18", "2026-07-28", "x"];
-/// More than the largest `max_body_bytes`.
-const MAX_SCRAPS: usize = 1024;
+/// Of which there may be many in a request.
+const FLOODS: &[HeaderName] = &[COOKIE, CONNECTION, ACCEPT];
+/// Twice as many as are attended to.
+const MAX_BATCH: usize = 2048;
 /// How long a handshake takes.
 const SLOW: Duration = Duration::from_secs(1);
 
 #[derive(Arbitrary, Debug)]
 struct Input {
-    max_body_bytes: u8,
+    max_body_bytes: Size,
     comes: Comes,
     method: u8,
     session: Names,
@@ -65,6 +70,7 @@ struct Input {
     version: Option<u8>,
     mcp_method: Option<bool>,
     last_event_id: Option<Vec<u8>>,
+    flood: Option<Flood>,
     messages: Messages,
     body: Pieces,
     /// Whether the body is not ready for a moment before each frame, as bits.
@@ -80,6 +86,8 @@ enum Messages {
     None,
     One(u8),
     Batch(Vec<u8>),
+    /// One of them so many times, and then another.
+    Many(u8, Size, u8),
 }
 
 /// When the request comes.
@@ -209,9 +217,14 @@ impl Input {
                 let messages: Vec<_> = numbers.iter().map(message).collect();
                 format!("[{}]", messages.join(","))
             }
+            Messages::Many(number, many, last) => {
+                let mut messages = vec![message(number); many.up_to(MAX_BATCH)];
+                messages.push(message(last));
+                format!("[{}]", messages.join(","))
+            }
         }
         .into_bytes();
-        text.extend(self.body.text(SCRAPS, MAX_SCRAPS));
+        text.extend(self.body.text(SCRAPS, MAX_TEXT));
         let frames = self.body.cut(text);
         // A request whose body never ends is never sent.
         let end = match self.end {
@@ -226,12 +239,16 @@ impl Input {
         let wire = Feed::of(steps.chain(end.step()));
         let bytes = frames.iter().map(Bytes::len).sum();
         let body = Body {
-            is_kept: bytes <= self.max_body_bytes.into() && end != End::Breaks,
+            is_kept: bytes <= self.max_body_bytes() && end != End::Breaks,
             end: end.seen().expect("an end"),
             frames,
         };
         let wire = if self.is_told { wire.told(bytes) } else { wire };
         (body, wire)
+    }
+
+    fn max_body_bytes(&self) -> usize {
+        self.max_body_bytes.up_to(MAX_TEXT)
     }
 
     fn method(&self) -> &Method {
@@ -247,6 +264,9 @@ impl Input {
         };
         let mut request = request(self.method().clone(), named, body);
         let headers = request.headers_mut();
+        if let Some(flood) = &self.flood {
+            headers.extend(flood.headers(FLOODS));
+        }
         let content_type = pick(CONTENT_TYPES, self.content_type);
         headers.insert("content-type", HeaderValue::from_static(content_type));
         headers.insert(ASKED, HeaderValue::from_static("1"));
@@ -270,9 +290,7 @@ impl Input {
         let (server, sessions) = (Server::default(), Sessions::new());
         // The handshake's own body shall be kept.
         let setting_up = SessionRecoveryLayer::new().sessions(sessions.clone());
-        let layer = setting_up
-            .clone()
-            .max_body_bytes(self.max_body_bytes.into());
+        let layer = setting_up.clone().max_body_bytes(self.max_body_bytes());
         let setting_up = setting_up.layer(server.service());
         let client = layer.layer(server.service());
         let first = send(&setting_up, initialize()).await.expect("an answer");

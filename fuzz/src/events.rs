@@ -24,9 +24,7 @@ pub enum Answered {
 
 impl Events {
     pub fn read(stream: &[u8]) -> Self {
-        let text = String::from_utf8_lossy(stream);
-        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-        let text = text.replace("\r\n", "\n").replace('\r', "\n");
+        let text = lines(stream);
         let mut read = Self::default();
         let (mut kind, mut data, mut id) = (String::new(), String::new(), String::new());
         let mut bytes = 0;
@@ -70,33 +68,39 @@ impl Events {
             .collect()
     }
 
-    /// Whether one of the events answers the request with this id.
-    pub fn answered(&self, id: &Value) -> Answered {
-        let mut answered = Answered::No;
+    /// Whether one of the events answers the request, for each of these ids.
+    pub fn answered(&self, ids: &[Value]) -> Vec<Answered> {
+        let mut answered = vec![Answered::No; ids.len()];
         for (kind, data) in &self.events {
+            let escapes = data.contains("\\u");
+            if !data.contains("\"result\"") && !data.contains("\"error\"") && !escapes {
+                continue;
+            }
+            // Not every JSON parser takes the same for JSON: numbers too large, escapes of no
+            // character.
+            let message = serde_json::from_str::<Value>(data).ok();
             // Most clients pass over events of other types.
             let is_message = matches!(&**kind, "" | "message");
-            match answers(data, id) {
-                Answered::No => {}
-                Answered::Yes if is_message => return Answered::Yes,
-                Answered::Yes | Answered::Maybe => answered = Answered::Maybe,
+            for (id, answered) in ids.iter().zip(&mut answered) {
+                let this = match &message {
+                    Some(message) => answers(message, escapes, id),
+                    None => Answered::Maybe,
+                };
+                *answered = match this {
+                    _ if *answered == Answered::Yes => Answered::Yes,
+                    Answered::No => *answered,
+                    Answered::Yes if is_message => Answered::Yes,
+                    Answered::Yes | Answered::Maybe => Answered::Maybe,
+                };
             }
         }
         answered
     }
 }
 
-/// Whether the data of an event answer the request with this id: one message, or a batch.
-fn answers(data: &str, id: &Value) -> Answered {
-    let escapes = data.contains("\\u");
-    if !data.contains("\"result\"") && !data.contains("\"error\"") && !escapes {
-        return Answered::No;
-    }
-    // Not every JSON parser takes the same for JSON: numbers too large, escapes of no character.
-    let Ok(message) = serde_json::from_str::<Value>(data) else {
-        return Answered::Maybe;
-    };
-    let messages = match &message {
+/// Whether a message, or one of a batch, answers the request with this id.
+fn answers(message: &Value, escapes: bool, id: &Value) -> Answered {
+    let messages = match message {
         Value::Array(messages) => &messages[..],
         message => std::slice::from_ref(message),
     };
@@ -128,21 +132,33 @@ fn has_other_id(message: &Value, id: &Value) -> bool {
     other != id && (other.as_f64().is_none() || other.as_f64() != id.as_f64())
 }
 
-/// Whether no event is open at the end of a stream. `None` where nothing but a byte order mark
-/// and perhaps a line end has come: that may be taken for the beginning of an event or not.
-pub fn at_boundary(stream: &[u8]) -> Option<bool> {
-    let text = stream.strip_prefix("\u{feff}".as_bytes());
-    let (text, marked) = (text.unwrap_or(stream), text.is_some());
-    if marked && matches!(text, b"" | b"\n" | b"\r" | b"\r\n") {
-        return None;
+/// Whether no event is open at the end of a stream: no `data`, `event` or `id` that no empty line
+/// follows, nor the beginning of a line that may become one.
+pub fn at_boundary(stream: &[u8]) -> bool {
+    let text = lines(stream);
+    let (ended, open) = text.rsplit_once('\n').unwrap_or(("", &text));
+    let ended = ended.rsplit("\n\n").next().unwrap_or_default();
+    let ended = if text.ends_with("\n\n") { "" } else { ended };
+    const FIELDS: [&str; 3] = ["data", "event", "id"];
+    let is_field = |line: &str| FIELDS.contains(&line.split(':').next().unwrap_or_default());
+    let may_be = |name: &str| !name.is_empty() && FIELDS.iter().any(|it| it.starts_with(name));
+    !ended.split('\n').any(is_field) && !is_field(open) && !may_be(open)
+}
+
+/// What ends the line that a stream stops in, so that it does nothing.
+pub fn end_of_line(stream: &[u8]) -> &'static str {
+    match lines(stream).rsplit('\n').next() {
+        None | Some("") => "",
+        Some(open) if open.starts_with("retry:") => "-\n",
+        Some(_) => "\n",
     }
-    let line_end = [&b"\r\n"[..], b"\n", b"\r"]
-        .into_iter()
-        .find_map(|end| text.strip_suffix(end));
-    Some(match line_end {
-        None => text.is_empty(),
-        Some(before) => matches!(before.last(), None | Some(b'\n' | b'\r')),
-    })
+}
+
+/// A stream without a byte order mark, with LF for the end of each line.
+fn lines(stream: &[u8]) -> String {
+    let text = String::from_utf8_lossy(stream);
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    text.replace("\r\n", "\n").replace('\r', "\n")
 }
 
 #[cfg(test)]
@@ -162,18 +178,25 @@ mod tests {
 
     #[test]
     fn a_boundary_is_where_no_event_is_open() {
-        for (stream, boundary) in [
-            ("", Some(true)),
-            ("\n", Some(true)),
-            ("data: x\n", Some(false)),
-            ("data: x\r\n", Some(false)),
-            ("data: x\n\n", Some(true)),
-            ("data: x\r\r\n", Some(true)),
-            ("data: x\r\n\r", Some(true)),
-            ("data: x\n\nd", Some(false)),
-            ("\u{feff}\n", None),
+        for (stream, boundary, end_of_line) in [
+            ("", true, ""),
+            ("\n", true, ""),
+            ("data: x\n", false, ""),
+            ("data: x\n: comment\n", false, ""),
+            ("data: x\n\n", true, ""),
+            ("data: x\r\r\n", true, ""),
+            ("data: x\r\n\r", true, ""),
+            ("data: x\n\nd", false, "\n"),
+            ("data: x\n\ndatum", true, "\n"),
+            ("data: x\n\n: comment", true, "\n"),
+            ("data: x\n\nretry: 5", true, "-\n"),
+            ("\u{feff}", true, ""),
         ] {
-            assert_eq!(at_boundary(stream.as_bytes()), boundary, "{stream:?}");
+            let ends = (
+                at_boundary(stream.as_bytes()),
+                super::end_of_line(stream.as_bytes()),
+            );
+            assert_eq!(ends, (boundary, end_of_line), "{stream:?}");
         }
     }
 
@@ -194,8 +217,8 @@ mod tests {
         ] {
             let stream = format!("data: {data}\n\n");
             assert_eq!(
-                Events::read(stream.as_bytes()).answered(&json!(1)),
-                answered,
+                Events::read(stream.as_bytes()).answered(&[json!(1)]),
+                [answered],
                 "{data}"
             );
         }

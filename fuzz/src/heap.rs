@@ -45,4 +45,9 @@ impl Heap {
     pub fn peak(&self) -> usize {
         PEAK.load(Relaxed).saturating_sub(self.0)
     }
+
+    /// What is held now on top of that.
+    pub fn left(&self) -> usize {
+        LIVE.load(Relaxed).saturating_sub(self.0)
+    }
 }

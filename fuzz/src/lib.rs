@@ -15,9 +15,9 @@ use std::time::Duration;
 
 pub use self::{
     caller::{Answer, get, initialize, post, request, send, session_of},
-    events::{Answered, Events, at_boundary},
+    events::{Answered, Events, at_boundary, end_of_line},
     heap::Heap,
-    input::{End, Pieces, pick},
+    input::{End, Flood, MAX_TEXT, Pieces, Size, pick},
     reply::{CALLERS, NEW, Reply, Sent},
     server::{Acts, end, json_reply, reply, serve},
 };
@@ -52,6 +52,5 @@ pub async fn soon<T>(future: impl Future<Output = T>) -> T {
 
 /// Whether the text is somewhere in the bytes.
 pub fn contains(bytes: &[u8], text: &str) -> bool {
-    let mut windows = bytes.windows(text.len());
-    windows.any(|window| window == text.as_bytes())
+    memchr::memmem::find(bytes, text.as_bytes()).is_some()
 }

@@ -2,10 +2,13 @@
 
 use arbitrary::Arbitrary;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
+    header::{SET_COOKIE, WWW_AUTHENTICATE},
+};
 use serde_json::Value;
 
-use crate::{Answer, End, Feed, Pieces, SESSION_ID, Step, pick};
+use crate::{Answer, End, Feed, Flood, Pieces, SESSION_ID, Step, pick};
 
 /// The session ids that a server may name.
 pub const CALLERS: &str = "callers-session";
@@ -20,6 +23,7 @@ pub enum Reply {
         content_type: u8,
         is_encoded: bool,
         has_length: bool,
+        flood: Option<Flood>,
         body: Pieces,
         end: End,
     },
@@ -50,6 +54,11 @@ const CONTENT_TYPES: &[&str] = &[
     "",
 ];
 
+/// How many cookies of a handshake are kept.
+const MAX_COOKIES: usize = 8;
+/// Of which there may be many in an answer.
+const FLOODS: &[HeaderName] = &[SET_COOKIE, WWW_AUTHENTICATE];
+
 /// An answer as it was sent.
 #[derive(Debug)]
 pub struct Sent {
@@ -69,6 +78,7 @@ impl Reply {
             content_type,
             is_encoded,
             has_length,
+            flood,
             body,
             end,
         } = self
@@ -80,7 +90,8 @@ impl Reply {
             Status::Any(number) => 100 + number % 900,
         };
         let chunks = body.chunks(words, limit);
-        let mut headers = HeaderMap::new();
+        let flood = flood.as_ref().map(|flood| flood.headers(FLOODS));
+        let mut headers = flood.unwrap_or_default();
         let content_type = pick(CONTENT_TYPES, *content_type);
         headers.insert("content-type", HeaderValue::from_static(content_type));
         if *is_encoded {
@@ -161,7 +172,17 @@ impl Sent {
         if self.is_stream() && !answer.head.headers.contains_key("content-length") {
             headers.remove("content-length");
         }
-        assert_eq!(answer.head.headers, headers);
+        let mut got = answer.head.headers.clone();
+        let cookies = [&mut headers, &mut got].map(|headers| {
+            let all: Vec<_> = headers.get_all(SET_COOKIE).iter().cloned().collect();
+            headers.remove(SET_COOKIE);
+            all
+        });
+        assert_eq!(got, headers);
+        // What the handshake has set comes before (rule E11).
+        let told = cookies[1].strip_suffix(&cookies[0][..]).expect("its own");
+        let is_recovered = translated.is_some();
+        assert!(told.len() <= if is_recovered { MAX_COOKIES } else { 0 });
 
         let (mut chunks, mut end) = (answer.chunks(), self.end);
         if self.is_stream() && chunks.len() > self.chunks.len() {

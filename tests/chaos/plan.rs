@@ -74,7 +74,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    fn of(seed: u64) -> Self {
+    pub fn of(seed: u64) -> Self {
         let mut random = Random::of(seed, 1);
         let secs = Duration::from_secs;
         let has_principal = random.chance(70);
@@ -186,7 +186,7 @@ impl Plan {
 }
 
 impl Action {
-    fn any(random: &mut Random) -> Self {
+    pub fn any(random: &mut Random) -> Self {
         match random.below(100) {
             0..55 => Self::Call,
             55..61 => Self::Batch,
