@@ -90,8 +90,11 @@ impl Pieces {
         for cut in &self.cuts {
             chunks.push(rest.split_to(cut.up_to(rest.len())));
         }
-        // Not too many, since each of them takes its time.
-        let size = self.rest.up_to(rest.len()).max(1 + rest.len() / 2048);
+        // Not too many, since after each of them it may be looked at all that came.
+        let size = self
+            .rest
+            .up_to(rest.len())
+            .max(1 + rest.len().pow(2) / (1 << 28));
         while !rest.is_empty() {
             chunks.push(rest.split_to(rest.len().min(size)));
         }
