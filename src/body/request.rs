@@ -308,7 +308,15 @@ impl<B: Body> Body for RequestBody<B> {
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Untouched { body } => body.size_hint(),
-            Kind::Buffered { buffered, sent } => SizeHint::with_exact(unsent(buffered, *sent)),
+            Kind::Buffered { buffered, sent } => {
+                let mut hint = SizeHint::with_exact(unsent(buffered, *sent));
+                if buffered.trailers.is_some() {
+                    // A `Content-Length` would leave no room for them in HTTP/1.1.
+                    hint = SizeHint::new();
+                    hint.set_lower(unsent(buffered, *sent));
+                }
+                hint
+            }
             Kind::Begun { begun } => {
                 let read = unsent(&begun.read, begun.sent);
                 let rest = match &begun.rest {

@@ -208,13 +208,13 @@ fn learn(first: &Epoch, id: &Id, message: &[u8]) -> bool {
     let mut answer = None;
     let read = Message::each(message, |message| {
         if answer.is_none() && message.answers(id) {
-            answer = Some(message);
+            answer = Some(message.result().and_then(InitializeResult::parse));
         }
     });
-    let Some(answer) = answer.filter(|_| read.is_some()) else {
+    let Some(result) = answer.filter(|_| read.is_some()) else {
         return false;
     };
-    if let Some(result) = answer.result().and_then(InitializeResult::parse) {
+    if let Some(result) = result {
         first.learn_result(result);
     }
     true

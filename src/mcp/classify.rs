@@ -21,8 +21,8 @@ pub enum Verdict {
 
 /// Decides from an answer whether the session has expired.
 ///
-/// Asked about answers with a status for which [`examines`](Self::examines) is true, once their
-/// body has been read; all others mean [`Verdict::Alive`] and are never delayed. Implemented for
+/// Asked about answers other than 2xx with a status for which [`examines`](Self::examines) is true,
+/// once their body has been read; all others mean [`Verdict::Alive`] and are never delayed. Implemented for
 /// closures, too, which [`classify_fn`] saves from naming the type of their parameter:
 ///
 /// ```
@@ -44,7 +44,8 @@ pub trait Classify: Send + Sync + 'static {
     /// What this answer says about the session.
     fn classify(&self, answer: &HttpAnswer<'_>) -> Verdict;
 
-    /// Whether an answer with this status may be about the session at all. Only then is its body
+    /// Whether an answer with this status may be about the session at all. A 2xx is not: it is passed
+    /// on as it comes, whatever this says, since it may be a stream. Only where it may is the body
     /// read (up to [`max_error_body_bytes`](crate::SessionRecoveryLayer::max_error_body_bytes))
     /// before the caller gets it. By default every 4xx and 5xx.
     fn examines(&self, status: StatusCode) -> bool {

@@ -1,13 +1,17 @@
 //! The verdicts that the crate brings along (rules D2, D3, D9).
 
+use std::borrow::Cow;
+
 use http::{
     Method, StatusCode,
     header::{HeaderValue, WWW_AUTHENTICATE},
 };
-use serde_json::Value;
+use serde_json::value::RawValue;
 
 use self::Place::{Body, ErrorMessage};
-use super::{Classify, HttpAnswer, Message, Verdict, session_words::speaks_of_session};
+use super::{
+    Classify, HttpAnswer, Message, Verdict, members, session_words::speaks_of_session, string,
+};
 
 /// The default: 404 as the specification has it, and the servers known to answer otherwise.
 ///
@@ -131,24 +135,31 @@ impl KnownServer {
         answer.status() == self.status
             && match self.place {
                 Body => memchr::memmem::find(answer.body(), self.text.as_bytes()).is_some(),
-                ErrorMessage => error(answer).is_some_and(|error| {
-                    error["message"]
-                        .as_str()
-                        .is_some_and(|message| message.contains(self.text))
-                }),
+                ErrorMessage => error(answer)
+                    .and_then(|[_, message]| text(message?))
+                    .is_some_and(|message| message.contains(self.text)),
             }
     }
 }
 
-/// The JSON-RPC error that the body is.
-fn error(answer: &HttpAnswer<'_>) -> Option<Value> {
-    serde_json::from_str(Message::single(answer.body())?.error()?.get()).ok()
+/// Code and message of the JSON-RPC error that the body is.
+fn error<'a>(answer: &HttpAnswer<'a>) -> Option<[Option<&'a RawValue>; 2]> {
+    let error = Message::single(answer.body())?.error()?;
+    members(error.get(), ["code", "message"])
+}
+
+/// The text of a JSON string; if that is no Unicode, as it is written.
+fn text(value: &RawValue) -> Option<Cow<'_, str>> {
+    let written = || value.get().starts_with('"').then(|| value.get().into());
+    string(value).or_else(written)
 }
 
 /// Whether this is JSON-RPC's "method not found" to this very request. Such a 404 comes from a
 /// server that knows the session (or has none) and lacks the method.
 fn is_method_not_found(answer: &HttpAnswer<'_>) -> bool {
-    let is_it = error(answer).is_some_and(|error| error["code"].as_f64() == Some(-32601.0));
+    let code = error(answer).and_then(|[code, _]| code);
+    let code = code.and_then(|code| serde_json::from_str::<f64>(code.get()).ok());
+    let is_it = code == Some(-32601.0);
     is_it
         && answer
             .message()
@@ -211,6 +222,7 @@ mod tests {
             r#"{"jsonrpc":"2.0","error":{"code":-32601,"message":"x"},"id":1}"#,
             r#"{"jsonrpc":"2.0","error":{"code":-32601.0,"message":"x"},"id":1.0}"#,
             r#"{"\u0069d":1e0,"error":{"c\u006fde":-32601}}"#,
+            r#"{"id":1,"error":{"code":-32601,"data":["\ud83d",1e999]}}"#,
         ] {
             assert_eq!(post(404, body), Verdict::Alive, "{body}");
         }

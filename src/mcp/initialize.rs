@@ -1,12 +1,10 @@
 //! What is kept of an `InitializeResult`, and how an `initialize` is made to propose a version.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 use http::HeaderValue;
 use serde_json::{Value, value::RawValue};
 
-use super::Message;
+use super::{Message, members, string};
 
 /// What of a session's `InitializeResult` the layer goes by. Everything that is only compared is
 /// kept as a digest, so that a recorded session stays small.
@@ -70,23 +68,34 @@ const MAX_VERSION: usize = 64;
 impl InitializeResult {
     /// `None` where the result is no object.
     pub(crate) fn parse(result: &RawValue) -> Option<Self> {
-        let result: Value = serde_json::from_str(result.get()).ok()?;
-        let members = result.as_object()?;
-        let promised =
-            |list: &str| result["capabilities"][list]["listChanged"].as_bool() == Some(true);
+        let [version, server_info, capabilities, instructions] = members(
+            result.get(),
+            [
+                "protocolVersion",
+                "serverInfo",
+                "capabilities",
+                "instructions",
+            ],
+        )?;
+        let lists =
+            capabilities.and_then(|it| members(it.get(), ["tools", "prompts", "resources"]));
+        let [tools, prompts, resources] = lists.unwrap_or_default();
+        let promised = |list: Option<&RawValue>| {
+            let list_changed = list.and_then(|list| members(list.get(), ["listChanged"])?[0]);
+            list_changed.is_some_and(|it| it.get() == "true")
+        };
         Some(Self {
-            version: members
-                .get("protocolVersion")
-                .and_then(Value::as_str)
+            version: version
+                .and_then(string)
                 .filter(|version| version.len() <= MAX_VERSION)
-                .and_then(|version| HeaderValue::from_str(version).ok()),
-            server_info: digest(members.get("serverInfo")),
-            capabilities: digest(members.get("capabilities")),
-            instructions: digest(members.get("instructions")),
+                .and_then(|version| HeaderValue::from_str(&version).ok()),
+            server_info: digest(server_info),
+            capabilities: digest(capabilities),
+            instructions: digest(instructions),
             list_changed: ListChanged {
-                tools: promised("tools"),
-                prompts: promised("prompts"),
-                resources: promised("resources"),
+                tools: promised(tools),
+                prompts: promised(prompts),
+                resources: promised(resources),
             },
         })
     }
@@ -132,12 +141,15 @@ impl InitializeResult {
     }
 }
 
-/// Objects are sorted by key, so that a server that orders them otherwise has not changed. FNV-1a,
-/// since a digest is compared with those of other processes, made from other releases (rule N2).
-fn digest(value: Option<&Value>) -> u64 {
+/// Objects are sorted by key, so that a server that orders them otherwise has not changed; but for
+/// what is no `Value`. FNV-1a, since a digest is compared with those of other processes, made from
+/// other releases (rule N2).
+fn digest(value: Option<&RawValue>) -> u64 {
     const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
     const PRIME: u64 = 0x0100_0000_01b3;
-    let text = value.map(Value::to_string).unwrap_or_default();
+    let text = value.map(RawValue::get).unwrap_or_default();
+    let sorted = serde_json::from_str(text).map(|value: Value| value.to_string());
+    let text = sorted.unwrap_or_else(|_| text.to_owned());
     text.bytes().fold(BASIS, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(PRIME)
     })
@@ -157,9 +169,8 @@ pub(crate) fn propose_version(body: &Bytes, version: &HeaderValue) -> Bytes {
 
 /// Where in the body the JSON string of `params.protocolVersion` stands.
 fn version_span(body: &[u8]) -> Option<(usize, usize)> {
-    let params: BTreeMap<String, &RawValue> =
-        serde_json::from_str(Message::single(body)?.params()?).ok()?;
-    let version = params.get("protocolVersion")?.get();
+    let [version] = members(Message::single(body)?.params()?, ["protocolVersion"])?;
+    let version = version?.get();
     let start = version.as_ptr() as usize - body.as_ptr() as usize;
     Some((start, start + version.len()))
 }
@@ -182,6 +193,28 @@ mod tests {
             proposed,
             &br#" {"id":1.50,"params":{"x":"protocolVersion","protocolVersion" : "2025-11-25","n":1e3},"method":"initialize"}"#[..],
         );
+    }
+
+    #[test]
+    fn b3_e5_what_nobody_asks_for_may_be_anything() {
+        for odd in [
+            r#""\ud83d""#,
+            "1e999",
+            &format!("{}{}", "[".repeat(200), "]".repeat(200)),
+        ] {
+            let told = result(&format!(
+                r#"{{"protocolVersion":"2025-11-25","capabilities":{{"tools":{{"listChanged":true,"x":{odd}}}}},"serverInfo":{odd}}}"#
+            ));
+            assert_eq!(told.version().unwrap(), "2025-11-25", "{odd}");
+            assert!(told.list_changed().tools, "{odd}");
+            let body = |version: &str| {
+                format!(
+                    r#"{{"id":1,"method":"initialize","params":{{"\ud83d":{odd},"protocolVersion":"{version}"}}}}"#
+                )
+            };
+            let proposed = propose_version(&body("a").into(), &HeaderValue::from_static("b"));
+            assert_eq!(proposed, body("b"), "{odd}");
+        }
     }
 
     #[test]

@@ -7,10 +7,7 @@ use serde_core::de::{
 };
 use serde_json::value::RawValue;
 
-use super::{
-    Id,
-    id::{is_id, plain_string},
-};
+use super::{Id, id::is_id, members::string};
 
 /// A borrowed look at one JSON-RPC message of the caller.
 ///
@@ -29,15 +26,17 @@ impl<'a> Message<'a> {
     /// The message of a body that holds a single one; `None` where it holds a batch, or no
     /// JSON-RPC.
     pub(crate) fn single(body: &'a [u8]) -> Option<Self> {
-        parse(text(body)?)
+        parse(without_mark(std::str::from_utf8(body).ok()?))
     }
 
     /// Looks at the messages of a body one by one, be it a single one or a batch. Gives `None`, and
     /// may have shown some of them, where the body is no JSON-RPC.
     ///
-    /// A batch of tiny messages, collected, would take up many times its size.
-    pub(crate) fn each(body: &'a [u8], mut each: impl FnMut(Self)) -> Option<()> {
-        let text = text(body)?;
+    /// A batch of tiny messages, collected, would take up many times its size. What is no UTF-8 is
+    /// read as lenient servers and clients read it, with a replacement character in its place.
+    pub(crate) fn each(body: &[u8], mut each: impl FnMut(Message<'_>)) -> Option<()> {
+        let body = String::from_utf8_lossy(body);
+        let text = without_mark(&body);
         if !text.starts_with('[') {
             each(parse(text)?);
             return Some(());
@@ -107,9 +106,8 @@ fn parse(text: &str) -> Option<Message<'_>> {
 }
 
 /// The JSON of a body. A byte order mark is no part of it: clients skip that, too.
-fn text(body: &[u8]) -> Option<&str> {
-    let text = std::str::from_utf8(body).ok()?;
-    Some(text.strip_prefix('\u{feff}').unwrap_or(text).trim_ascii())
+fn without_mark(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text).trim_ascii()
 }
 
 /// Takes the members that JSON-RPC has as they stand and skips the rest, so that nothing is
@@ -206,16 +204,6 @@ impl<'de> Deserialize<'de> for Name {
 
         // As bytes, since JSON has names that are no Unicode.
         deserializer.deserialize_bytes(NameVisitor)
-    }
-}
-
-/// A JSON string, borrowed unless it has escapes.
-fn string(value: &RawValue) -> Option<Cow<'_, str>> {
-    match plain_string(value.get()) {
-        Some(string) => Some(string.into()),
-        None => serde_json::from_str::<String>(value.get())
-            .ok()
-            .map(Cow::from),
     }
 }
 

@@ -16,6 +16,7 @@ mod http_answer;
 mod id;
 mod initialize;
 mod list_changed;
+mod members;
 mod message;
 mod pending_requests;
 mod reader;
@@ -42,6 +43,7 @@ pub(crate) use self::{
     id::Id,
     initialize::{InitializeResult, ListChanged, propose_version},
     list_changed::list_changed_event,
+    members::{members, string},
     pending_requests::PendingRequests,
     reader::MessageReader,
     skim::{id_of_large_request, is_large_initialize, is_large_request},

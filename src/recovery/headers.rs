@@ -4,7 +4,8 @@
 use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{
-        ACCEPT, ACCEPT_ENCODING, CONNECTION, EXPECT, RANGE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+        ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, COOKIE, EXPECT, PROXY_AUTHORIZATION,
+        RANGE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
     },
 };
 
@@ -25,7 +26,12 @@ pub(crate) fn callers_headers(headers: &HeaderMap) -> HeaderMap {
     let mut own = HeaderMap::new();
     for (name, value) in headers {
         if !describes_message(name) && !describes_connection(name) && !is_named(name) {
-            own.append(name.clone(), value.clone());
+            let mut value = value.clone();
+            // Whether its caller said so or not: here it is the layer that writes it (rule L2).
+            if [AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION].contains(name) {
+                value.set_sensitive(true);
+            }
+            own.append(name.clone(), value);
         }
     }
     own
@@ -66,7 +72,7 @@ fn describes_connection(name: &HeaderName) -> bool {
 
 /// A header's only value, as rules that compare credentials go by it.
 pub(crate) fn authorization(headers: &HeaderMap) -> Option<&HeaderValue> {
-    headers.get(http::header::AUTHORIZATION)
+    headers.get(AUTHORIZATION)
 }
 
 #[cfg(test)]
@@ -118,5 +124,10 @@ mod tests {
         let mut names: Vec<_> = own.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, goes);
+        // L2: what is a secret is marked as one.
+        for (name, value) in &own {
+            let is_secret = ["authorization", "cookie"].contains(&name.as_str());
+            assert_eq!(value.is_sensitive(), is_secret, "{name}");
+        }
     }
 }

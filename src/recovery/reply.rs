@@ -4,7 +4,7 @@ use bytes::Buf;
 use http::HeaderMap;
 use http_body::Body;
 use http_body_util::BodyExt;
-use serde_json::{Value, value::RawValue};
+use serde_json::value::RawValue;
 use tokio::task::consume_budget;
 
 use super::{
@@ -14,7 +14,7 @@ use super::{
 use crate::{
     Failure,
     http_service::HttpService,
-    mcp::{Id, Message, MessageReader},
+    mcp::{Id, Message, MessageReader, members},
 };
 
 /// What a server answered to a JSON-RPC request.
@@ -95,8 +95,7 @@ impl Found<'_> {
 }
 
 fn code(error: &RawValue) -> i64 {
-    serde_json::from_str::<Value>(error.get())
-        .ok()
-        .and_then(|error| error["code"].as_i64())
+    let code = members(error.get(), ["code"]).and_then(|[code]| code);
+    code.and_then(|code| serde_json::from_str(code.get()).ok())
         .unwrap_or_default()
 }

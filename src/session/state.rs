@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::mcp::Message;
+use crate::mcp::{Message, members, string};
 
 /// What has to be sent again in a new session.
 ///
@@ -139,11 +139,8 @@ impl StateChange {
             UNSUBSCRIBE => (Self::Unsubscribe, "uri"),
             _ => return None,
         };
-        let mut params: Value = serde_json::from_str(message.params()?).ok()?;
-        match params.get_mut(name)?.take() {
-            Value::String(text) => Some(change(text)),
-            _ => None,
-        }
+        let [text] = members(message.params()?, [name])?;
+        Some(change(string(text?)?.into_owned()))
     }
 
     /// The method of the request that asks for it.

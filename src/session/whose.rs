@@ -14,20 +14,18 @@ pub(crate) struct Assigned {
     sessions: Sessions,
     id: HeaderValue,
     taken: Arc<AtomicBool>,
+    was_anothers: bool,
 }
 
 impl Assigned {
-    pub(super) fn new(sessions: Sessions, id: HeaderValue, taken: Arc<AtomicBool>) -> Self {
-        Self {
-            sessions,
-            id,
-            taken,
-        }
-    }
-
     /// Whether the server has given the id to somebody else since, and so has lost the session.
     pub(crate) fn is_taken(&self) -> bool {
         self.taken.load(Ordering::Acquire)
+    }
+
+    /// Whether a record of another session had the id when it was given.
+    pub(crate) fn was_anothers(&self) -> bool {
+        self.was_anothers
     }
 
     /// Whether the endpoint is known to hand out more than one id.
@@ -53,7 +51,12 @@ impl Sessions {
         let taken = table.assigned.insert(session, id);
         let holders = table.holders(session.endpoint(), id);
         holders.iter().for_each(|holder| holder.chain().expire());
-        Assigned::new(self.clone(), id.clone(), taken)
+        Assigned {
+            sessions: self.clone(),
+            id: id.clone(),
+            taken,
+            was_anothers: holders.iter().any(|holder| !Arc::ptr_eq(holder, session)),
+        }
     }
 
     pub(super) fn unassign(&self, id: &HeaderValue, taken: &Arc<AtomicBool>) {

@@ -5,6 +5,7 @@
 //! epoch is published ([`agree`](Persistence::agree)); whoever asks waits for the store's time-out
 //! at most. All else is written behind, by the `writer`.
 
+mod contained;
 mod end;
 mod find;
 mod flush;
@@ -24,7 +25,7 @@ use tokio::{
 };
 
 pub(super) use self::flush::KeptBy;
-use self::{end::Endings, find::Finding, health::Health};
+use self::{contained::Contained, end::Endings, find::Finding, health::Health};
 use super::{Epoch, Pauses, Session, Sessions, StateChange, TableLimits};
 use crate::store::{
     Revision, Saved, SessionStore, StoreError, StoreErrorKind, StoreKey, Stored, ended::Ended,
@@ -104,7 +105,8 @@ const CONTENDED: StoreError = StoreError::new(StoreErrorKind::Other, "others wri
 const MAX_ENDS: usize = 16 * 1024;
 
 impl Persistence {
-    pub(crate) fn new(config: PersistenceConfig, sessions: Sessions) -> Arc<Self> {
+    pub(crate) fn new(mut config: PersistenceConfig, sessions: Sessions) -> Arc<Self> {
+        config.store = Arc::new(Contained(config.store));
         let persistence = Arc::new(Self {
             config,
             sessions,

@@ -267,6 +267,17 @@ async fn f5_what_the_user_refuses_is_not_sent_again() {
             vec!["ping ", "tools/call delete"],
             false,
         ),
+        // What is no Unicode is read as lenient servers read it.
+        (
+            [
+                br#"{"id":1,"method":"tools/call","params":{"name":"delete","x":""#,
+                &b"\xff\"}}"[..],
+            ]
+            .concat()
+            .into(),
+            vec!["tools/call delete"],
+            false,
+        ),
         // Not asked about what is no message.
         (raw("{"), vec![], true),
         (raw(""), vec![], true),

@@ -17,8 +17,9 @@ const TIMEOUT: Duration = Duration::from_millis(250);
 /// The clock of tokio goes by whole milliseconds.
 const TICK: Duration = Duration::from_millis(2);
 
-const MODES: [Mode; 5] = [
+const MODES: [Mode; 6] = [
     Mode::Down,
+    Mode::Panics,
     Mode::Hangs,
     Mode::Full,
     Mode::Slow(Duration::from_millis(200)),

@@ -25,6 +25,7 @@ pub(super) enum Mode {
     Down,
     /// Reads, and does not write.
     Full,
+    Panics,
 }
 
 /// Clones share all.
@@ -114,6 +115,7 @@ impl FaultyStore {
             Mode::Down => Err(DOWN),
             Mode::Full if writes => Err(FULL),
             Mode::Full => Ok(()),
+            Mode::Panics => panic!("the store panics, as it was told"),
         }
     }
 }
