@@ -16,22 +16,26 @@
 
 mod flight;
 mod state;
+#[cfg(test)]
+mod tests;
 
 use std::{
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
 use http::HeaderValue;
-use tokio::time::Instant;
 
 pub(crate) use self::flight::Flight;
 use self::{flight::FlightEnd, state::State};
 use super::{Epoch, Pauses, RecoveryError};
-use crate::Failure;
+use crate::{
+    Failure,
+    sync::{
+        Instant, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 /// The epochs of one session.
 pub(crate) struct Chain {
@@ -358,13 +362,16 @@ impl Leader {
     fn end(&mut self, error: RecoveryError, attempted: bool) {
         self.has_ended = true;
         let error = Arc::new(error);
+        // Whoever still waits for a flight that was given up claims again.
+        let mut result = Ok(());
         {
             let mut state = self.chain.lock();
             if state.is_under_way(self.flight.number()) {
                 state.fail(error.clone(), attempted, self.chain.pauses);
+                result = Err(error);
             }
         }
-        self.end.tell(Err(error));
+        self.end.tell(result);
     }
 }
 
