@@ -332,15 +332,25 @@ impl Leader {
     /// meanwhile, or the flight was given up, nothing is published and the leader is given back.
     ///
     /// `shares` says that the server does not tell the session from another caller's, so that no
-    /// answer can prove that the recovery was of use (rule A5).
-    pub(super) fn publish(mut self, epoch: Arc<Epoch>, shares: bool) -> Result<(), Self> {
+    /// answer can prove that the recovery was of use (rule A5). `is_taken` says that it has given the
+    /// id to another by now: then the epoch has expired before anybody can be sent in it.
+    pub(super) fn publish(
+        mut self,
+        epoch: Arc<Epoch>,
+        shares: bool,
+        is_taken: bool,
+    ) -> Result<(), Self> {
         let replaced = {
             let mut state = self.chain.lock();
             if state.forgotten || !state.is_under_way(self.flight.number()) {
                 drop(state);
                 return Err(self);
             }
-            state.publish(epoch, shares, self.chain.pauses)
+            let replaced = state.publish(epoch, shares, self.chain.pauses);
+            if is_taken {
+                state.expire();
+            }
+            replaced
         };
         self.has_ended = true;
         self.end.tell(Ok(()));

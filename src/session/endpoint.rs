@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn n2_an_endpoint_holds_no_query() {
+    fn a3_an_endpoint_holds_no_query() {
         let uri = Uri::from_static("http://a.test/mcp?token=secret");
         assert_eq!(
             *Endpoint::new(&uri, &HeaderMap::new()).uri(),

@@ -80,10 +80,10 @@ impl Sessions {
         let shares = !others.is_empty()
             && before.id() == epoch.id()
             && !table.handed_out.differ(session.endpoint());
-        leader.publish(epoch.clone(), shares)?;
-        match assigned.is_some_and(Assigned::is_taken) && !shares {
-            true => session.chain().expire(),
-            false => others.iter().for_each(|other| other.chain().expire()),
+        let is_taken = assigned.is_some_and(Assigned::is_taken) && !shares;
+        leader.publish(epoch.clone(), shares, is_taken)?;
+        if !is_taken {
+            others.iter().for_each(|other| other.chain().expire());
         }
         table.unlist_moved(session, &before);
         table.list_moved(session, &epoch);

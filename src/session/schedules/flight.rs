@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use shuttle::future::{JoinHandle, spawn, yield_now};
+use shuttle::{
+    future::{JoinHandle, spawn, yield_now},
+    rand::{Rng, thread_rng},
+};
 
 use super::{
     super::{Chain, Replaced, Session},
@@ -61,6 +64,28 @@ fn e1_an_epoch_is_recovered_once_for_all_who_find_it_expired() {
         stream.await.unwrap();
         world.quiet().await;
         assert_eq!((world.handshakes(), world.live()), (2, 1));
+    });
+}
+
+#[test]
+fn g1_a_stream_that_begins_as_its_epoch_is_replaced_is_told() {
+    explore(async || {
+        let (world, session, late, first) = expired(Fate::Ends);
+        let streams = [0; 3].map(|_| {
+            let session = session.clone();
+            spawn(async move {
+                for _ in 0..thread_rng().gen_range(0..40) {
+                    yield_now().await;
+                }
+                stream(session).await;
+            })
+        });
+        assert_eq!(late.await.unwrap(), Called::Answered(1));
+        first.await.unwrap();
+        for stream in streams {
+            stream.await.unwrap();
+        }
+        world.quiet().await;
     });
 }
 
