@@ -244,6 +244,7 @@ mod service;
 mod session;
 #[cfg(feature = "store")]
 pub mod store;
+mod sync;
 
 pub use self::{
     body::{RequestBody, ResponseBody},

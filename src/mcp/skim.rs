@@ -315,6 +315,8 @@ mod tests {
         ));
         assert!(!is_large_request(br#"{"id":1,"result":{"method":"a","da"#));
         assert!(!is_large_request(br#"{"result":"method","#));
+        assert!(!is_large_request(br#"{"id":1,"result":1,"method":"a","#));
+        assert!(!is_large_request(br#"{"id":1,"error":{},"method":"a","#));
         assert!(!is_large_request(br#"[{"id":1,"method":"a"},{"#));
         assert!(is_large_initialize(
             br#"{"id":1,"method" : "initialize","params":{"da"#

@@ -4,17 +4,12 @@
 //! the id, and yet the server has said whose it is: not that of a session which had it before, and
 //! no longer that of the handshake, should it be given to somebody else meanwhile.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{collections::HashMap, sync::Arc};
 
 use http::HeaderValue;
 
 use super::{Endpoint, Session};
+use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// The ids that handshakes under way were given, until what each made is published or given up.
 #[derive(Default)]

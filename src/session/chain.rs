@@ -16,22 +16,26 @@
 
 mod flight;
 mod state;
+#[cfg(test)]
+mod tests;
 
 use std::{
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
 use http::HeaderValue;
-use tokio::time::Instant;
 
 pub(crate) use self::flight::Flight;
 use self::{flight::FlightEnd, state::State};
 use super::{Epoch, Pauses, RecoveryError};
-use crate::Failure;
+use crate::{
+    Failure,
+    sync::{
+        Instant, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 /// The epochs of one session.
 pub(crate) struct Chain {
@@ -328,15 +332,25 @@ impl Leader {
     /// meanwhile, or the flight was given up, nothing is published and the leader is given back.
     ///
     /// `shares` says that the server does not tell the session from another caller's, so that no
-    /// answer can prove that the recovery was of use (rule A5).
-    pub(super) fn publish(mut self, epoch: Arc<Epoch>, shares: bool) -> Result<(), Self> {
+    /// answer can prove that the recovery was of use (rule A5). `is_taken` says that it has given the
+    /// id to another by now: then the epoch has expired before anybody can be sent in it.
+    pub(super) fn publish(
+        mut self,
+        epoch: Arc<Epoch>,
+        shares: bool,
+        is_taken: bool,
+    ) -> Result<(), Self> {
         let replaced = {
             let mut state = self.chain.lock();
             if state.forgotten || !state.is_under_way(self.flight.number()) {
                 drop(state);
                 return Err(self);
             }
-            state.publish(epoch, shares, self.chain.pauses)
+            let replaced = state.publish(epoch, shares, self.chain.pauses);
+            if is_taken {
+                state.expire();
+            }
+            replaced
         };
         self.has_ended = true;
         self.end.tell(Ok(()));
@@ -358,13 +372,16 @@ impl Leader {
     fn end(&mut self, error: RecoveryError, attempted: bool) {
         self.has_ended = true;
         let error = Arc::new(error);
+        // Whoever still waits for a flight that was given up claims again.
+        let mut result = Ok(());
         {
             let mut state = self.chain.lock();
             if state.is_under_way(self.flight.number()) {
                 state.fail(error.clone(), attempted, self.chain.pauses);
+                result = Err(error);
             }
         }
-        self.end.tell(Err(error));
+        self.end.tell(result);
     }
 }
 

@@ -261,6 +261,28 @@ mod tests {
     }
 
     #[test]
+    fn a3_a_schemes_own_port_is_the_same_as_none_in_a_host_header_too() {
+        let http = Endpoint::new(&Uri::from_static("http://a.test/mcp"), &HeaderMap::new());
+        let https = Endpoint::new(&Uri::from_static("https://a.test/mcp"), &HeaderMap::new());
+        for (endpoint, own, other) in [
+            (&http, "a.test:80", "a.test:443"),
+            (&https, "a.test:443", "a.test:80"),
+        ] {
+            assert!(endpoint.matches(endpoint.uri(), &host(own)), "{own}");
+            assert!(!endpoint.matches(endpoint.uri(), &host(other)), "{other}");
+        }
+    }
+
+    #[test]
+    fn a3_an_endpoint_holds_no_query() {
+        let uri = Uri::from_static("http://a.test/mcp?token=secret");
+        assert_eq!(
+            *Endpoint::new(&uri, &HeaderMap::new()).uri(),
+            "http://a.test/mcp"
+        );
+    }
+
+    #[test]
     fn l1_the_host_in_logs_holds_no_user_information() {
         let uri = Uri::from_static("http://user:secret@a.test:80/path?token=secret");
         assert_eq!(Endpoint::new(&uri, &HeaderMap::new()).host(), "a.test");

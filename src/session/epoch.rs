@@ -1,16 +1,16 @@
 //! One upstream session in the life of a caller's session.
 
-use std::sync::{
-    Arc, OnceLock,
-    atomic::{AtomicBool, AtomicU8, Ordering},
-};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use http::{Extensions, HeaderMap, HeaderValue, Response, Uri, Version};
 use tokio::sync::Notify;
 
 use super::{Affinity, session::headers_bytes};
-use crate::mcp::{InitializeResult, ListChanged, SESSION_ID, each_session_header};
+use crate::{
+    mcp::{InitializeResult, ListChanged, SESSION_ID, each_session_header},
+    sync::atomic::{AtomicBool, AtomicU8, Ordering},
+};
 
 /// How many versions of earlier epochs are known: a server could name another each time.
 const MAX_VERSIONS: usize = 8;

@@ -1,14 +1,12 @@
 //! Which session makes room for another (rules I2, K2, K10).
 
-use std::{
-    cmp::Reverse,
-    sync::{Arc, atomic::Ordering},
-};
+use std::{cmp::Reverse, sync::Arc};
 
 use super::{
     Evicted, Session, Sessions,
     table::{Group, Table, TableLimits},
 };
+use crate::sync::atomic::Ordering;
 
 impl Sessions {
     /// Makes room, if the sessions hold more than they may (rule K10).

@@ -11,6 +11,8 @@ mod endpoint;
 mod epoch;
 mod event_log;
 mod eviction;
+#[cfg(test)]
+mod fixture;
 mod orphan_timer;
 mod pace;
 mod pending_changes;
@@ -19,6 +21,8 @@ mod persistence;
 mod principal;
 mod random_id;
 mod recovery_error;
+#[cfg(all(test, shuttle))]
+pub(crate) mod schedules;
 #[allow(clippy::module_inception)]
 mod session;
 mod sessions;

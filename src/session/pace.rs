@@ -7,7 +7,8 @@ use std::{
 };
 
 use http::HeaderValue;
-use tokio::time::Instant;
+
+use crate::sync::Instant;
 
 /// The pause after an attempt without use: the first one, and the longest of those that follow,
 /// each twice the one before.

@@ -1,9 +1,6 @@
 //! One session of a caller: what was recorded of it, and what it has come to.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicU64, AtomicUsize, Ordering},
-};
+use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use http::{Extensions, HeaderMap, HeaderValue, Uri};
@@ -12,7 +9,13 @@ use super::{
     Chain, Endpoint, Epoch, EventLog, Logged, Pauses, PendingChanges, Principal, State,
     StateChange, StreamOrigin, accepted::AcceptedRequests, endpoint::is_spelled_alike,
 };
-use crate::mcp::{EventIds, Id, ListChanged};
+use crate::{
+    mcp::{EventIds, Id, ListChanged},
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+};
 
 /// A caller's session.
 pub(crate) struct Session {

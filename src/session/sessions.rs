@@ -4,10 +4,7 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{
-        Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-    },
+    sync::{Arc, PoisonError, Weak},
 };
 
 use http::{HeaderMap, HeaderValue, Uri};
@@ -16,6 +13,10 @@ use tokio::sync::Semaphore;
 use super::{
     Endpoint, Initialize, Key, Pauses, Principal, Session, random_id,
     table::{Entry, Table, TableLimits},
+};
+use crate::sync::{
+    Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard,
+    atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
 /// The sessions that a layer has recorded.
@@ -85,7 +86,7 @@ impl Sessions {
         let forgotten = std::mem::take(&mut *table);
         // Of handshakes under way the server still says whose each is.
         table.assigned = forgotten.assigned;
-        drop(table);
+        // Before anybody can publish an epoch of theirs, which would be listed.
         for entry in forgotten.by_id.values().flatten() {
             entry.session.forget();
         }
@@ -240,5 +241,38 @@ impl fmt::Debug for Sessions {
         f.debug_struct("Sessions")
             .field("len", &self.len())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::fixture::{ENDPOINT, recorded};
+
+    #[test]
+    fn e12_each_endpoint_has_turns_of_its_own_as_long_as_somebody_takes_or_awaits_one() {
+        let sessions = Sessions::new();
+        let [one, two] = [ENDPOINT, "http://other.test/mcp"].map(|uri| {
+            let session = recorded(&sessions, uri, "1");
+            session.endpoint().clone()
+        });
+        let turns = sessions.handshakes(&one, 1);
+        let others = sessions.handshakes(&two, 1);
+        assert!(!Arc::ptr_eq(&turns, &others));
+        assert!(Arc::ptr_eq(&turns, &sessions.handshakes(&one, 1)));
+        drop((turns, others));
+        // Of the endpoints that nobody makes handshakes at nothing is kept.
+        let _turns = sessions.handshakes(&one, 1);
+        assert_eq!(sessions.0.handshakes.lock().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn k10_nothing_is_kept_of_an_endpoint_without_sessions() {
+        let sessions = Sessions::new();
+        let session = recorded(&sessions, ENDPOINT, "1");
+        sessions.forget(&session);
+        let table = sessions.read();
+        assert!(table.groups.is_empty() && table.by_id.is_empty());
+        assert_eq!(sessions.0.bytes.load(Ordering::Relaxed), 0);
     }
 }

@@ -1,13 +1,11 @@
 //! Whose session the server means by an id (rules A5, I3).
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-};
+use std::sync::Arc;
 
 use http::HeaderValue;
 
 use super::{Endpoint, Epoch, Leader, Session, Sessions};
+use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// An id that a handshake was given, until what it made is published or given up.
 pub(crate) struct Assigned {
@@ -85,13 +83,17 @@ impl Sessions {
         let shares = !others.is_empty()
             && before.id() == epoch.id()
             && !table.handed_out.differ(session.endpoint());
-        leader.publish(epoch.clone(), shares)?;
-        match assigned.is_some_and(Assigned::is_taken) && !shares {
-            true => session.chain().expire(),
-            false => others.iter().for_each(|other| other.chain().expire()),
+        let is_taken = assigned.is_some_and(Assigned::is_taken) && !shares;
+        leader.publish(epoch.clone(), shares, is_taken)?;
+        if !is_taken {
+            others.iter().for_each(|other| other.chain().expire());
         }
         table.unlist_moved(session, &before);
         table.list_moved(session, &epoch);
+        if let Some(it) = assigned {
+            // From here on the record names the id: whoever ends that may end the session.
+            table.assigned.remove(&it.id, &it.taken);
+        }
         session.recount();
         Ok(())
     }
@@ -142,5 +144,112 @@ impl Sessions {
         let mut holders = table.holders(endpoint, id).into_iter();
         holders.any(|holder| !tells_apart || !holder.chain().is_expired())
             || table.assigned.has(endpoint, id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, Uri};
+
+    use super::*;
+    use crate::session::fixture::{ENDPOINT, id, lead, next, recorded};
+
+    /// Recovers the session. What the handshake was given is given back.
+    fn recover(sessions: &Sessions, session: &Arc<Session>, id: &HeaderValue) -> Assigned {
+        let leader = lead(session);
+        let assigned = sessions.assign(session, id);
+        let epoch = next(session, id);
+        let published = sessions.publish(session, leader, epoch, Some(&assigned));
+        assert!(published.is_ok());
+        assigned
+    }
+
+    #[test]
+    fn a5_an_id_that_anothers_handshake_was_given_is_anothers() {
+        let sessions = Sessions::new();
+        let [one, two] = ["1", "2"].map(|id| recorded(&sessions, ENDPOINT, id));
+        let elsewhere = recorded(&sessions, "http://other.test/mcp", "1");
+        let away = Endpoint::new(&Uri::from_static("http://away.test/mcp"), &HeaderMap::new());
+        let first = one.chain().current();
+        drop(recover(&sessions, &one, &id("3")));
+        assert!(!sessions.is_anothers(&one, &first));
+        assert!(!sessions.names(one.endpoint(), &id("1")));
+
+        let assigned = sessions.assign(&two, &id("1"));
+
+        assert!(sessions.is_anothers(&one, &first));
+        assert!(sessions.is_given_away(&one, &id("1")));
+        assert!(!sessions.is_given_away(&two, &id("1")));
+        assert!(
+            sessions.names(one.endpoint(), &id("1")) && sessions.uses(one.endpoint(), &id("1"))
+        );
+        // At another endpoint it is another id.
+        assert!(!elsewhere.chain().is_expired());
+        assert!(!sessions.names(&away, &id("1")));
+        drop(assigned);
+        assert!(!sessions.is_anothers(&one, &first));
+        assert!(!sessions.names(one.endpoint(), &id("1")));
+        // Nor does it matter whether that is published yet.
+        drop(recover(&sessions, &two, &id("1")));
+        assert!(sessions.is_anothers(&one, &first));
+        assert!(sessions.uses(one.endpoint(), &id("1")));
+    }
+
+    #[test]
+    fn a5_an_id_that_was_given_to_two_handshakes_is_the_later_ones() {
+        let sessions = Sessions::new();
+        let [one, two] = ["1", "2"].map(|id| recorded(&sessions, ENDPOINT, id));
+        let leader = lead(&one);
+        let earlier = sessions.assign(&one, &id("3"));
+        let later = sessions.assign(&two, &id("3"));
+        assert!(earlier.is_taken() && !later.is_taken());
+
+        // What is published all the same is known to have expired.
+        let epoch = next(&one, &id("3"));
+        let published = sessions.publish(&one, leader, epoch, Some(&earlier));
+        assert!(published.is_ok() && one.chain().is_expired());
+        assert!(sessions.is_given_away(&one, &id("3")));
+        assert!(!sessions.is_given_away(&two, &id("3")));
+    }
+
+    #[test]
+    fn i1_whoever_ends_a_session_that_was_just_published_ends_it_on_the_server() {
+        let sessions = Sessions::new();
+        let one = recorded(&sessions, ENDPOINT, "1");
+        let assigned = recover(&sessions, &one, &id("2"));
+        assert!(sessions.uses(one.endpoint(), &id("2")));
+
+        sessions.forget(&one);
+
+        assert!(!sessions.uses(one.endpoint(), &id("2")));
+        drop(assigned);
+    }
+
+    #[test]
+    fn i3_nothing_is_published_once_all_is_forgotten() {
+        let sessions = Sessions::new();
+        let one = recorded(&sessions, ENDPOINT, "1");
+        let leader = lead(&one);
+        let assigned = sessions.assign(&one, &id("2"));
+
+        sessions.forget_all();
+
+        // Whose it is the server has said, all the same.
+        assert!(sessions.names(one.endpoint(), &id("2")));
+        let epoch = next(&one, &id("2"));
+        let published = sessions.publish(&one, leader, epoch, Some(&assigned));
+        assert!(published.is_err());
+        drop((assigned, published));
+        assert!(!sessions.names(one.endpoint(), &id("2")));
+    }
+
+    #[test]
+    fn a5_a_server_that_has_handed_out_one_id_may_have_one_for_all() {
+        let sessions = Sessions::new();
+        let one = recorded(&sessions, ENDPOINT, "1");
+        let again = sessions.assign(&one, &id("1"));
+        assert!(!again.is_of_many(one.endpoint()));
+        let another = sessions.assign(&one, &id("2"));
+        assert!(another.is_of_many(one.endpoint()));
     }
 }

@@ -96,6 +96,8 @@ pub struct Upstream {
     pub made_with: HeaderMap,
     /// The server has said, in a way that leaves no doubt, that it does not know it.
     pub is_denied: bool,
+    /// Since when, at the latest.
+    pub denied_since: Option<Instant>,
     /// The layer never got to know it, or could not end it for the server's sake.
     pub is_excused: bool,
     /// The state could not be restored for the server's sake, or is somebody else's.
@@ -104,6 +106,8 @@ pub struct Upstream {
 
 #[derive(Default)]
 pub struct Call {
+    /// The session that it was last sent in.
+    pub sent_in: Option<usize>,
     pub executed: u32,
     /// The session it was executed in.
     pub executed_in: Option<usize>,
@@ -273,6 +277,8 @@ impl Account {
         });
         let attempts = &lineage.attempts;
         let is_alone = attempts.under_way == 0;
+        let others = self.lineages.iter().filter(|it| it.host == lineage.host);
+        let at_once = 1 + others.map(|it| it.attempts.under_way).sum::<usize>();
         let may_try = attempts
             .denied
             .as_ref()
@@ -296,6 +302,10 @@ impl Account {
         );
         self.check(is_alone, "one handshake", || {
             format!("a second one at a time for session {number}")
+        });
+        let most = self.settings.max_handshakes;
+        self.check(at_once <= most, "no more at once than are allowed", || {
+            format!("{at_once} handshakes at a time with one server")
         });
         let may_try = may_try || is_constant && !self.settings.has_principal;
         self.check(
@@ -321,7 +331,10 @@ impl Account {
         if let Some(id) = self.upstreams[serial].id.clone() {
             // For all that its sender can know, whoever had the id has lost its session.
             for other in &mut self.upstreams {
-                other.is_denied |= other.host == host && other.id.as_ref() == Some(&id);
+                if other.host == host && other.id.as_ref() == Some(&id) {
+                    other.is_denied = true;
+                    other.denied_since.get_or_insert_with(Instant::now);
+                }
             }
             self.upstreams[serial].is_denied = false;
         }
@@ -343,7 +356,9 @@ impl Account {
 
     pub fn denied(&mut self, serial: usize) {
         self.tell(|| format!("    {serial} is denied"));
-        self.upstreams[serial].is_denied = true;
+        let upstream = &mut self.upstreams[serial];
+        upstream.is_denied = true;
+        upstream.denied_since.get_or_insert_with(Instant::now);
     }
 
     /// A request of a caller is sent in a session: it is the current one, or was.
@@ -403,7 +418,7 @@ impl Account {
         let now = Instant::now();
         let patience = self.settings.orphan_timeout + Duration::from_millis(10);
         for key in &tag.keys {
-            let Some(serial) = self.calls[key].executed_in else {
+            let Some(serial) = self.calls[key].sent_in else {
                 continue;
             };
             if let Some(superseded) = lineage.superseded.get(&serial) {
@@ -438,6 +453,7 @@ impl Account {
         call.losses += 1;
         let (answers, losses) = (call.answers, call.losses);
         let (yielded, ended, executed_in) = (call.is_yielded, call.stream_ended, call.executed_in);
+        let sent_in = call.sent_in;
         if self.lied.contains(&tag.number) {
             return;
         }
@@ -457,6 +473,13 @@ impl Account {
                     && executed_in.is_some_and(|serial| !self.upstreams[serial].is_denied);
                 self.check(!is_current, LOST, || {
                     format!("call {key}: its session has not expired")
+                });
+                // On its own stream it is given time to come.
+                let denied = sent_in.and_then(|serial| self.upstreams[serial].denied_since);
+                let since = denied.map_or(Duration::MAX, |denied| denied.elapsed());
+                let has_had_time = since >= self.settings.orphan_timeout;
+                self.check(resumes || tag.kind.is_get() || has_had_time, LOST, || {
+                    format!("call {key}: its session has expired {since:?} ago")
                 });
             }
             _ => self.violate(LOST, format!("call {key}: for reason {reason}")),

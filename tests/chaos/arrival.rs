@@ -274,6 +274,11 @@ fn session(state: &mut State, seen: &Seen) {
             // A ping may come to the half-open session that has the old one's id.
             let upstream = &state.account.upstreams[serial];
             let is_made = !upstream.by_layer || upstream.is_published;
+            if !seen.is_layers() {
+                for key in &tag.keys {
+                    state.account.call(*key).sent_in = Some(serial);
+                }
+            }
             if !seen.is_layers() || seen.is_ping() && is_made {
                 let of = state.account.upstreams[serial].lineage;
                 state.account.sent_in(of.unwrap_or(number), serial);

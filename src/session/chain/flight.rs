@@ -1,19 +1,18 @@
 //! A recovery under way, as those see it who wait for it (rules E3, E9).
 
-use std::{
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::watch;
+
+use crate::{
+    Failure,
+    session::RecoveryError,
     sync::{
-        Arc,
+        Instant,
         atomic::{AtomicUsize, Ordering},
+        timeout_at,
     },
-    time::Duration,
 };
-
-use tokio::{
-    sync::watch,
-    time::{Instant, timeout_at},
-};
-
-use crate::{Failure, session::RecoveryError};
 
 /// How long a flight is waited for before it is abandoned, however little time a recovery has: it
 /// has to come to its end first, since there is one at a time.

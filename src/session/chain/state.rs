@@ -4,12 +4,12 @@
 use std::sync::Arc;
 
 use http::HeaderValue;
-use tokio::time::Instant;
 
 use super::Flight;
 use crate::{
     Failure,
     session::{Epoch, Pauses, RecoveryError, pace::Pace},
+    sync::Instant,
 };
 
 pub(super) struct State {

@@ -38,6 +38,7 @@ impl Serving<'_> {
             is_published: false,
             made_with: self.seen.headers.clone(),
             is_denied: false,
+            denied_since: None,
             is_excused: false,
             is_disturbed: false,
         });

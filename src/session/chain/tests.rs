@@ -1,0 +1,49 @@
+//! What requests learn of a session's epochs, one after the other. All at once: `schedules`.
+
+use super::*;
+use crate::session::{
+    Session, Sessions,
+    fixture::{ENDPOINT, id, lead, next, recorded},
+};
+
+/// A session in epoch 1, and its epoch 0.
+fn recovered() -> (Arc<Session>, Arc<Epoch>) {
+    let sessions = Sessions::new();
+    let session = recorded(&sessions, ENDPOINT, "1");
+    assert!(!session.chain().is_recovering());
+    let first = session.chain().current();
+    let leader = lead(&session);
+    assert!(session.chain().is_recovering());
+    let published = sessions.publish(&session, leader, next(&session, &id("2")), None);
+    assert!(published.is_ok() && !session.chain().is_recovering());
+    (session, first)
+}
+
+#[test]
+fn j4_a_replay_that_finds_its_session_expired_again_begins_a_pause() {
+    let (session, _) = recovered();
+    let chain = session.chain();
+    let epoch = chain.current();
+    assert!(matches!(chain.standing(&epoch, None), Standing::Open));
+
+    chain.useless(&epoch);
+
+    assert!(matches!(chain.standing(&epoch, None), Standing::Paused));
+    assert!(chain.is_paused(&epoch, None));
+}
+
+#[test]
+fn k6_an_epoch_that_is_gone_has_no_pauses() {
+    let (session, first) = recovered();
+    let chain = session.chain();
+    let epoch = chain.current();
+
+    chain.asked(&first, false);
+    assert!(matches!(chain.standing(&epoch, None), Standing::Open));
+    chain.asked(&epoch, false);
+    assert!(matches!(chain.standing(&epoch, None), Standing::Paused));
+
+    chain.useless(&epoch);
+    assert!(!chain.is_paused(&first, None));
+    assert!(matches!(chain.standing(&first, None), Standing::Expired));
+}
