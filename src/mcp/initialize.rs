@@ -1,12 +1,12 @@
 //! What is kept of an `InitializeResult`, and how an `initialize` is made to propose a version.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, io};
 
 use bytes::Bytes;
 use http::HeaderValue;
 use serde_json::{Value, value::RawValue};
 
-use super::Message;
+use super::{Id, Message};
 
 /// What of a session's `InitializeResult` the layer goes by. Everything that is only compared is
 /// kept as a digest, so that a recorded session stays small.
@@ -135,30 +135,47 @@ impl InitializeResult {
 /// Objects are sorted by key, so that a server that orders them otherwise has not changed. FNV-1a,
 /// since a digest is compared with those of other processes, made from other releases (rule N2).
 fn digest(value: Option<&Value>) -> u64 {
-    const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
-    const PRIME: u64 = 0x0100_0000_01b3;
-    let text = value.map(Value::to_string).unwrap_or_default();
-    text.bytes().fold(BASIS, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(PRIME)
-    })
+    let mut digest = Digest(0xcbf2_9ce4_8422_2325);
+    if let Some(value) = value {
+        // Neither a value nor a digest can be at fault.
+        let _ = serde_json::to_writer(&mut digest, value);
+    }
+    digest.0
+}
+
+struct Digest(u64);
+
+impl io::Write for Digest {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        const PRIME: u64 = 0x0100_0000_01b3;
+        self.0 = bytes.iter().fold(self.0, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(PRIME)
+        });
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// The recorded `initialize` with `params.protocolVersion` replaced and every other byte as it
-/// was (rule E5). A body that proposes no version is given back unchanged.
-pub(crate) fn propose_version(body: &Bytes, version: &HeaderValue) -> Bytes {
-    let Some((start, end)) = version_span(body) else {
-        return body.clone();
+/// was (rule E5), and its id. A body that proposes no version is given back unchanged.
+pub(crate) fn propose_version(body: &Bytes, version: Option<&HeaderValue>) -> Option<(Bytes, Id)> {
+    let message = Message::single(body)?;
+    let id = message.initialize_id()?;
+    let span = || version_span(body, &message);
+    let Some((version, (start, end))) = version.and_then(|version| Some((version, span()?))) else {
+        return Some((body.clone(), id));
     };
     let proposed = Value::from(version.to_str().unwrap_or_default()).to_string();
-    [&body[..start], proposed.as_bytes(), &body[end..]]
-        .concat()
-        .into()
+    let proposed = [&body[..start], proposed.as_bytes(), &body[end..]].concat();
+    Some((proposed.into(), id))
 }
 
 /// Where in the body the JSON string of `params.protocolVersion` stands.
-fn version_span(body: &[u8]) -> Option<(usize, usize)> {
-    let params: BTreeMap<String, &RawValue> =
-        serde_json::from_str(Message::single(body)?.params()?).ok()?;
+fn version_span(body: &[u8], message: &Message<'_>) -> Option<(usize, usize)> {
+    let params: BTreeMap<String, &RawValue> = serde_json::from_str(message.params()?).ok()?;
     let version = params.get("protocolVersion")?.get();
     let start = version.as_ptr() as usize - body.as_ptr() as usize;
     Some((start, start + version.len()))
@@ -172,12 +189,17 @@ mod tests {
         InitializeResult::parse(&RawValue::from_string(text.to_owned()).unwrap()).unwrap()
     }
 
+    fn propose(body: &Bytes, version: &'static str) -> Bytes {
+        let version = HeaderValue::from_static(version);
+        propose_version(body, Some(&version)).unwrap().0
+    }
+
     #[test]
     fn e5_only_the_proposed_version_changes_in_the_recorded_body() {
         let body = Bytes::from_static(
             br#" {"id":1.50,"params":{"x":"protocolVersion","protocolVersion" : "2026-07-28","n":1e3},"method":"initialize"}"#,
         );
-        let proposed = propose_version(&body, &HeaderValue::from_static("2025-11-25"));
+        let proposed = propose(&body, "2025-11-25");
         assert_eq!(
             proposed,
             &br#" {"id":1.50,"params":{"x":"protocolVersion","protocolVersion" : "2025-11-25","n":1e3},"method":"initialize"}"#[..],
@@ -187,7 +209,7 @@ mod tests {
     #[test]
     fn e5_a_body_without_a_version_stays_as_it_is() {
         let body = Bytes::from_static(br#"{"id":1,"method":"initialize","params":{}}"#);
-        assert_eq!(propose_version(&body, &HeaderValue::from_static("x")), body);
+        assert_eq!(propose(&body, "x"), body);
     }
 
     #[test]
@@ -217,12 +239,12 @@ mod tests {
     #[test]
     fn c4_of_two_versions_the_last_counts_and_is_replaced() {
         let body = Bytes::from_static(
-            br#"{"params":{"protocolVersion":"a"},"params":{"protocolVersion":"b","protocolVer\u0073ion":"c"}}"#,
+            br#"{"id":1,"method":"initialize","params":{"protocolVersion":"a"},"params":{"protocolVersion":"b","protocolVer\u0073ion":"c"}}"#,
         );
-        let proposed = propose_version(&body, &HeaderValue::from_static("2025-11-25"));
+        let proposed = propose(&body, "2025-11-25");
         assert_eq!(
             proposed,
-            &br#"{"params":{"protocolVersion":"a"},"params":{"protocolVersion":"b","protocolVer\u0073ion":"2025-11-25"}}"#[..],
+            &br#"{"id":1,"method":"initialize","params":{"protocolVersion":"a"},"params":{"protocolVersion":"b","protocolVer\u0073ion":"2025-11-25"}}"#[..],
         );
     }
 
