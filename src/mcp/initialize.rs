@@ -1,8 +1,9 @@
 //! What is kept of an `InitializeResult`, and how an `initialize` is made to propose a version.
 
-use std::{collections::BTreeMap, io};
+use std::{collections::BTreeMap, hash::BuildHasher, io, sync::LazyLock};
 
 use bytes::Bytes;
+use foldhash::quality::RandomState;
 use http::HeaderValue;
 use serde_json::{Value, value::RawValue};
 
@@ -17,6 +18,8 @@ pub(crate) struct InitializeResult {
     capabilities: u64,
     instructions: u64,
     list_changed: ListChanged,
+    /// A digest of the text that it was read from, unless that is not known.
+    text: Option<u64>,
 }
 
 /// The lists whose changes a server promised to announce.
@@ -68,8 +71,19 @@ impl Changes {
 const MAX_VERSION: usize = 64;
 
 impl InitializeResult {
+    /// The same as [`Self::parse`], where it may be what an earlier session was told to the letter:
+    /// nearly all servers say it again.
+    pub(crate) fn parse_again(result: &RawValue, earlier: Option<&Self>) -> Option<Self> {
+        let text = Some(digest_of_text(result));
+        match earlier.filter(|earlier| earlier.text == text) {
+            Some(earlier) => Some(earlier.clone()),
+            None => Self::parse(result),
+        }
+    }
+
     /// `None` where the result is no object.
     pub(crate) fn parse(result: &RawValue) -> Option<Self> {
+        let text = Some(digest_of_text(result));
         let result: Value = serde_json::from_str(result.get()).ok()?;
         let members = result.as_object()?;
         let promised =
@@ -88,6 +102,7 @@ impl InitializeResult {
                 prompts: promised("prompts"),
                 resources: promised("resources"),
             },
+            text,
         })
     }
 
@@ -119,6 +134,7 @@ impl InitializeResult {
             capabilities,
             instructions,
             list_changed,
+            text: None,
         }
     }
 
@@ -130,6 +146,13 @@ impl InitializeResult {
             instructions: self.instructions != old.instructions,
         }
     }
+}
+
+/// Compared with those of this process alone.
+fn digest_of_text(result: &RawValue) -> u64 {
+    static SEED: LazyLock<RandomState> = LazyLock::new(RandomState::default);
+
+    SEED.hash_one(result.get())
 }
 
 /// Objects are sorted by key, so that a server that orders them otherwise has not changed. FNV-1a,
@@ -210,6 +233,25 @@ mod tests {
     fn e5_a_body_without_a_version_stays_as_it_is() {
         let body = Bytes::from_static(br#"{"id":1,"method":"initialize","params":{}}"#);
         assert_eq!(propose(&body, "x"), body);
+    }
+
+    #[test]
+    fn h2_what_is_said_again_is_read_as_it_was() {
+        let text = |version: &str| {
+            let text = format!(
+                r#"{{"protocolVersion":"2025-11-25","serverInfo":{{"version":"{version}"}},"capabilities":{{"tools":{{"listChanged":true}}}}}}"#
+            );
+            RawValue::from_string(text).unwrap()
+        };
+        let earlier = InitializeResult::parse(&text("1")).unwrap();
+        let same = InitializeResult::parse_again(&text("1"), Some(&earlier)).unwrap();
+        assert_eq!(same.version(), earlier.version());
+        assert_eq!(same.list_changed(), earlier.list_changed());
+        assert!(!same.changes_from(&earlier).any());
+        for earlier in [Some(&earlier), None] {
+            let other = InitializeResult::parse_again(&text("2"), earlier).unwrap();
+            assert!(earlier.is_none_or(|earlier| other.changes_from(earlier).server_info()));
+        }
     }
 
     #[test]

@@ -117,7 +117,9 @@ where
         .reply(made.upstream(), &head.headers, body, &id, limit)
         .await?;
     let result = match reply {
-        Reply::Result(result) => InitializeResult::parse(&result).ok_or(Failure::Malformed)?,
+        Reply::Result(result) => {
+            InitializeResult::parse_again(&result, epoch.result()).ok_or(Failure::Malformed)?
+        }
         Reply::Error(code) => return Err(Failure::Rpc(code).into()),
     };
     made.upstream.version = result.version().or(epoch.version()).cloned();
