@@ -18,7 +18,7 @@ use crate::route::Route;
 use crate::{
     body::{Collect, RequestBody, ResponseBody},
     config::Shared,
-    exchange::{Answered, Candidate, Cold, Exchange, InFlight, Prepared, send_first},
+    exchange::{Candidate, Exchange, InFlight, Prepared, send_first},
     http_service::{HttpService, LayerResult},
     route::Touched,
 };
@@ -54,6 +54,9 @@ pin_project! {
         Answer { response: Option<Response<Bytes>> },
     }
 }
+
+/// Whatever takes longer than a request under way.
+type Cold<S, B> = Pin<Box<dyn Future<Output = LayerResult<S, B>> + Send>>;
 
 const COMPLETED: &str = "ResponseFuture polled after completion";
 
@@ -138,29 +141,22 @@ where
     type Output = Result<Response<ResponseBody<S::ResBody>>, S::Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
-        loop {
-            let cold = match this.state.as_mut().project() {
-                StateProj::Untouched { sending } => {
-                    let response = ready!(sending.poll(cx))?;
-                    return Poll::Ready(Ok(response.map(ResponseBody::untouched)));
-                }
-                StateProj::Candidate { sending, candidate } => {
-                    let response = ready!(sending.poll(cx))?;
-                    let (candidate, shared) = candidate.take().expect(COMPLETED);
-                    return Poll::Ready(Ok(candidate.settle(&shared, response)));
-                }
-                StateProj::InFlight { in_flight } => match ready!(in_flight.poll(cx)) {
-                    Answered::Done(result) => return Poll::Ready(result),
-                    Answered::Later(later) => later,
-                },
-                StateProj::Cold { cold } => return cold.as_mut().poll(cx),
-                StateProj::Answer { response } => {
-                    let response = response.take().expect(COMPLETED);
-                    return Poll::Ready(Ok(response.map(ResponseBody::whole)));
-                }
-            };
-            this.state.set(State::Cold { cold });
+        match self.project().state.project() {
+            StateProj::Untouched { sending } => {
+                let response = ready!(sending.poll(cx))?;
+                Poll::Ready(Ok(response.map(ResponseBody::untouched)))
+            }
+            StateProj::Candidate { sending, candidate } => {
+                let response = ready!(sending.poll(cx))?;
+                let (candidate, shared) = candidate.take().expect(COMPLETED);
+                Poll::Ready(Ok(candidate.settle(&shared, response)))
+            }
+            StateProj::InFlight { in_flight } => in_flight.poll(cx),
+            StateProj::Cold { cold } => cold.as_mut().poll(cx),
+            StateProj::Answer { response } => {
+                let response = response.take().expect(COMPLETED);
+                Poll::Ready(Ok(response.map(ResponseBody::whole)))
+            }
         }
     }
 }

@@ -56,6 +56,10 @@ impl Allowance {
         done
     }
 
+    pub(super) fn left(&self) -> Duration {
+        self.left
+    }
+
     /// A part of what is left, for what must not take all of it.
     pub(super) fn share(&self, parts: u32) -> Duration {
         self.left / parts

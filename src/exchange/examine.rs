@@ -3,19 +3,19 @@
 use std::sync::Arc;
 
 use http::{
-    Method, Response, StatusCode,
+    HeaderValue, Method, Response, StatusCode,
     header::{AUTHORIZATION, CONTENT_LENGTH},
     request::Parts,
 };
 use http_body::Body;
 use tracing::debug;
 
-use super::{Exchange, allowance::Allowance, replay::replay};
+use super::{Exchange, allowance::Allowance, in_flight::Next, replay::replay};
 use crate::{
     Outcome,
     body::{BufferedBody, ReadAhead, ResponseBody},
     config::Config,
-    http_service::{HttpService, LayerResponse, LayerResult},
+    http_service::{HttpService, LayerResponse},
     mcp::{HttpAnswer, Verdict},
     recovery::{authorization, ping},
     session::{Epoch, RecoveryError, Standing},
@@ -96,8 +96,7 @@ impl<R: Body> Examined<R> {
 /// Finds out whether an answer means that the session has expired, and recovers it if so. Gives
 /// what the caller gets.
 ///
-/// Thousands may wait here for one recovery, so what only follows it is boxed, and made when its
-/// time has come.
+/// Thousands may wait here for one recovery, so what follows that takes this one's place.
 #[expect(
     clippy::manual_async_fn,
     reason = "which would keep the parameters twice"
@@ -105,7 +104,7 @@ impl<R: Body> Examined<R> {
 pub(crate) fn examine<S, B>(
     mut exchange: Exchange<S, B>,
     response: Response<S::ResBody>,
-) -> impl Future<Output = LayerResult<S, B>> + Send
+) -> impl Future<Output = Next<S, B>> + Send
 where
     S: HttpService<B>,
     B: Body<Error: Send> + Send + 'static,
@@ -126,7 +125,7 @@ where
                 }
                 Verdict::Expired | Verdict::Unsure => {}
             }
-            return Ok(exchange.give_back(answer, outcome));
+            return Next::answer(exchange.give_back(answer, outcome));
         }
         let expired = match verdict {
             Verdict::Alive => {
@@ -144,7 +143,7 @@ where
             }
         };
         if !expired {
-            return Ok(exchange.pass(answer));
+            return Next::answer(exchange.pass(answer));
         }
         debug!(
             host = exchange.session.endpoint().host(),
@@ -153,15 +152,15 @@ where
             "session expired"
         );
         if !config.reinitialize {
-            return Ok(exchange.give_back(answer, Outcome::Detected));
+            return Next::answer(exchange.give_back(answer, Outcome::Detected));
         }
         if !exchange.is_paused() {
             // What is left of it would hold its connection, which the recovery may need (rule D5).
             answer.drop_rest();
         }
         match exchange.recover(&mut allowance).await {
-            Ok(()) => Box::pin(replay(exchange, answer, allowance)).await,
-            Err(error) => Ok(exchange.fail(answer, &error)),
+            Ok(()) => Next::Later(Box::pin(replay(exchange, answer, allowance))),
+            Err(error) => Next::answer(exchange.fail(answer, &error)),
         }
     }
 }
@@ -199,13 +198,13 @@ where
     pub(super) fn has_epochs_credentials(&self) -> bool {
         let credentials = self.session.credentials(self.epoch());
         credentials.is_none_or(|credentials| {
-            self.head.header(&AUTHORIZATION).as_ref() == authorization(credentials)
+            self.head.value(&AUTHORIZATION) == authorization(credentials).map(HeaderValue::as_bytes)
         })
     }
 
     /// There is one, and it is that of the epoch (rule D9).
     fn has_epochs_authorization(&self) -> bool {
-        self.head.header(&AUTHORIZATION).is_some()
+        self.head.value(&AUTHORIZATION).is_some()
             && self.session.credentials(self.epoch()).is_some()
             && self.has_epochs_credentials()
     }

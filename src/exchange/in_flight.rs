@@ -15,40 +15,53 @@ use super::{Exchange, examine::examine, send_first};
 use crate::{
     Outcome,
     body::RequestBody,
-    http_service::{HttpService, LayerResult},
+    http_service::{HttpService, LayerResponse, LayerResult},
     session::OrphanTimer,
 };
 
 pin_project! {
-    /// A request of a recorded session under way in its epoch, hot or cold.
-    pub(crate) struct InFlight<S, B>
+    /// A request of a recorded session under way in its epoch, hot or cold, and whatever follows
+    /// until the caller has its answer.
+    #[project = InFlightProj]
+    pub(crate) enum InFlight<S, B>
     where
         S: HttpService<B>,
         B: Body,
     {
-        #[pin]
-        sending: S::Future,
-        // Not needed by what is answered at once.
-        #[pin]
-        orphan_timer: Option<OrphanTimer>,
-        is_pending: bool,
-        exchange: Option<Exchange<S, B>>,
+        Sent {
+            #[pin]
+            sending: S::Future,
+            // Not needed by what is answered at once.
+            #[pin]
+            orphan_timer: Option<OrphanTimer>,
+            is_pending: bool,
+            exchange: Option<Exchange<S, B>>,
+        },
+        Later { later: Later<S, B> },
     }
 }
 
-/// Whatever takes longer than the answer itself.
-pub(crate) type Cold<S, B> = Pin<Box<dyn Future<Output = LayerResult<S, B>> + Send>>;
+/// What takes longer than the answer itself: that may mean that the session has expired, or there is
+/// none and the session has moved on.
+pub(super) type Later<S, B> = Pin<Box<dyn Future<Output = Next<S, B>> + Send>>;
+
+/// What follows that. Thousands of requests may have waited for one recovery: each lets go of what
+/// it had for that before it goes on.
+pub(super) enum Next<S: HttpService<B>, B: Body> {
+    /// What the caller gets.
+    Answer(LayerResult<S, B>),
+    /// The request has been sent again.
+    Sent(S::Future, Exchange<S, B>),
+    Later(Later<S, B>),
+}
+
+impl<S: HttpService<B>, B: Body> Next<S, B> {
+    pub(super) fn answer(response: LayerResponse<S, B>) -> Self {
+        Self::Answer(Ok(response))
+    }
+}
 
 const COMPLETED: &str = "ResponseFuture polled after completion";
-
-/// What became of a request under way.
-pub(crate) enum Answered<S: HttpService<B>, B: Body> {
-    /// What the caller gets is known.
-    Done(LayerResult<S, B>),
-    /// It is not, and this finds out: the answer may mean that the session has expired, or there is
-    /// none and the session has moved on.
-    Later(Cold<S, B>),
-}
 
 impl<S, B> InFlight<S, B>
 where
@@ -58,7 +71,7 @@ where
     // Inlined, since what it gives is large.
     #[inline(always)]
     pub(crate) fn new(sending: S::Future, exchange: Exchange<S, B>) -> Self {
-        Self {
+        Self::Sent {
             sending,
             orphan_timer: None,
             is_pending: false,
@@ -72,40 +85,58 @@ where
     S: HttpService<B>,
     B: Body<Error: Send> + Send + 'static,
 {
-    type Output = Answered<S, B>;
+    type Output = LayerResult<S, B>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answered<S, B>> {
-        let mut this = self.project();
-        let exchange = this.exchange.as_ref().expect(COMPLETED);
-        if let Poll::Ready(answer) = this.sending.poll(cx) {
-            let result = match answer {
-                Err(error) => Err(error),
-                Ok(response) if exchange.is_suspicious(&response) => {
-                    return Poll::Ready(examine_apart(this.exchange, response));
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<LayerResult<S, B>> {
+        loop {
+            let next = match self.as_mut().project() {
+                InFlightProj::Later { later } => ready!(later.as_mut().poll(cx)),
+                InFlightProj::Sent {
+                    sending,
+                    mut orphan_timer,
+                    is_pending,
+                    exchange: sent,
+                } => {
+                    let exchange = sent.as_ref().expect(COMPLETED);
+                    if let Poll::Ready(answer) = sending.poll(cx) {
+                        let result = match answer {
+                            Err(error) => Err(error),
+                            Ok(response) if exchange.is_suspicious(&response) => {
+                                let later = examine_apart(sent, response);
+                                self.set(Self::Later { later });
+                                continue;
+                            }
+                            Ok(response) => Ok(exchange.deliver(response)),
+                        };
+                        // Where it is: it is large.
+                        *sent = None;
+                        return Poll::Ready(result);
+                    }
+                    if !std::mem::replace(is_pending, true) {
+                        orphan_timer.set(exchange.orphan_timer());
+                    }
+                    match orphan_timer.as_mut().as_pin_mut() {
+                        Some(timer) => ready!(timer.poll(cx)),
+                        None => return Poll::Pending,
+                    }
+                    if *exchange.head.method() == Method::GET {
+                        let exchange = sent.take().expect(COMPLETED);
+                        Next::Later(Box::pin(send_anew(exchange)))
+                    } else if exchange.requests().is_empty() {
+                        // Nobody waits for it by id: it has all the time it wants.
+                        orphan_timer.set(None);
+                        return Poll::Pending;
+                    } else {
+                        return Poll::Ready(Ok(exchange.orphaned()));
+                    }
                 }
-                Ok(response) => Ok(exchange.deliver(response)),
             };
-            // Where it is: it is large.
-            *this.exchange = None;
-            return Poll::Ready(Answered::Done(result));
+            match next {
+                Next::Answer(result) => return Poll::Ready(result),
+                Next::Sent(sending, exchange) => self.set(Self::new(sending, exchange)),
+                Next::Later(later) => self.set(Self::Later { later }),
+            }
         }
-        if !std::mem::replace(this.is_pending, true) {
-            this.orphan_timer.set(exchange.orphan_timer());
-        }
-        match this.orphan_timer.as_mut().as_pin_mut() {
-            Some(timer) => ready!(timer.poll(cx)),
-            None => return Poll::Pending,
-        }
-        if *exchange.head.method() == Method::GET {
-            let exchange = this.exchange.take().expect(COMPLETED);
-            return Poll::Ready(Answered::Later(Box::pin(send_anew(exchange))));
-        }
-        if exchange.requests().is_empty() {
-            // Nobody waits for it by id: it has all the time it wants.
-            this.orphan_timer.set(None);
-            return Poll::Pending;
-        }
-        Poll::Ready(Answered::Done(Ok(exchange.orphaned())))
     }
 }
 
@@ -123,10 +154,7 @@ where
     // What its readiness held is the request's now.
     drop(service);
     // Large, and of no use once it is through.
-    match Box::pin(InFlight::new(sending, exchange)).await {
-        Answered::Done(result) => result,
-        Answered::Later(later) => later.await,
-    }
+    Box::pin(InFlight::new(sending, exchange)).await
 }
 
 /// Apart from the hot path, where the stack that it takes to make this future would be paid for by
@@ -136,25 +164,25 @@ where
 fn examine_apart<S, B>(
     exchange: &mut Option<Exchange<S, B>>,
     response: Response<S::ResBody>,
-) -> Answered<S, B>
+) -> Later<S, B>
 where
     S: HttpService<B>,
     B: Body<Error: Send> + Send + 'static,
 {
     let exchange = exchange.take().expect(COMPLETED);
-    Answered::Later(Box::pin(examine(exchange, response)))
+    Box::pin(examine(exchange, response))
 }
 
 /// Sends a GET that was left behind without an answer in the epoch that is current now, as its
 /// stream would have moved there (rules G1, G2, G4).
-async fn send_anew<S, B>(mut exchange: Exchange<S, B>) -> LayerResult<S, B>
+async fn send_anew<S, B>(mut exchange: Exchange<S, B>) -> Next<S, B>
 where
     S: HttpService<B>,
     B: Body<Error: Send> + Send + 'static,
 {
     exchange.outcome = Some(Outcome::Replayed);
     let body = exchange.body();
-    send_first(exchange, body).await
+    Next::Answer(send_first(exchange, body).await)
 }
 
 impl<S, B> Exchange<S, B>

@@ -25,6 +25,6 @@ use self::last_event_id::LastEventId;
 pub(crate) use self::{
     candidate::Candidate,
     exchange::{Exchange, InSession, Prepared},
-    in_flight::{Answered, Cold, InFlight},
+    in_flight::InFlight,
     wait::send_first,
 };

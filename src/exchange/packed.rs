@@ -52,9 +52,14 @@ impl PackedHead {
 
     /// The first value of a header.
     pub(crate) fn header(&self, name: &HeaderName) -> Option<HeaderValue> {
+        HeaderValue::from_bytes(self.value(name)?).ok()
+    }
+
+    /// The same as it stands.
+    pub(crate) fn value(&self, name: &HeaderName) -> Option<&[u8]> {
         let header = spans(&self.headers)
             .find(|header| self.headers[header.name.clone()] == *name.as_str().as_bytes())?;
-        HeaderValue::from_bytes(&self.headers[header.value]).ok()
+        Some(&self.headers[header.value])
     }
 
     /// The head as it was, in a session whose own URI this is.

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use http::{Method, Response};
+use http::{Method, Response, header::AUTHORIZATION};
 use http_body::Body;
 
 use super::{Exchange, allowance::Allowance};
@@ -11,7 +11,7 @@ use crate::{
     Failure, Outcome,
     body::ResponseBody,
     http_service::{HttpService, LayerResponse},
-    recovery::{self, authorization},
+    recovery,
     session::{Claim, RecoveryError},
 };
 
@@ -28,11 +28,10 @@ where
     ) -> Result<(), Arc<RecoveryError>> {
         let mut denied = None;
         loop {
-            let head = self.unpack();
-            let own = authorization(&head.headers);
+            let own = || self.head.header(&AUTHORIZATION);
             let patience = self.shared.config.recovery_timeout;
             let (chain, leads) = (self.session.chain(), self.leads());
-            let flight = match chain.claim(self.snapshot(), own, patience, leads) {
+            let flight = match chain.claim(self.snapshot(), own().as_ref(), patience, leads) {
                 Claim::NotLed => {
                     let failure = denied.unwrap_or(Failure::Paused);
                     return Err(Arc::new(failure.into()));
@@ -45,20 +44,23 @@ where
                 Claim::Join(flight) => flight,
                 Claim::Lead(epoch, flight, leader) => {
                     self.led = true;
+                    let head = self.unpack();
                     recovery::start::<S, B>(&self.shared, &self.session, epoch, &head, leader);
                     flight
                 }
             };
-            let own = own.cloned();
-            drop(head);
-            // Wakes to claim again: by now the session may have moved on once more.
-            match allowance.spend(flight.ended()).await {
+            // Wakes to claim again: by now the session may have moved on once more, or the recovery
+            // have been abandoned. One timer for both, since thousands may wait here.
+            let abandoned = flight.abandoned_in();
+            let is_bounded = abandoned <= allowance.left();
+            match allowance.spend_at_most(abandoned, flight.result()).await {
+                None if is_bounded => {}
                 None => return Err(Arc::new(Failure::TimedOut.into())),
                 Some(Ok(())) => {}
                 // It failed a while ago, and others have recovered the session since.
                 Some(Err(_)) if self.epoch().is_replaced() => {}
                 // Somebody else's credentials were denied: these may do.
-                Some(Err(error)) if !error.concerns(own.as_ref()) => {
+                Some(Err(error)) if !error.concerns(own().as_ref()) => {
                     denied = Some(error.failure);
                 }
                 Some(Err(error)) => return Err(error),

@@ -6,47 +6,46 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 
-use super::{Exchange, LastEventId, allowance::Allowance, examine::Examined, in_flight::send};
+use super::{Exchange, LastEventId, allowance::Allowance, examine::Examined, in_flight::Next};
 use crate::{
-    Failure, Outcome, Refusal,
-    body::ResponseBody,
-    http_service::{HttpService, LayerResult},
-    mcp::Message,
+    Failure, Outcome, Refusal, body::ResponseBody, http_service::HttpService, mcp::Message,
 };
 
-/// Sends the request again in the epoch that is current when it is sent, if that is allowed.
-/// Otherwise the caller gets its own `answer`.
+/// Sends the request again in the epoch that is current then, if that is allowed. Otherwise the
+/// caller gets its own `answer`.
 pub(super) async fn replay<S, B>(
     mut exchange: Exchange<S, B>,
     answer: Examined<S::ResBody>,
     mut allowance: Allowance,
-) -> LayerResult<S, B>
+) -> Next<S, B>
 where
     S: HttpService<B>,
     B: Body<Error: Send> + Send + 'static,
 {
     if let Some(accepted) = exchange.accepted() {
-        return Ok(exchange.bring_cookies(accepted.map(ResponseBody::whole)));
+        return Next::answer(exchange.bring_cookies(accepted.map(ResponseBody::whole)));
     }
     if let Some(refusal) = exchange.refusal() {
         let response = exchange.give_back(answer, Outcome::NotReplayed(refusal));
-        return Ok(exchange.bring_cookies(response));
+        return Next::answer(exchange.bring_cookies(response));
     }
-    let service = loop {
+    let mut service = loop {
         let mut service = exchange.shared.inner.get();
-        poll_fn(|cx| service.poll_ready(cx)).await?;
+        if let Err(error) = poll_fn(|cx| service.poll_ready(cx)).await {
+            return Next::Answer(Err(error));
+        }
         if exchange.session.chain().is_current(exchange.epoch()) {
             break service;
         }
         // It has expired in its turn. Nothing of the service is held while that is seen to.
         drop(service);
         if let Err(error) = exchange.recover(&mut allowance).await {
-            return Ok(exchange.fail(answer, &error));
+            return Next::answer(exchange.fail(answer, &error));
         }
     };
     if exchange.has_ended() {
         let forgotten = Failure::Forgotten.into();
-        return Ok(exchange.fail(answer, &forgotten));
+        return Next::answer(exchange.fail(answer, &forgotten));
     }
     drop(answer);
     exchange.allowance = Some(allowance);
@@ -54,8 +53,8 @@ where
     exchange.outcome = Some(Outcome::Replayed);
     let mut request = Request::from_parts(exchange.unpack(), exchange.body());
     match exchange.address(request.headers_mut()) {
-        Ok(()) => send(service, exchange, request).await,
-        Err(response) => Ok(exchange.bring_cookies(response.map(ResponseBody::whole))),
+        Ok(()) => Next::Sent(service.call(request), exchange),
+        Err(response) => Next::answer(exchange.bring_cookies(response.map(ResponseBody::whole))),
     }
 }
 
@@ -80,10 +79,12 @@ where
 
     /// Why the request is not to be sent again, if so (rules F2, F4, F5, G4).
     fn refusal(&self) -> Option<Refusal> {
-        match self.last_event_id(&self.unpack().headers) {
-            LastEventId::Refused => return Some(Refusal::LastEventId),
-            LastEventId::Lost(_) => return None,
-            LastEventId::Keep | LastEventId::Drop => {}
+        if self.has_last_event_id {
+            match self.last_event_id(&self.unpack().headers) {
+                LastEventId::Refused => return Some(Refusal::LastEventId),
+                LastEventId::Lost(_) => return None,
+                LastEventId::Keep | LastEventId::Drop => {}
+            }
         }
         let Some(body) = &self.body else {
             return Some(Refusal::BodyNotBuffered);
@@ -102,7 +103,7 @@ where
     /// The response to the request that triggered a recovery tells of the cookies that were set in
     /// it, if the caller sends cookies at all (rule E11).
     pub(super) fn bring_cookies<T>(&self, mut response: Response<T>) -> Response<T> {
-        if self.led && self.head.header(&http::header::COOKIE).is_some() {
+        if self.led && self.head.value(&http::header::COOKIE).is_some() {
             if let Some(handshake) = self.epoch().handshake() {
                 handshake.affinity.tell(response.headers_mut());
             }

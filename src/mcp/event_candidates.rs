@@ -4,40 +4,82 @@ use memchr::{memchr, memchr2, memmem::FindIter};
 
 use super::event_bytes::{ESCAPE, ID, Mark, is_escape, mark};
 
-/// A message that is all there is to be looked at, as an answer that comes alone is.
-pub(super) struct OnlyEvent<'a> {
+/// An event as servers write their messages: a line for each field, and all data in one.
+pub(super) struct PlainEvent<'a> {
     pub(super) data: &'a [u8],
-    /// Where the line is that sets the id.
-    pub(super) id_line: Option<usize>,
+    pub(super) id: Option<&'a [u8]>,
+    /// The events after it.
+    pub(super) rest: &'a [u8],
 }
 
-impl<'a> OnlyEvent<'a> {
-    /// `None` if there is more, or the event is not written as servers write their messages.
-    pub(super) fn of(events: &'a [u8]) -> Option<Self> {
-        let (mut data, mut id_line) = (None, None);
-        let mut at = 0;
-        loop {
-            let rest = &events[at..];
-            let len = memchr2(b'\n', b'\r', rest)?;
-            let end = len
-                + if rest[len..].starts_with(b"\r\n") {
-                    2
-                } else {
-                    1
-                };
-            match &rest[..len] {
-                b"" if at + end == events.len() => {
-                    let data = data?;
-                    return Some(Self { data, id_line });
-                }
-                b"event: message" => {}
-                line if line.starts_with(b"id:") && id_line.is_none() => id_line = Some(at),
-                line if data.is_none() => data = Some(line.strip_prefix(b"data: ")?),
-                _ => return None,
+impl<'a> PlainEvent<'a> {
+    /// The first of whole events, if it is written so.
+    pub(super) fn first_of(events: &'a [u8]) -> Option<Self> {
+        let (before, rest) = other_fields(events)?;
+        let value = rest.strip_prefix(b"data: ")?;
+        let (data, end) = value.split_at(memchr2(b'\n', b'\r', value)?);
+        let mut rest = end_of_line(end)?;
+        let mut id = before;
+        if !matches!(rest, [b'\n', ..]) {
+            let after;
+            (after, rest) = other_fields(rest)?;
+            if before.is_some() && after.is_some() {
+                return None;
             }
-            at += end;
+            id = before.or(after);
         }
+        let rest = end_of_line(rest)?;
+        Some(Self { data, id, rest })
     }
+}
+
+/// The value of an `id` line, if there is one here, and what follows it and the type of messages.
+#[inline]
+fn other_fields(mut rest: &[u8]) -> Option<(Option<&[u8]>, &[u8])> {
+    const TYPE: &[u8] = b"event: message";
+
+    if let Some(end) = rest.strip_prefix(TYPE) {
+        rest = end_of_line(end)?;
+    }
+    let Some(value) = rest.strip_prefix(b"id: ") else {
+        return Some((None, rest));
+    };
+    let (id, end) = value.split_at(line_len(value)?);
+    rest = end_of_line(end)?;
+    if let Some(end) = rest.strip_prefix(TYPE) {
+        rest = end_of_line(end)?;
+    }
+    Some((Some(id), rest))
+}
+
+/// What follows the end of a line, if that is what comes next.
+#[inline]
+fn end_of_line(end: &[u8]) -> Option<&[u8]> {
+    match end {
+        [b'\n', rest @ ..] => Some(rest),
+        [b'\r', b'\n', rest @ ..] | [b'\r', rest @ ..] => Some(rest),
+        _ => None,
+    }
+}
+
+/// The length of a line up to a byte that ends it, or may: one of those that no text has.
+#[inline]
+fn line_len(line: &[u8]) -> Option<usize> {
+    const EACH: u64 = u64::MAX / 0xff;
+    let mut at = 0;
+    // The first byte below 14 is the first to have its high bit set.
+    while let Some(word) = line.get(at..).and_then(|rest| rest.first_chunk()) {
+        let word = u64::from_le_bytes(*word);
+        let below = word.wrapping_sub(14 * EACH) & !word & (0x80 * EACH);
+        if below != 0 {
+            return Some(at + below.trailing_zeros() as usize / 8);
+        }
+        at += 8;
+    }
+    line[at..]
+        .iter()
+        .position(|byte| *byte < 14)
+        .map(|place| at + place)
 }
 
 /// What may be of interest in whole events, in its order.

@@ -12,7 +12,7 @@ use super::{
     event_bytes::{
         Mark, event_around, first_boundary, has_escape, has_outcome, last_boundary, single_line,
     },
-    event_candidates::{Candidates, OnlyEvent},
+    event_candidates::{Candidates, PlainEvent},
 };
 
 /// What the reader saw in a chunk.
@@ -178,21 +178,36 @@ impl EventReader {
         if events.is_empty() {
             return;
         }
-        let events = self.without_bom(events);
+        let mut events = self.without_bom(events);
         self.is_first = false;
-        match self.interest {
-            Interest::All => decode(events, each),
-            Interest::Responses => {
-                if let Some(event) = OnlyEvent::of(events) {
+        if self.interest == Interest::All {
+            decode(events, each);
+        }
+        let mut last = None;
+        if self.interest == Interest::Responses {
+            // What is left of the end of the event before.
+            events = events.strip_prefix(b"\n").unwrap_or(events);
+            // One after the other where each has an id; where few have one, searching is faster.
+            while let Some(event) = PlainEvent::first_of(events) {
+                events = event.rest;
+                if may_be_response(event.data) {
                     each(Event::Data(event.data));
-                    let line = event.id_line;
-                    if let Some(id) = line.and_then(|line| tell_line(events, line, each)) {
-                        self.set_last_id(id);
-                    }
-                    return;
                 }
+                let Some(id) = event.id else { break };
+                tell(id, each);
+                last = Some(id);
             }
         }
+        if !events.is_empty() {
+            last = self.search(events, each).or(last);
+        }
+        if let Some(id) = last {
+            self.set_last_id(id);
+        }
+    }
+
+    /// The same for events that may be written in any way. Gives the last id.
+    fn search<'a>(&self, events: &'a [u8], each: &mut impl FnMut(Event<'_>)) -> Option<&'a [u8]> {
         // The last id line, which may be followed by the data of its event, and the last id told.
         let (mut line, mut last) = (None, None);
         let mut decoded = 0;
@@ -227,11 +242,9 @@ impl EventReader {
                 Mark::Member => {}
             }
         }
-        if let Some(line) = line {
-            last = tell_line(events, line, each).or(last);
-        }
-        if let Some(id) = last {
-            self.set_last_id(id);
+        match line {
+            Some(line) => tell_line(events, line, each).or(last),
+            None => last,
         }
     }
 
@@ -349,6 +362,15 @@ fn tell(id: &[u8], each: &mut impl FnMut(Event<'_>)) {
     if !id.is_empty() {
         each(Event::Id(id));
     }
+}
+
+/// Whether data may hold a response. Nearly all servers write the method of a request or a
+/// notification first.
+fn may_be_response(data: &[u8]) -> bool {
+    let members = data.strip_prefix(br#"{"jsonrpc":"2.0","#);
+    let members = members.or_else(|| data.strip_prefix(b"{"));
+    let has_method = members.is_some_and(|members| members.starts_with(br#""method":""#));
+    !has_method && (has_outcome(data) || has_escape(data))
 }
 
 /// The messages of whole events.

@@ -1,10 +1,17 @@
 //! What is kept of an `InitializeResult`, and how an `initialize` is made to propose a version.
 
+use std::{
+    hash::BuildHasher,
+    io::{self, Write},
+    sync::LazyLock,
+};
+
 use bytes::Bytes;
+use foldhash::quality::RandomState;
 use http::HeaderValue;
 use serde_json::{Value, value::RawValue};
 
-use super::{Message, members, string};
+use super::{Id, Message, members, string};
 
 /// What of a session's `InitializeResult` the layer goes by. Everything that is only compared is
 /// kept as a digest, so that a recorded session stays small.
@@ -15,6 +22,8 @@ pub(crate) struct InitializeResult {
     capabilities: u64,
     instructions: u64,
     list_changed: ListChanged,
+    /// A digest of the text that it was read from, unless that is not known.
+    text: Option<u64>,
 }
 
 /// The lists whose changes a server promised to announce.
@@ -66,8 +75,19 @@ impl Changes {
 const MAX_VERSION: usize = 64;
 
 impl InitializeResult {
+    /// The same as [`Self::parse`], where it may be what an earlier session was told to the letter:
+    /// nearly all servers say it again.
+    pub(crate) fn parse_again(result: &RawValue, earlier: Option<&Self>) -> Option<Self> {
+        let text = Some(digest_of_text(result));
+        match earlier.filter(|earlier| earlier.text == text) {
+            Some(earlier) => Some(earlier.clone()),
+            None => Self::parse(result),
+        }
+    }
+
     /// `None` where the result is no object.
     pub(crate) fn parse(result: &RawValue) -> Option<Self> {
+        let text = Some(digest_of_text(result));
         let [version, server_info, capabilities, instructions] = members(
             result.get(),
             [
@@ -97,6 +117,7 @@ impl InitializeResult {
                 prompts: promised(prompts),
                 resources: promised(resources),
             },
+            text,
         })
     }
 
@@ -128,6 +149,7 @@ impl InitializeResult {
             capabilities,
             instructions,
             list_changed,
+            text: None,
         }
     }
 
@@ -141,35 +163,60 @@ impl InitializeResult {
     }
 }
 
+/// Compared with those of this process alone.
+fn digest_of_text(result: &RawValue) -> u64 {
+    static SEED: LazyLock<RandomState> = LazyLock::new(RandomState::default);
+
+    SEED.hash_one(result.get())
+}
+
 /// Objects are sorted by key, so that a server that orders them otherwise has not changed; but for
 /// what is no `Value`. FNV-1a, since a digest is compared with those of other processes, made from
 /// other releases (rule N2).
 fn digest(value: Option<&RawValue>) -> u64 {
-    const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
-    const PRIME: u64 = 0x0100_0000_01b3;
+    let mut digest = Digest(0xcbf2_9ce4_8422_2325);
     let text = value.map(RawValue::get).unwrap_or_default();
-    let sorted = serde_json::from_str(text).map(|value: Value| value.to_string());
-    let text = sorted.unwrap_or_else(|_| text.to_owned());
-    text.bytes().fold(BASIS, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(PRIME)
-    })
+    // Neither a value nor a digest can be at fault in writing.
+    let _ = match serde_json::from_str::<Value>(text) {
+        Ok(value) => serde_json::to_writer(&mut digest, &value).map_err(io::Error::from),
+        Err(_) => digest.write_all(text.as_bytes()),
+    };
+    digest.0
+}
+
+struct Digest(u64);
+
+impl Write for Digest {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        const PRIME: u64 = 0x0100_0000_01b3;
+        self.0 = bytes.iter().fold(self.0, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(PRIME)
+        });
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// The recorded `initialize` with `params.protocolVersion` replaced and every other byte as it
-/// was (rule E5). A body that proposes no version is given back unchanged.
-pub(crate) fn propose_version(body: &Bytes, version: &HeaderValue) -> Bytes {
-    let Some((start, end)) = version_span(body) else {
-        return body.clone();
+/// was (rule E5), and its id. A body that proposes no version is given back unchanged.
+pub(crate) fn propose_version(body: &Bytes, version: Option<&HeaderValue>) -> Option<(Bytes, Id)> {
+    let message = Message::single(body)?;
+    let id = message.initialize_id()?;
+    let span = || version_span(body, &message);
+    let Some((version, (start, end))) = version.and_then(|version| Some((version, span()?))) else {
+        return Some((body.clone(), id));
     };
     let proposed = Value::from(version.to_str().unwrap_or_default()).to_string();
-    [&body[..start], proposed.as_bytes(), &body[end..]]
-        .concat()
-        .into()
+    let proposed = [&body[..start], proposed.as_bytes(), &body[end..]].concat();
+    Some((proposed.into(), id))
 }
 
 /// Where in the body the JSON string of `params.protocolVersion` stands.
-fn version_span(body: &[u8]) -> Option<(usize, usize)> {
-    let [version] = members(Message::single(body)?.params()?, ["protocolVersion"])?;
+fn version_span(body: &[u8], message: &Message<'_>) -> Option<(usize, usize)> {
+    let [version] = members(message.params()?, ["protocolVersion"])?;
     let version = version?.get();
     let start = version.as_ptr() as usize - body.as_ptr() as usize;
     Some((start, start + version.len()))
@@ -183,12 +230,17 @@ mod tests {
         InitializeResult::parse(&RawValue::from_string(text.to_owned()).unwrap()).unwrap()
     }
 
+    fn propose(body: &Bytes, version: &'static str) -> Bytes {
+        let version = HeaderValue::from_static(version);
+        propose_version(body, Some(&version)).unwrap().0
+    }
+
     #[test]
     fn e5_only_the_proposed_version_changes_in_the_recorded_body() {
         let body = Bytes::from_static(
             br#" {"id":1.50,"params":{"x":"protocolVersion","protocolVersion" : "2026-07-28","n":1e3},"method":"initialize"}"#,
         );
-        let proposed = propose_version(&body, &HeaderValue::from_static("2025-11-25"));
+        let proposed = propose(&body, "2025-11-25");
         assert_eq!(
             proposed,
             &br#" {"id":1.50,"params":{"x":"protocolVersion","protocolVersion" : "2025-11-25","n":1e3},"method":"initialize"}"#[..],
@@ -212,7 +264,7 @@ mod tests {
                     r#"{{"id":1,"method":"initialize","params":{{"\ud83d":{odd},"protocolVersion":"{version}"}}}}"#
                 )
             };
-            let proposed = propose_version(&body("a").into(), &HeaderValue::from_static("b"));
+            let proposed = propose(&body("a").into(), "b");
             assert_eq!(proposed, body("b"), "{odd}");
         }
     }
@@ -220,7 +272,26 @@ mod tests {
     #[test]
     fn e5_a_body_without_a_version_stays_as_it_is() {
         let body = Bytes::from_static(br#"{"id":1,"method":"initialize","params":{}}"#);
-        assert_eq!(propose_version(&body, &HeaderValue::from_static("x")), body);
+        assert_eq!(propose(&body, "x"), body);
+    }
+
+    #[test]
+    fn h2_what_is_said_again_is_read_as_it_was() {
+        let text = |version: &str| {
+            let text = format!(
+                r#"{{"protocolVersion":"2025-11-25","serverInfo":{{"version":"{version}"}},"capabilities":{{"tools":{{"listChanged":true}}}}}}"#
+            );
+            RawValue::from_string(text).unwrap()
+        };
+        let earlier = InitializeResult::parse(&text("1")).unwrap();
+        let same = InitializeResult::parse_again(&text("1"), Some(&earlier)).unwrap();
+        assert_eq!(same.version(), earlier.version());
+        assert_eq!(same.list_changed(), earlier.list_changed());
+        assert!(!same.changes_from(&earlier).any());
+        for earlier in [Some(&earlier), None] {
+            let other = InitializeResult::parse_again(&text("2"), earlier).unwrap();
+            assert!(earlier.is_none_or(|earlier| other.changes_from(earlier).server_info()));
+        }
     }
 
     #[test]
@@ -250,12 +321,12 @@ mod tests {
     #[test]
     fn c4_of_two_versions_the_last_counts_and_is_replaced() {
         let body = Bytes::from_static(
-            br#"{"params":{"protocolVersion":"a"},"params":{"protocolVersion":"b","protocolVer\u0073ion":"c"}}"#,
+            br#"{"id":1,"method":"initialize","params":{"protocolVersion":"a"},"params":{"protocolVersion":"b","protocolVer\u0073ion":"c"}}"#,
         );
-        let proposed = propose_version(&body, &HeaderValue::from_static("2025-11-25"));
+        let proposed = propose(&body, "2025-11-25");
         assert_eq!(
             proposed,
-            &br#"{"params":{"protocolVersion":"a"},"params":{"protocolVersion":"b","protocolVer\u0073ion":"2025-11-25"}}"#[..],
+            &br#"{"id":1,"method":"initialize","params":{"protocolVersion":"a"},"params":{"protocolVersion":"b","protocolVer\u0073ion":"2025-11-25"}}"#[..],
         );
     }
 

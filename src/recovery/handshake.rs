@@ -17,7 +17,7 @@ use crate::{
     body::ReadAhead,
     config::{Config, Shared},
     http_service::HttpService,
-    mcp::{self, Id, InitializeResult, Message, SESSION_ID},
+    mcp::{self, InitializeResult, SESSION_ID},
     session::{Assigned, Epoch, RecoveryError, Session},
 };
 
@@ -91,11 +91,8 @@ where
 {
     let config = &shared.config;
     let initialize = &session.initialize().body;
-    let body = match epoch.version() {
-        Some(version) => mcp::propose_version(initialize, version),
-        None => initialize.clone(),
-    };
-    let id = initialize_id(&body).ok_or(Failure::Malformed)?;
+    let proposed = mcp::propose_version(initialize, epoch.version());
+    let (body, id) = proposed.ok_or(Failure::Malformed)?;
     let response = client.post(&UpstreamSession::default(), body).await?;
     if !response.status().is_success() {
         let response = whole(response, config, patience(deadline)).await;
@@ -120,7 +117,9 @@ where
         .reply(made.upstream(), &head.headers, body, &id, limit)
         .await?;
     let result = match reply {
-        Reply::Result(result) => InitializeResult::parse(&result).ok_or(Failure::Malformed)?,
+        Reply::Result(result) => {
+            InitializeResult::parse_again(&result, epoch.result()).ok_or(Failure::Malformed)?
+        }
         Reply::Error(code) => {
             if made.assigned().is_some_and(Assigned::was_anothers) {
                 // It says that there is no new session, so that one may still be theirs (rule I3).
@@ -148,10 +147,6 @@ where
         result,
         accepted,
     })
-}
-
-fn initialize_id(body: &[u8]) -> Option<Id> {
-    Message::single(body)?.initialize_id()
 }
 
 fn session_id(headers: &HeaderMap) -> Option<http::HeaderValue> {

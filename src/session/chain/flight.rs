@@ -60,16 +60,24 @@ impl Flight {
     }
 
     /// Waits for the recovery to end, or to be abandoned: then it is claimed again.
-    pub(crate) async fn ended(mut self) -> FlightResult {
+    pub(crate) async fn ended(self) -> FlightResult {
+        match self.abandoned {
+            None => self.result().await,
+            Some(abandoned) => timeout_at(abandoned, self.result()).await.unwrap_or(Ok(())),
+        }
+    }
+
+    /// How long it is until it is abandoned.
+    pub(crate) fn abandoned_in(&self) -> Duration {
+        self.abandoned.map_or(Duration::MAX, |at| {
+            at.saturating_duration_since(Instant::now())
+        })
+    }
+
+    /// Waits for it to end, for as long as that may take.
+    pub(crate) async fn result(mut self) -> FlightResult {
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        let ended = self.ended.wait_for(Option::is_some);
-        let ended = match self.abandoned {
-            None => ended.await,
-            Some(abandoned) => match timeout_at(abandoned, ended).await {
-                Ok(ended) => ended,
-                Err(_) => return Ok(()),
-            },
-        };
+        let ended = self.ended.wait_for(Option::is_some).await;
         let ended = ended.ok().and_then(|ended| ended.clone());
         ended.unwrap_or_else(|| Err(Arc::new(Failure::Cancelled.into())))
     }
