@@ -18,6 +18,7 @@ mod initialize;
 mod list_changed;
 mod message;
 mod pending_requests;
+mod prompt_answer;
 mod reader;
 mod session_words;
 mod skim;
@@ -43,8 +44,9 @@ pub(crate) use self::{
     initialize::{InitializeResult, ListChanged, propose_version},
     list_changed::list_changed_event,
     pending_requests::PendingRequests,
+    prompt_answer::begins_with_answer,
     reader::MessageReader,
-    skim::{id_of_large_request, is_large_initialize, is_large_request},
+    skim::{Skimmed, id_of_large_request, is_large_initialize, is_large_request},
     summary::Summary,
 };
 
