@@ -60,6 +60,7 @@ pub(crate) struct Reading {
 
 impl<R, M, O> AnswerStream<R, M, O> {
     /// `orphan_timer` is `None` where lost answers are not to be reported.
+    #[inline(always)]
     pub(crate) fn new(body: R, awaited: Awaited, remember: M, orphan_timer: Option<O>) -> Self {
         Self {
             body: Some(body),

@@ -104,6 +104,8 @@ where
 }
 
 /// A body that the layer may extend has no length (rule G8).
+// Inlined, since what it makes is large.
+#[inline(always)]
 fn extended<R, T>(
     mut response: Response<R>,
     said: AnswerHeaders,
