@@ -16,7 +16,7 @@ mod response;
 mod tap;
 
 pub(crate) use self::{
-    answer_stream::AnswerStream,
+    answer_stream::{AnswerStream, Awaited},
     collect::Collect,
     ends::Ends,
     listening_stream::{ListeningStream, Reconnect, Reconnecting, Responded},

@@ -69,6 +69,7 @@ impl<R: Body> ResponseBody<R> {
         }
     }
 
+    #[inline(always)]
     pub(crate) fn wrapped(
         body: impl Body<Data = Bytes, Error = R::Error> + Send + 'static,
     ) -> Self {

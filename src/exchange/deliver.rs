@@ -9,10 +9,10 @@ use memchr::memmem::Finder;
 use super::{Candidate, Exchange};
 use crate::{
     Outcome,
-    body::{ResponseBody, Tap},
+    body::{BufferedBody, ResponseBody, Tap},
     config::Shared,
     http_service::{HttpService, LayerResponse},
-    mcp::{AnswerHeaders, LostResponse, MessageReader, is_event_stream},
+    mcp::{AnswerHeaders, LostResponse, MessageReader, Skimmed, is_event_stream},
     recovery,
     session::{PendingChanges, Session, StateChange},
 };
@@ -86,10 +86,13 @@ where
                     let epoch = self.epoch().number();
                     self.session.accept(epoch, &self.summary().requests);
                 }
-                let accepting = self.accepting(&response);
+                let body = self.body.as_ref().map(BufferedBody::data);
+                let body = body.as_deref();
+                // What the answer in a stream is has to be known, which tells the method, too.
+                let message = body.filter(|_| said.is_event_stream).and_then(Skimmed::of);
+                let accepting = self.accepting(body, message.as_ref(), &response);
                 if said.is_event_stream {
-                    let requests = self.requests();
-                    return self.answer_stream(response, requests, accepting);
+                    return self.answer_stream(response, said, message.as_ref(), accepting);
                 }
                 if let Some((reader, look)) = accepting {
                     return response
@@ -97,7 +100,7 @@ where
                 }
             }
             Method::GET if status.is_success() && said.is_event_stream => {
-                return self.get_stream(response);
+                return self.get_stream(response, said);
             }
             _ => {}
         }
@@ -131,12 +134,14 @@ where
     }
 
     /// What is to look at the answers, if the request asks for changes of state (rule H1).
-    fn accepting<R>(&self, response: &Response<R>) -> Option<Accepting> {
-        let body = self.body.as_ref()?;
-        if body.len() > PendingChanges::MAX_BODY {
-            return None;
-        }
-        let pending = PendingChanges::in_body(&body.data())?;
+    #[inline]
+    fn accepting<R>(
+        &self,
+        body: Option<&[u8]>,
+        message: Option<&Skimmed<'_>>,
+        response: &Response<R>,
+    ) -> Option<Accepting> {
+        let pending = PendingChanges::in_body(body?, message)?;
         self.accepting_changes(pending, response.headers(), response.status())
     }
 

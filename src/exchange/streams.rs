@@ -8,9 +8,9 @@ use http_body::Body;
 
 use super::{Exchange, deliver::Accepting, reconnect::Reconnector};
 use crate::{
-    body::{AnswerStream, ListeningStream, ResponseBody, Tap},
+    body::{AnswerStream, Awaited, ListeningStream, ResponseBody, Tap},
     http_service::{HttpService, LayerResponse},
-    mcp::{EventIds, Id, LAST_EVENT_ID, PendingRequests},
+    mcp::{AnswerHeaders, EventIds, LAST_EVENT_ID, PendingRequests, Skimmed},
     recovery,
     session::{Logged, OrphanTimer, StreamOrigin},
 };
@@ -21,7 +21,11 @@ where
     B: Body<Error: Send> + Send + 'static,
 {
     /// Looks on as the answer to a GET passes: a listening stream, or a stream resumed.
-    pub(super) fn get_stream(&self, response: Response<S::ResBody>) -> LayerResponse<S, B> {
+    pub(super) fn get_stream(
+        &self,
+        response: Response<S::ResBody>,
+        said: AnswerHeaders,
+    ) -> LayerResponse<S, B> {
         let epoch = self.epoch().number();
         let last_event_id = self.head.header(&LAST_EVENT_ID);
         let last_event_id = last_event_id.filter(|id| !id.is_empty());
@@ -30,7 +34,8 @@ where
                 answer.resume();
                 let id = last_event_id.as_ref().map(HeaderValue::as_bytes);
                 let accepting = self.accepting_earlier(response.headers());
-                return self.stream_of(response, answer.origin, answer.pending, id, accepting);
+                let awaited = Awaited::resumed(answer.pending, id);
+                return self.stream_of(response, said, awaited, Some(answer.origin), accepting);
             }
             // Whatever it resumes, the layer could not open it anew.
             Some(Logged::Unknown) => return response.map(ResponseBody::untouched),
@@ -39,62 +44,79 @@ where
         };
         let reconnect = Reconnector::new(self, self.epoch(), origin);
         let patience = self.shared.config.orphan_timeout;
-        extended(response, |body| {
+        extended(response, said, |body| {
             ListeningStream::new(body, reconnect, patience)
         })
     }
 
-    /// Looks on as the answer to these requests passes.
+    /// Looks on as the answer to a request passes, or to several.
     pub(super) fn answer_stream(
         &self,
         response: Response<S::ResBody>,
-        requests: Arc<[Id]>,
+        said: AnswerHeaders,
+        message: Option<&Skimmed<'_>>,
         accepting: Option<Accepting>,
     ) -> LayerResponse<S, B> {
-        if requests.is_empty() {
-            return response.map(ResponseBody::untouched);
+        let awaited = match message {
+            Some(message) => message.request_id().map(Awaited::First),
+            None => {
+                let requests = self.requests();
+                let pending = || Arc::new(PendingRequests::new(requests.clone()));
+                (!requests.is_empty()).then(|| Awaited::responses(pending()))
+            }
+        };
+        match awaited {
+            Some(awaited) => self.stream_of(response, said, awaited, None, accepting),
+            None => response.map(ResponseBody::untouched),
         }
-        let pending = Arc::new(PendingRequests::new(requests));
-        let origin = StreamOrigin::answer(self.epoch().number(), pending.clone());
-        self.stream_of(response, origin, pending, None, accepting)
     }
 
+    /// `origin` is the stream's, if it is one that there was before.
     fn stream_of(
         &self,
         response: Response<S::ResBody>,
-        mut origin: StreamOrigin,
-        pending: Arc<PendingRequests>,
-        resumed_from: Option<&[u8]>,
+        said: AnswerHeaders,
+        awaited: Awaited,
+        mut origin: Option<StreamOrigin>,
         accepting: Option<Accepting>,
     ) -> LayerResponse<S, B> {
         let config = &self.shared.config;
+        let epoch = self.epoch();
         let orphan_timer = config
             .answer_lost_requests
-            .then(|| OrphanTimer::new(self.epoch().clone(), config.orphan_timeout));
-        let (shared, session) = (self.shared.clone(), self.session.clone());
-        let limit = config.max_event_ids;
-        let remember = move |ids: &EventIds| {
-            session.remember(ids, &mut origin, limit);
+            .then(|| OrphanTimer::new(epoch.clone(), config.orphan_timeout));
+        let (shared, session, epoch) = (self.shared.clone(), self.session.clone(), epoch.number());
+        let remember = move |ids: &EventIds, pending: &Arc<PendingRequests>| {
+            let origin = origin.get_or_insert_with(|| StreamOrigin::answer(epoch, pending.clone()));
+            session.remember(ids, origin, shared.config.max_event_ids);
             recovery::make_room::<S, B>(&shared);
         };
         match accepting {
-            None => extended(response, |body| {
-                AnswerStream::new(body, pending, resumed_from, remember, orphan_timer)
+            None => extended(response, said, |body| {
+                AnswerStream::new(body, awaited, remember, orphan_timer)
             }),
-            Some((reader, look)) => extended(response, |body| {
+            Some((reader, look)) => extended(response, said, |body| {
                 let body = Tap::new(body, reader, look);
-                AnswerStream::new(body, pending, resumed_from, remember, orphan_timer)
+                AnswerStream::new(body, awaited, remember, orphan_timer)
             }),
         }
     }
 }
 
 /// A body that the layer may extend has no length (rule G8).
-fn extended<R, T>(mut response: Response<R>, wrap: impl FnOnce(R) -> T) -> Response<ResponseBody<R>>
+// Inlined, since what it makes is large.
+#[inline(always)]
+fn extended<R, T>(
+    mut response: Response<R>,
+    said: AnswerHeaders,
+    wrap: impl FnOnce(R) -> T,
+) -> Response<ResponseBody<R>>
 where
     R: Body,
     T: Body<Data = Bytes, Error = R::Error> + Send + 'static,
 {
-    response.headers_mut().remove(CONTENT_LENGTH);
+    if said.has_length {
+        response.headers_mut().remove(CONTENT_LENGTH);
+    }
     response.map(|body| ResponseBody::wrapped(wrap(body)))
 }

@@ -2,7 +2,7 @@
 
 use http::{
     HeaderMap, HeaderName, HeaderValue,
-    header::{CONTENT_ENCODING, CONTENT_TYPE, HOST},
+    header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST},
 };
 
 /// `Mcp-Session-Id` (specification 2025-11-25, Transports, Session Management).
@@ -63,17 +63,22 @@ impl<'a> RequestHeaders<'a> {
 pub(crate) struct AnswerHeaders {
     pub(crate) has_session_id: bool,
     pub(crate) is_event_stream: bool,
+    /// Whether there is a `Content-Length`.
+    pub(crate) has_length: bool,
 }
 
 impl AnswerHeaders {
     pub(crate) fn of(headers: &HeaderMap) -> Self {
         static ID: HeaderName = SESSION_ID;
         let (mut has_session_id, mut content_type, mut is_encoded) = (false, None, false);
+        let mut has_length = false;
         for (name, value) in headers {
             if *name == CONTENT_TYPE {
                 content_type.get_or_insert(value);
             } else if *name == CONTENT_ENCODING {
                 is_encoded |= encodes(value);
+            } else if *name == CONTENT_LENGTH {
+                has_length = true;
             } else if *name == ID {
                 has_session_id = true;
             }
@@ -81,6 +86,7 @@ impl AnswerHeaders {
         Self {
             has_session_id,
             is_event_stream: content_type.is_some_and(names_event_stream) && !is_encoded,
+            has_length,
         }
     }
 }
@@ -132,7 +138,7 @@ fn names_event_stream(content_type: &HeaderValue) -> bool {
     const NAME: &[u8] = b"text/event-stream";
     let value = content_type.as_bytes().trim_ascii_start();
     let name = value.get(..NAME.len());
-    name.is_some_and(|name| name.eq_ignore_ascii_case(NAME)) && {
+    name.is_some_and(|name| name == NAME || name.eq_ignore_ascii_case(NAME)) && {
         let rest = value[NAME.len()..].trim_ascii_start();
         rest.is_empty() || rest.starts_with(b";")
     }

@@ -28,15 +28,21 @@ impl Id {
     pub(super) fn from_json(json: &[u8]) -> Option<Self> {
         // Fewer digits than an `i64` has, and none that JSON forbids.
         const MAX_DIGITS: usize = 18;
-        let is_small = (1..=MAX_DIGITS).contains(&json.len())
-            && json.iter().all(u8::is_ascii_digit)
-            && (json[0] != b'0' || json.len() == 1);
-        if is_small {
-            let digits = json.iter().map(|digit| i64::from(digit - b'0'));
-            return Some(Self(Repr::Integer(
-                digits.fold(0, |id, digit| id * 10 + digit),
-            )));
+        if json.len() > MAX_DIGITS || matches!(json, [] | [b'0', _, ..]) {
+            return Self::from_any_json(json);
         }
+        let mut id = 0;
+        for byte in json {
+            if !byte.is_ascii_digit() {
+                return Self::from_any_json(json);
+            }
+            id = id * 10 + i64::from(byte - b'0');
+        }
+        Some(Self(Repr::Integer(id)))
+    }
+
+    #[inline(never)]
+    fn from_any_json(json: &[u8]) -> Option<Self> {
         Self::parse(serde_json::from_slice(json).ok()?)
     }
 

@@ -19,6 +19,7 @@ mod list_changed;
 mod members;
 mod message;
 mod pending_requests;
+mod prompt_answer;
 mod reader;
 mod session_words;
 mod skim;
@@ -45,8 +46,9 @@ pub(crate) use self::{
     list_changed::list_changed_event,
     members::{members, string},
     pending_requests::PendingRequests,
+    prompt_answer::begins_with_answer,
     reader::MessageReader,
-    skim::{id_of_large_request, is_large_initialize, is_large_request},
+    skim::{Skimmed, id_of_large_request, is_large_initialize, is_large_request},
     summary::Summary,
 };
 

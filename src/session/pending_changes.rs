@@ -1,7 +1,7 @@
 //! What a session was asked to hold, and has not said yet that it does (rule H1).
 
 use super::StateChange;
-use crate::mcp::{Id, Message};
+use crate::mcp::{Id, Message, Skimmed};
 
 /// The changes of state that requests ask for, each until its answer is there.
 #[derive(Default)]
@@ -16,9 +16,18 @@ impl PendingChanges {
     pub(crate) const MAX_BODY: usize = 8 * 1024;
 
     /// The changes that a request body asks for, in order; `None` if there are none. Nearly every
-    /// body holds none, which is found out without parsing it.
-    pub(crate) fn in_body(body: &[u8]) -> Option<Self> {
-        (body.len() <= Self::MAX_BODY && may_hold_change(body))
+    /// body holds none, which is found out without parsing it: by the method, if the body is known to
+    /// be one `message`.
+    #[inline]
+    pub(crate) fn in_body(body: &[u8], message: Option<&Skimmed<'_>>) -> Option<Self> {
+        if body.len() > Self::MAX_BODY {
+            return None;
+        }
+        let may_hold_change = match message {
+            Some(message) => message.method.is_some_and(StateChange::is_method),
+            None => may_hold_change(body),
+        };
+        may_hold_change
             .then(|| Self::parse(body))
             .filter(|pending| !pending.is_empty())
     }

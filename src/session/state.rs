@@ -132,6 +132,13 @@ const SUBSCRIBE: &str = "resources/subscribe";
 const UNSUBSCRIBE: &str = "resources/unsubscribe";
 
 impl StateChange {
+    /// Whether this is the method of a request that asks for one.
+    pub(super) fn is_method(method: &[u8]) -> bool {
+        [SET_LEVEL, SUBSCRIBE, UNSUBSCRIBE]
+            .map(str::as_bytes)
+            .contains(&method)
+    }
+
     pub(super) fn of(message: &Message<'_>) -> Option<Self> {
         let (change, name): (fn(_) -> _, _) = match message.method()? {
             SET_LEVEL => (Self::LogLevel, "level"),
@@ -164,13 +171,28 @@ impl StateChange {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::PendingChanges;
+    use crate::{mcp::Skimmed, session::PendingChanges};
+
+    /// The changes in a body, which are the same whether its message was skimmed or not.
+    fn in_body(body: &str) -> Option<PendingChanges> {
+        let body = body.as_bytes();
+        let skimmed = PendingChanges::in_body(body, Skimmed::of(body).as_ref());
+        let plain = PendingChanges::in_body(body, None);
+        let changes = |it: &Option<PendingChanges>| {
+            let changes = it.iter().flat_map(|it| &it.0);
+            changes
+                .map(|(_, change)| change.clone())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(changes(&skimmed), changes(&plain));
+        skimmed
+    }
 
     /// The state after requests that were each answered with a result.
     fn state(bodies: &[&str], limit: usize) -> State {
         let mut state = State::default();
         for body in bodies {
-            let pending = PendingChanges::in_body(body.as_bytes());
+            let pending = in_body(body);
             for (_, change) in pending.unwrap_or_default().0 {
                 state.apply(change, limit);
             }
@@ -229,7 +251,7 @@ mod tests {
         let body = r#"[{"id":1,"method":"resources/subscribe","params":{"uri":"a"}},
             {"id":"2","method":"resources/subscribe","params":{"uri":"b"}},
             {"id":3,"method":"resources/unsubscribe","params":{"uri":"c"}}]"#;
-        let mut pending = PendingChanges::in_body(body.as_bytes()).unwrap();
+        let mut pending = in_body(body).unwrap();
         let mut accepted = Vec::new();
         let mut look =
             |messages: &str| pending.look(messages.as_bytes(), |change| accepted.push(change));
