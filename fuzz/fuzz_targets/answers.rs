@@ -106,9 +106,12 @@ fn usual(kind: Kind) -> Sent {
     }
 }
 
-/// Whether an answer is certainly not about the session (rule D2).
+/// Whether an answer is certainly not about the session (rules D2, D9).
 fn is_alive(sent: &Sent) -> bool {
-    !matches!(sent.status.as_u16(), 400 | 404 | 500)
+    !matches!(
+        sent.status.as_u16(),
+        400 | 401 | 403 | 404 | 410 | 500 | 503
+    )
 }
 
 /// Whether an answer certainly says that the session is dead.
@@ -326,8 +329,10 @@ impl Input {
         }
         // Whatever was made and is of no use is ended (rules E7, I3).
         let handshake = self.sent(Kind::Handshake);
-        let made =
-            handshake.is_some_and(|sent| sent.status.is_success() && sent.session().is_some());
+        // The id that the session goes by is somebody's, still.
+        let is_new = |id: &HeaderValue| id != CALLERS;
+        let made = handshake
+            .is_some_and(|sent| sent.status.is_success() && sent.session().is_some_and(is_new));
         let is_of_no_use = matches!(outcome, Some(Outcome::Failed(_)));
         let is_ended = kinds.contains(&Kind::Delete);
         assert_eq!(is_ended, made && is_of_no_use, "{kinds:?}");

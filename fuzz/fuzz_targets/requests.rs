@@ -57,6 +57,8 @@ const VERSIONS: &[&str] = &[VERSION, "2025-06-18", "2026-07-28", "x"];
 const FLOODS: &[HeaderName] = &[COOKIE, CONNECTION, ACCEPT];
 /// Twice as many as are attended to.
 const MAX_BATCH: usize = 2048;
+/// As many frames stay as they came.
+const MAX_FRAMES: usize = 64;
 /// What a frame without data counts for.
 const EMPTY: usize = 64;
 /// How long a handshake takes.
@@ -340,7 +342,11 @@ impl Input {
         let is_not_empty = |frame: &&Bytes| !frame.is_empty();
         let frames: Vec<_> = seen.frames.iter().filter(is_not_empty).collect();
         let own: Vec<_> = body.frames.iter().filter(is_not_empty).collect();
-        assert_eq!(frames, own);
+        // A great many are joined.
+        if own.len() <= MAX_FRAMES {
+            assert_eq!(frames, own);
+        }
+        assert!(seen.frames.concat() == body.text());
         assert_eq!(end(seen), body.end);
         let mut headers = headers.clone();
         let mut arrived = seen.headers.clone();

@@ -135,14 +135,13 @@ fn has_other_id(message: &Value, id: &Value) -> bool {
 /// Whether no event is open at the end of a stream: no `data`, `event` or `id` that no empty line
 /// follows, nor the beginning of a line that may become one.
 pub fn at_boundary(stream: &[u8]) -> bool {
-    let text = lines(stream);
-    let (ended, open) = text.rsplit_once('\n').unwrap_or(("", &text));
-    let ended = ended.rsplit("\n\n").next().unwrap_or_default();
-    let ended = if text.ends_with("\n\n") { "" } else { ended };
     const FIELDS: [&str; 3] = ["data", "event", "id"];
     let is_field = |line: &str| FIELDS.contains(&line.split(':').next().unwrap_or_default());
     let may_be = |name: &str| !name.is_empty() && FIELDS.iter().any(|it| it.starts_with(name));
-    !ended.split('\n').any(is_field) && !is_field(open) && !may_be(open)
+    let text = lines(stream);
+    let mut open = text.rsplit("\n\n").next().unwrap_or_default().split('\n');
+    let last = open.next_back().unwrap_or_default();
+    !open.any(is_field) && !is_field(last) && !may_be(last)
 }
 
 /// What ends the line that a stream stops in, so that it does nothing.
@@ -186,7 +185,7 @@ mod tests {
             ("data: x\n\n", true, ""),
             ("data: x\r\r\n", true, ""),
             ("data: x\r\n\r", true, ""),
-            ("data: x\n\nd", false, "\n"),
+            ("data: x\n\n\nd", false, "\n"),
             ("data: x\n\ndatum", true, "\n"),
             ("data: x\n\n: comment", true, "\n"),
             ("data: x\n\nretry: 5", true, "-\n"),

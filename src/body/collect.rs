@@ -177,6 +177,7 @@ mod tests {
     }
 
     #[tokio::test]
+    #[cfg_attr(miri, ignore = "it takes too long")]
     async fn k1_a_body_of_tiny_frames_is_the_same_when_it_is_sent() {
         let body = || {
             let frame = |nth: usize| Frame::data(Bytes::from(vec![nth as u8; nth % 7]));

@@ -123,6 +123,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "it takes too long")]
     fn k_tiny_frames_take_up_no_more_than_their_data_come_to() {
         let (frames, whole) = frames(std::iter::repeat_n(1, 1_000_000));
         assert_eq!(frames.counted(), 1_000_000);

@@ -242,6 +242,7 @@ mod tests {
     }
 
     #[tokio::test]
+    #[cfg_attr(miri, ignore = "it takes too long")]
     async fn k4_tiny_frames_are_held_in_little_memory() {
         let read = read(Script::for_ever("x"), 64 * 1024).await;
         assert_eq!(read.bytes(usize::MAX).len(), 64 * 1024 + 1);

@@ -223,6 +223,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "it takes too long")]
     fn k_a_batch_is_struck_off_in_a_time_that_grows_with_it_not_with_its_square() {
         let ids: Arc<[Id]> = (0..200_000).map(|n| Id::from(n.to_string())).collect();
         let batch = PendingRequests::new(ids.clone());

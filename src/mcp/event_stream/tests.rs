@@ -231,6 +231,7 @@ fn g5_of_an_event_over_the_limit_its_beginning_and_its_end_are_known() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it takes too long")]
 fn g3_of_what_is_too_large_little_is_kept() {
     let mut reader = EventReader::new(0, Interest::Responses);
     for line in ["id: ", "data: ", "event: ", ": ", "x"] {
@@ -350,7 +351,7 @@ fn g9_skimming_finds_what_decoding_finds_however_the_bytes_are_cut() {
         "",
         "",
     ];
-    for seed in 0..10_000 {
+    for seed in 0..if cfg!(miri) { 20 } else { 10_000 } {
         let mut below = numbers(seed);
         let only = below(4);
         let mut stream = Vec::new();

@@ -1,34 +1,24 @@
 //! Whole conversations: sixteen callers of four principals, two servers, and whatever can go wrong
 //! between them, when it suits a fuzzer. The servers, the callers and the account that knows what
-//! they did are those of `tests/chaos`; here the steps are not drawn from a seed.
+//! they did are those of the test; here the steps are not drawn from a seed.
+//!
+//! It is the target `conversation` of `fuzz/`, and stands where its modules are.
 
 #![no_main]
 // What makes the histories of the test is not needed here.
 #![allow(dead_code, unreachable_pub)]
 
-#[path = "../../tests/chaos/account.rs"]
 mod account;
-#[path = "../../tests/chaos/arrival.rs"]
 mod arrival;
-#[path = "../../tests/chaos/callers.rs"]
 mod callers;
-#[path = "../../tests/chaos/faults.rs"]
 mod faults;
-#[path = "../../tests/chaos/plan.rs"]
 mod plan;
-#[path = "../../tests/chaos/random.rs"]
 mod random;
-#[path = "../../tests/chaos/reading.rs"]
 mod reading;
-#[path = "../../tests/chaos/run.rs"]
 mod run;
-#[path = "../../tests/chaos/server.rs"]
 mod server;
-#[path = "../../tests/chaos/service.rs"]
 mod service;
-#[path = "../../tests/chaos/wire.rs"]
 mod wire;
-#[path = "../../tests/chaos/world.rs"]
 mod world;
 
 use arbitrary::Arbitrary;
