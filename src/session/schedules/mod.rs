@@ -1,6 +1,7 @@
 //! The recovery of a session, the replacement of its epoch and the table, in every order of steps
 //! that shuttle thinks of; the source is the library's (see `crate::sync`). A step is what one
-//! thread does between two uses of a lock or an atomic, so that memory is taken to be coherent.
+//! thread does between two uses of a lock or an atomic of the layer's. What tokio's channels do is part
+//! of one, and memory is taken to be coherent.
 //!
 //! ```sh
 //! RUSTFLAGS="--cfg shuttle" cargo test --release --lib schedules
@@ -31,7 +32,7 @@ fn explore<F: Future<Output = ()>>(test: impl Fn() -> F + Copy + Send + Sync + '
     if let Ok(schedule) = env::var("SCHEDULE") {
         return replay(run, &schedule);
     }
-    let schedules = env::var("SCHEDULES").map_or(1_000, |number| number.parse().unwrap());
+    let schedules = env::var("SCHEDULES").map_or(5_000, |number| number.parse().unwrap());
     check_random(run, schedules);
     check_pct(run, schedules, DEPTH);
 }

@@ -235,6 +235,14 @@ async fn f3_the_callers_own_initialized_is_not_sent_twice() {
     assert_eq!(answers[1].outcome(), Some(Outcome::Initialized));
     assert_eq!(answers[1].session(), Some(&*scene.session));
     assert_eq!(scene.server.count("notifications/initialized"), 3);
+
+    // Nor is it sent when it arrives after that.
+    let answer = send(&scene.client, post(Some(&scene.session), &initialized())).await;
+    assert_eq!(
+        (answer.status, answer.outcome()),
+        (202, Some(Outcome::Initialized))
+    );
+    assert_eq!(scene.server.count("notifications/initialized"), 3);
 }
 
 /// F5.
