@@ -281,8 +281,7 @@ async fn f5_what_the_user_refuses_is_not_sent_again() {
                 br#"{"id":1,"method":"tools/call","params":{"name":"delete","x":""#,
                 &b"\xff\"}}"[..],
             ]
-            .concat()
-            .into(),
+            .concat(),
             vec!["tools/call delete"],
             false,
         ),
