@@ -308,8 +308,8 @@ impl SessionRecoveryLayer {
 
     /// How many resource subscriptions are remembered for each session. Default: 1,024.
     ///
-    /// Those beyond are not restored, which [`RecoveryEvent::not_restored`] tells. Nor is one
-    /// whose request is larger than 8 KiB.
+    /// Those beyond are not restored, which [`RecoveryEvent::not_restored`] tells. Nor is one that was
+    /// asked for in a body larger than 8 KiB, alone or in a batch.
     #[must_use]
     pub fn max_subscriptions(mut self, subscriptions: usize) -> Self {
         self.config.max_subscriptions = subscriptions;
