@@ -263,16 +263,22 @@ fn large(text: &str, message: &Value) {
 
 fn proposal(text: &str, message: &Value) {
     let version = HeaderValue::from_static("2025-11-25");
-    let proposed = mcp::propose_version(&Bytes::from(text.to_owned()), &version);
+    let proposed = mcp::propose_version(&Bytes::from(text.to_owned()), Some(&version));
+    let plain = Plain::of(message);
+    let initializes = plain.is_request() && plain.method.as_deref() == Some("initialize");
+    assert_eq!(proposed.is_some(), initializes);
+    let Some((proposed, id)) = proposed else {
+        return;
+    };
+    assert!(is(&id, &message["id"]), "{id}");
     let mut expected = message.clone();
-    match expected["params"].get_mut("protocolVersion") {
-        Some(proposed) => *proposed = json!("2025-11-25"),
-        None => assert_eq!(proposed, text),
+    let params = expected.get_mut("params");
+    match params.and_then(|params| params.get_mut("protocolVersion")) {
+        Some(version) => *version = json!("2025-11-25"),
+        None => assert!(proposed == text),
     }
-    if message.get("params").is_some() {
-        let proposed: Value = serde_json::from_slice(&proposed).expect("JSON");
-        assert_eq!(proposed, expected);
-    }
+    let proposed: Value = serde_json::from_slice(&proposed).expect("JSON");
+    assert_eq!(proposed, expected);
 }
 
 fn ids(a: u8, b: u8, exponent: &[u8]) {
@@ -414,6 +420,6 @@ fuzz_target!(|input: Input| match input {
             mcp::is_large_initialize(&text),
         );
         let version = HeaderValue::from_static("2025-11-25");
-        let _ = mcp::propose_version(&Bytes::from(text), &version);
+        let _ = mcp::propose_version(&Bytes::from(text), Some(&version));
     }
 });
