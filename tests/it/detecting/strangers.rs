@@ -143,6 +143,60 @@ async fn d8_alternating_callers_make_no_handshakes() {
     assert_eq!(scene.server.live(), ["secret-session-1"]);
 }
 
+/// D8, J4: the 404 that a stranger gets in the new session is no word about its recovery.
+#[tokio::test(start_paused = true)]
+async fn d8_j4_a_strangers_404_to_a_replay_makes_no_pause() {
+    // Given a stranger whose request finds the session expired together with one of its owner's that
+    // is not sent again, so that nothing else shows whether the recovery was of use,
+    let Scene { server, owner, .. } = owned(0).await;
+    let stranger = User {
+        name: "stranger",
+        ..owner.clone()
+    };
+    let response = json!({"jsonrpc": "2.0", "id": 1, "result": {}});
+    let response = with_token(post(Some(&owner.session), &response), Some("owner"));
+    let door = Door::before(&server, |seen| {
+        ["POST", "tools/call"].contains(&&*seen.what())
+    });
+    server.restart();
+    let owners = start(&owner.client, response);
+    let strangers = tokio::spawn(async move { stranger.call(2).await });
+    settle().await;
+
+    // when that is recovered, and the stranger's request sent again,
+    door.open();
+    assert_eq!(owners.await.unwrap().status, 404);
+    let answer = strangers.await.unwrap();
+    let got = (answer.status, answer.outcome());
+    assert_eq!(got, (404, Some(Outcome::Replayed)));
+
+    // then the owner's next loss is recovered at once.
+    assert_eq!(owner.call(3).await.recovery, None);
+    server.restart();
+    let answer = owner.call(4).await;
+    let got = (answer.status, answer.outcome());
+    assert_eq!(got, (200, Some(Outcome::Replayed)));
+}
+
+/// D9: a 401 is a word about the session only to who has credentials.
+#[tokio::test(start_paused = true)]
+async fn d9_a_401_to_who_has_no_credentials_is_passed_on() {
+    // Given a session that was made without any,
+    let server = Server::new(Profile::Python1);
+    let client = client(&server, SessionRecoveryLayer::new());
+    let made = send(&client, with_token(post(None, &initialize()), None)).await;
+    let id = made.session().unwrap().to_owned();
+    answer(&server, "tools/call", |_| reply(401, None, ""));
+
+    // when a request of it is answered 401,
+    let call = with_token(post(Some(&id), &tool_call(1)), None);
+    let answer = send(&client, call).await;
+
+    // then nobody is asked.
+    assert_eq!((answer.status, answer.recovery), (401, None));
+    assert_eq!(server.count("ping"), 0);
+}
+
 /// D8: a caller whose token has been refreshed meets an expired session. The epoch's own credentials
 /// find it expired, or are no longer good, which proves nothing.
 #[tokio::test(start_paused = true)]
