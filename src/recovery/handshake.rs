@@ -120,13 +120,7 @@ where
         Reply::Result(result) => {
             InitializeResult::parse_again(&result, epoch.result()).ok_or(Failure::Malformed)?
         }
-        Reply::Error(code) => {
-            if made.assigned().is_some_and(Assigned::was_anothers) {
-                // It says that there is no new session, so that one may still be theirs (rule I3).
-                made.keep();
-            }
-            return Err(Failure::Rpc(code).into());
-        }
+        Reply::Error(code) => return Err(Failure::Rpc(code).into()),
     };
     made.upstream.version = result.version().or(epoch.version()).cloned();
 

@@ -12,18 +12,12 @@ pub(crate) struct Assigned {
     sessions: Sessions,
     id: HeaderValue,
     taken: Arc<AtomicBool>,
-    was_anothers: bool,
 }
 
 impl Assigned {
     /// Whether the server has given the id to somebody else since, and so has lost the session.
     pub(crate) fn is_taken(&self) -> bool {
         self.taken.load(Ordering::Acquire)
-    }
-
-    /// Whether a record of another session had the id when it was given.
-    pub(crate) fn was_anothers(&self) -> bool {
-        self.was_anothers
     }
 
     /// Whether the endpoint is known to hand out more than one id.
@@ -53,7 +47,6 @@ impl Sessions {
             sessions: self.clone(),
             id: id.clone(),
             taken,
-            was_anothers: holders.iter().any(|holder| !Arc::ptr_eq(holder, session)),
         }
     }
 

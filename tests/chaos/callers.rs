@@ -223,7 +223,7 @@ impl Caller {
         if change.is_none() {
             outgoing.vary(random);
         }
-        let padding = outgoing.padding;
+        let (padding, has_known_ids) = (outgoing.padding, outgoing.has_known_ids());
         let outcomes = self.send(random, outgoing).await;
         let (tag, start, gave_up) = (outcomes.tag, outcomes.start, outcomes.gave_up);
         let Some(answer) = outcomes.answer else {
@@ -269,7 +269,7 @@ impl Caller {
         }
         let is_told = read.answered + read.lost == calls.len();
         if read.is_dropped {
-            if !is_short {
+            if !is_short && has_known_ids {
                 self.world.state().account.hangs(&tag);
             }
         } else {
@@ -389,6 +389,11 @@ impl Outgoing {
             method: Method::GET,
             ..Self::post(kind, lineage, Value::Null)
         }
+    }
+
+    /// Whether the layer knows the ids of the requests in it: of a batch over K1 it does not.
+    fn has_known_ids(&self) -> bool {
+        self.padding == 0 || self.kind != Kind::Act(Action::Batch)
     }
 
     fn of(&mut self, mine: &Mine) {

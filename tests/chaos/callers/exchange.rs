@@ -55,6 +55,7 @@ impl Caller {
             headers.insert("connection", HeaderValue::from_static("x-hop"));
             headers.insert("x-hop", text(number.to_string()));
         }
+        let has_known_ids = outgoing.has_known_ids();
         let tag = Tag {
             number,
             principal: self.principal,
@@ -104,7 +105,9 @@ impl Caller {
             Ok(Err(Broken)) => None,
             Err(_) => {
                 if outgoing.patience > Duration::from_secs(60) {
-                    state.account.hangs(&tag);
+                    if has_known_ids {
+                        state.account.hangs(&tag);
+                    }
                     if state.was_well(start) && tag.lineage.is_some() {
                         state.account.violate(
                             "every call succeeds while all is well",

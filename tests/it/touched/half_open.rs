@@ -8,7 +8,6 @@ use serde_json::json;
 use testing::scenario::{Door, answer, hang, heal, is, slow, start};
 use testing::whose::*;
 use testing::*;
-use tower::ServiceExt;
 
 /// Ada goes by "1" and Bob by "2", on a server that counts.
 async fn ada_and_bob() -> (Server, User, User) {
@@ -300,37 +299,6 @@ async fn a5_i3_a_handshake_that_fails_late_ends_nobody_elses_session() {
     assert_eq!(server.count("DELETE"), 0);
     let answer = carol.call(3).await;
     assert_eq!((answer.status, answer.recovery), (200, None));
-}
-
-/// B2, I3: an error is no new session, so that the id it comes with may still be its owner's.
-#[tokio::test(start_paused = true)]
-async fn i3_a_handshake_that_is_answered_with_an_error_ends_nobody_elses_session() {
-    for (id, ended) in [("1", 0), ("9", 1)] {
-        // Given Bob, whose session is lost, and a server that refuses him with somebody's id,
-        let (server, _ada, bob) = ada_and_bob().await;
-        server
-            .service()
-            .oneshot(with_token(delete(&bob.session), Some(bob.name)))
-            .await
-            .unwrap();
-        server.on(move |seen| {
-            let error = json!({"code": -32603, "message": "no more room"});
-            let error = json!({"jsonrpc": "2.0", "id": seen.message()["id"], "error": error});
-            let mut refusal = json_reply(200, &error);
-            let headers = refusal.headers_mut();
-            headers.insert(SESSION_ID, id.parse().unwrap());
-            (seen.what() == "initialize").then_some(refusal)
-        });
-
-        // when he calls,
-        let answer = bob.call(1).await;
-        settle().await;
-
-        // then it is not ended if it is Ada's, and ended if it is a new one.
-        let failed = Some(Outcome::Failed(Failure::Rpc(-32603)));
-        assert_eq!((answer.status, answer.outcome()), (404, failed));
-        assert_eq!(server.count("DELETE"), 1 + ended, "{id}");
-    }
 }
 
 /// A5, I3: nor does it once every session was forgotten: whose an id is, the server has said.
