@@ -197,6 +197,8 @@ where
         let config = &self.shared.config;
         let timeout = match *self.head.method() {
             Method::POST if config.answer_lost_requests => config.orphan_timeout,
+            // Without its body it would be another request (rule F4).
+            Method::GET if self.body.is_none() => return None,
             Method::GET if self.has_last_event_id => config.orphan_timeout,
             Method::GET => Duration::ZERO,
             _ => return None,

@@ -6,6 +6,7 @@ use http_body_util::BodyExt;
 use mcp_session_recovery::{Outcome, Refusal, SessionRecoveryLayer};
 use serde_json::json;
 use testing::mocked::*;
+use testing::scenario::hang;
 use testing::*;
 use tokio_test::{assert_pending, task};
 use tower::ServiceExt;
@@ -410,4 +411,30 @@ async fn a_session_whose_initialize_took_its_time_is_recovered() {
     };
     assert_eq!(echoed(&scene.call(1).await), 1);
     assert_eq!(scene.server.last("initialize").body, text);
+}
+
+/// F4, G2: a GET that was left behind moves with its session, but not without its body.
+#[tokio::test(start_paused = true)]
+async fn f4_g2_a_get_whose_body_was_not_kept_is_not_sent_again_without_it() {
+    for (length, times) in [(500, 2), (501, 1)] {
+        // Given a GET with a body that is not answered while its session is recovered,
+        let scene = live(SessionRecoveryLayer::new().max_body_bytes(500)).await;
+        hang(&scene.server, "GET");
+        let body = "x".repeat(length);
+        let get = request(Method::GET, Some(&scene.session), body.clone());
+        let getting = scene.spawn(get);
+        settle().await;
+        scene.server.restart();
+
+        // when that is over,
+        let ping = post(Some(&scene.session), &json!({"id": 7, "method": "ping"}));
+        assert_eq!(scene.send(ping).await.outcome(), Some(Outcome::Replayed));
+        settle().await;
+
+        // then it is sent again with its body, or not at all.
+        let seen = scene.server.all("GET");
+        assert_eq!(seen.len(), times, "{length}");
+        assert!(seen.iter().all(|seen| seen.body == body), "{length}");
+        getting.abort();
+    }
 }
