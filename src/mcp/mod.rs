@@ -15,6 +15,7 @@ mod header;
 mod http_answer;
 mod id;
 mod initialize;
+mod large_message;
 mod list_changed;
 mod members;
 mod message;
@@ -43,12 +44,13 @@ pub(crate) use self::{
     },
     id::Id,
     initialize::{InitializeResult, ListChanged, propose_version},
+    large_message::{id_of_large_request, is_large_initialize, is_large_request},
     list_changed::list_changed_event,
     members::{members, string},
     pending_requests::PendingRequests,
     prompt_answer::begins_with_answer,
     reader::MessageReader,
-    skim::{Skimmed, id_of_large_request, is_large_initialize, is_large_request},
+    skim::Skimmed,
     summary::Summary,
 };
 
