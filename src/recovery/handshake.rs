@@ -57,21 +57,10 @@ impl<S: HttpService<B>, B: Body<Error: Send> + Send + 'static> HalfOpen<'_, S, B
 
 impl<S: HttpService<B>, B: Body<Error: Send> + Send + 'static> Drop for HalfOpen<'_, S, B> {
     fn drop(&mut self) {
-        // The id is nobody's from here on.
         let Some(assigned) = self.assigned.take() else {
             return;
         };
-        if assigned.is_taken() {
-            // It is somebody else's, whether a record says so or not.
-            return;
-        }
-        let is_of_many = assigned.is_of_many(self.session.endpoint());
-        drop(assigned);
-        // Of a server with one id for all, the next recovery may have been given the same id again by
-        // the time a DELETE is there.
-        let chain = self.session.chain();
-        let is_own = chain.current().id() == self.upstream.id.as_ref();
-        if is_of_many || !is_own || chain.is_forgotten() {
+        if assigned.is_to_be_ended(self.session) {
             self.client.delete(&self.upstream);
         }
     }

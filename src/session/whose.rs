@@ -20,8 +20,25 @@ impl Assigned {
         self.taken.load(Ordering::Acquire)
     }
 
+    /// Whether the half-open session that has the id is to be ended on the server, now that it is given
+    /// up (rules E7, I3).
+    pub(crate) fn is_to_be_ended(self, session: &Session) -> bool {
+        if self.is_taken() {
+            // It is somebody else's, whether a record says so or not.
+            return false;
+        }
+        let (id, is_of_many) = (self.id.clone(), self.is_of_many(session.endpoint()));
+        // The id is nobody's from here on.
+        drop(self);
+        // Of a server with one id for all, the next recovery may have been given the same id again by
+        // the time a DELETE is there.
+        let chain = session.chain();
+        let is_own = chain.current().id() == Some(&id);
+        is_of_many || !is_own || chain.is_forgotten()
+    }
+
     /// Whether the endpoint is known to hand out more than one id.
-    pub(crate) fn is_of_many(&self, endpoint: &Endpoint) -> bool {
+    pub(super) fn is_of_many(&self, endpoint: &Endpoint) -> bool {
         self.sessions.tells_apart(endpoint)
     }
 }

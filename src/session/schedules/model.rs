@@ -483,14 +483,7 @@ impl Drop for Made<'_> {
         let Some(assigned) = self.assigned.take() else {
             return;
         };
-        if assigned.is_taken() {
-            return;
-        }
-        let is_of_many = assigned.is_of_many(self.session.endpoint());
-        drop(assigned);
-        let chain = self.session.chain();
-        let is_own = chain.current().id() == Some(&self.id);
-        if is_of_many || !is_own || chain.is_forgotten() {
+        if assigned.is_to_be_ended(self.session) {
             self.world.end(&self.id, self.owner);
         }
     }
