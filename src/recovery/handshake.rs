@@ -60,7 +60,7 @@ impl<S: HttpService<B>, B: Body<Error: Send> + Send + 'static> Drop for HalfOpen
         let Some(assigned) = self.assigned.take() else {
             return;
         };
-        if assigned.is_to_be_ended(self.session) {
+        if assigned.must_end(self.session) {
             self.client.delete(&self.upstream);
         }
     }

@@ -22,7 +22,7 @@ impl Assigned {
 
     /// Whether the half-open session that has the id is to be ended on the server, now that it is given
     /// up (rules E7, I3).
-    pub(crate) fn is_to_be_ended(self, session: &Session) -> bool {
+    pub(crate) fn must_end(self, session: &Session) -> bool {
         if self.is_taken() {
             // It is somebody else's, whether a record says so or not.
             return false;

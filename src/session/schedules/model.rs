@@ -483,7 +483,7 @@ impl Drop for Made<'_> {
         let Some(assigned) = self.assigned.take() else {
             return;
         };
-        if assigned.is_to_be_ended(self.session) {
+        if assigned.must_end(self.session) {
             self.world.end(&self.id, self.owner);
         }
     }
