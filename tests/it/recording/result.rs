@@ -195,11 +195,6 @@ async fn b3_a_session_without_a_known_result_is_recorded_all_the_same() {
             Script::new().data(begin).error("broken"),
             "breaks",
         ),
-        (
-            "application/json",
-            Script::new().data(&whole).error("broken"),
-            "breaks at its end",
-        ),
         ("application/json", Script::new(), "is empty"),
         ("text/plain", Script::new().data(&whole), "is text"),
     ] {

@@ -282,12 +282,35 @@ async fn e6_a_handshake_that_is_denied_gives_the_caller_the_challenge() {
     }
 }
 
+/// E6: it is read to the result, not to the end of what the server sends.
+#[tokio::test(start_paused = true)]
+async fn e6_a_result_in_json_counts_once_it_is_there() {
+    let script = |cut| {
+        let (begin, end) = RESULT.as_bytes().split_at(cut);
+        Script::new().data(begin).data(end)
+    };
+    for cut in [0, 40] {
+        // Given a server that keeps the connection of a whole answer open, or breaks it,
+        for broken in [false, true] {
+            let scene = answering("application/json", move || match broken {
+                true => script(cut).error("reset"),
+                false => script(cut).pending(),
+            })
+            .await;
+            // then nobody waits for the end of it.
+            let started = tokio::time::Instant::now();
+            let answer = scene.call(1).await;
+            assert_eq!(answer.outcome(), Some(Outcome::Replayed));
+            assert!(started.elapsed().is_zero());
+        }
+    }
+}
+
 /// E6: an answer that breaks off holds no result, and a transport error is no answer.
 #[tokio::test(start_paused = true)]
 async fn e6_an_answer_that_breaks_off_is_a_failed_handshake() {
     let half = &RESULT.as_bytes()[..40];
     for (content_type, body) in [
-        ("application/json", RESULT.as_bytes()),
         ("application/json", half),
         ("text/event-stream", b"".as_slice()),
         ("text/event-stream", b"data: "),
