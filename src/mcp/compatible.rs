@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 
 use self::Place::{Body, ErrorMessage};
 use super::{
-    Classify, HttpAnswer, Message, Verdict, members, session_words::speaks_of_session, string,
+    Classify, HttpAnswer, Id, Message, Verdict, members, session_words::speaks_of_session, string,
 };
 
 /// The default: 404 as the specification has it, and the servers known to answer otherwise.
@@ -84,6 +84,9 @@ const SUSPICIOUS: [StatusCode; 6] = [
 
 impl Classify for Compatible {
     fn classify(&self, answer: &HttpAnswer<'_>) -> Verdict {
+        // As lenient clients read it.
+        let body = String::from_utf8_lossy(answer.body());
+        let answer = &answer.with_body(body.as_bytes());
         let (status, get) = (answer.status(), *answer.method() == Method::GET);
         if KNOWN_SERVERS.iter().any(|known| known.answers(answer)) {
             return Verdict::Expired;
@@ -159,14 +162,16 @@ fn text(value: &RawValue) -> Option<Cow<'_, str>> {
 fn is_method_not_found(answer: &HttpAnswer<'_>) -> bool {
     let code = error(answer).and_then(|[code, _]| code);
     let code = code.and_then(|code| serde_json::from_str::<f64>(code.get()).ok());
-    let is_it = code == Some(-32601.0);
-    is_it
-        && answer
-            .message()
-            .and_then(|asked| asked.parsed_id())
-            .is_some_and(|asked| {
-                Message::single(answer.body()).is_some_and(|message| message.answers(&asked))
-            })
+    code == Some(-32601.0)
+        && asked(answer).is_some_and(|asked| {
+            Message::single(answer.body()).is_some_and(|message| message.answers(&asked))
+        })
+}
+
+/// The id of the one request that was answered.
+fn asked(answer: &HttpAnswer<'_>) -> Option<Id> {
+    let request = String::from_utf8_lossy(answer.request()?);
+    Message::single(request.as_bytes())?.parsed_id()
 }
 
 fn challenge_speaks_of_session(answer: &HttpAnswer<'_>) -> bool {
@@ -225,6 +230,19 @@ mod tests {
             r#"{"id":1,"error":{"code":-32601,"data":["\ud83d",1e999]}}"#,
         ] {
             assert_eq!(post(404, body), Verdict::Alive, "{body}");
+        }
+    }
+
+    #[test]
+    fn d2_method_not_found_is_alive_where_a_text_is_no_utf_8() {
+        let [request, body] = [
+            &b"{\"id\":1,\"method\":\"x\xff\"}"[..],
+            b"{\"id\":1,\"error\":{\"code\":-32601,\"message\":\"no x\xff\"}}",
+        ];
+        for request in [request, REQUEST] {
+            let response = Response::builder().status(404).body(body).unwrap();
+            let answer = HttpAnswer::new(&Method::POST, Some(request), &response);
+            assert_eq!(Compatible.classify(&answer), Verdict::Alive);
         }
     }
 

@@ -81,6 +81,19 @@ impl<'a> HttpAnswer<'a> {
         Message::single(self.message?)
     }
 
+    /// The body of the request, if it was buffered.
+    pub(super) fn request(&self) -> Option<&'a [u8]> {
+        self.message
+    }
+
+    /// The same with another body.
+    pub(super) fn with_body<'b>(&self, body: &'b [u8]) -> HttpAnswer<'b>
+    where
+        'a: 'b,
+    {
+        HttpAnswer { body, ..*self }
+    }
+
     /// The status of the answer.
     pub fn status(&self) -> StatusCode {
         self.status
