@@ -47,12 +47,12 @@ impl<R: Body> ReadAhead<R> {
 
     fn poll_fill(&mut self, cx: &mut Context<'_>, limit: usize) -> Poll<()> {
         for _ in 0..AT_ONCE {
+            if !self.has_more(limit) {
+                return Poll::Ready(());
+            }
             let Rest::More(body) = &mut self.rest else {
                 return Poll::Ready(());
             };
-            if self.frames.counted() > limit {
-                return Poll::Ready(());
-            }
             match ready!(body.as_mut().poll_frame(cx)) {
                 None => self.rest = Rest::Ended,
                 Some(Err(error)) => self.rest = Rest::Broken(Some(error)),
@@ -80,6 +80,11 @@ impl<R: Body> ReadAhead<R> {
             }
             Rest::Ended | Rest::Broken(_) => false,
         }
+    }
+
+    /// Whether there is more to read within `limit` bytes.
+    pub(crate) fn has_more(&self, limit: usize) -> bool {
+        matches!(self.rest, Rest::More(_)) && self.frames.counted() <= limit
     }
 
     /// Whether the body broke while it was read.

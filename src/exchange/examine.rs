@@ -1,6 +1,6 @@
 //! Reads a verdict out of an answer, and acts on it (rules D1 to D9, J1, J2, J4, J5).
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use http::{
     HeaderValue, Method, Response, StatusCode,
@@ -21,9 +21,10 @@ use crate::{
     session::{Epoch, RecoveryError, Standing},
 };
 
-/// Of what the layer may add to a request, one part in so many is for the body of an error: the
-/// rest is for doing something about it.
-const BODY_PARTS: u32 = 4;
+/// The time that the layer may add to a request has so many parts. What has come of an error's body
+/// in the first decides; where that does not speak of the session, what has come before the last,
+/// which is for doing something about it.
+const PARTS: u32 = 4;
 
 /// An answer that may be about the session, read as far as the limit allows.
 pub(super) struct Examined<R: Body> {
@@ -37,16 +38,30 @@ impl<R: Body> Examined<R> {
     /// Reads the body, so that its connection is free again before anything else is sent.
     async fn read(response: Response<R>, config: &Config, allowance: &mut Allowance) -> Self {
         let (head, body) = response.into_parts();
-        let mut body = ReadAhead::new(body);
-        let fill = body.fill(config.max_error_body_bytes);
-        let share = allowance.share(BODY_PARTS);
-        // What has been read when the time is up stays read.
-        let _ = allowance.spend_at_most(share, fill).await;
-        Self {
+        let mut answer = Self {
             epoch: None,
             head,
-            body,
+            body: ReadAhead::new(body),
+        };
+        let share = allowance.share(PARTS);
+        answer.read_for(share, config, allowance).await;
+        answer
+    }
+
+    /// Reads what the first part of the time was too short for. Whether there was anything.
+    async fn read_on(&mut self, config: &Config, allowance: &mut Allowance) -> bool {
+        let has_more = self.body.has_more(config.max_error_body_bytes);
+        if has_more {
+            let share = allowance.share(PARTS - 1) * (PARTS - 2);
+            self.read_for(share, config, allowance).await;
         }
+        has_more
+    }
+
+    async fn read_for(&mut self, share: Duration, config: &Config, allowance: &mut Allowance) {
+        let fill = self.body.fill(config.max_error_body_bytes);
+        // What has been read when the time is up stays read.
+        let _ = allowance.spend_at_most(share, fill).await;
     }
 
     /// What the answer says about the session. `same` tells that it was given to the very
@@ -115,7 +130,13 @@ where
         let mut allowance = exchange.take_allowance();
         let mut answer = Examined::read(response, config, &mut allowance).await;
         answer.epoch = Some(exchange.epoch().clone());
-        let verdict = exchange.verdict(&answer);
+        let mut verdict = exchange.verdict(&answer);
+        if verdict == Verdict::Alive
+            && exchange.is_about_session(&answer)
+            && answer.read_on(config, &mut allowance).await
+        {
+            verdict = exchange.verdict(&answer);
+        }
         if let Some(outcome) = exchange.outcome {
             // It was sent again, and is not sent a third time (rule F1).
             match verdict {
@@ -174,13 +195,15 @@ where
         let message = self.body.as_ref().map(BufferedBody::data);
         let config = &self.shared.config;
         let same = self.has_epochs_authorization();
-        let verdict = answer.verdict(config, self.head.method(), message.as_deref(), same);
-        match verdict {
-            // It makes a session of its own (rule D7).
-            _ if self.summary().is_initialize => Verdict::Alive,
-            _ if self.is_of_no_session(answer) => Verdict::Alive,
-            verdict => verdict,
+        match self.is_about_session(answer) {
+            true => answer.verdict(config, self.head.method(), message.as_deref(), same),
+            false => Verdict::Alive,
         }
+    }
+
+    /// Not if the request makes a session of its own (rule D7), or there was none to be found.
+    fn is_about_session(&self, answer: &Examined<S::ResBody>) -> bool {
+        !self.summary().is_initialize && !self.is_of_no_session(answer)
     }
 
     /// Whether there was no session to be found (rules D7, E8).
@@ -217,8 +240,7 @@ where
 
     /// An answer that was examined says by what it says that the session lives (rule J4).
     fn note_life(&self, answer: &Examined<S::ResBody>) {
-        let is_about_it = !self.summary().is_initialize && !self.is_of_no_session(answer);
-        if answer.is_proof() && is_about_it {
+        if answer.is_proof() && self.is_about_session(answer) {
             self.session.chain().lives(self.epoch());
         }
     }

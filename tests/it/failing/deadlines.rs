@@ -120,7 +120,7 @@ async fn j5_a_server_cannot_hold_back_an_answer_for_longer() {
     }
 }
 
-/// J5: what only may be about the session is held back for a part of that.
+/// J5: what only may be about the session is held back for three quarters of that.
 #[tokio::test(start_paused = true)]
 async fn j5_an_error_of_a_live_session_is_not_held_back_for_long() {
     for status in [400, 401, 403, 404, 410, 500, 503] {
@@ -142,7 +142,7 @@ async fn j5_an_error_of_a_live_session_is_not_held_back_for_long() {
             };
             let started = Instant::now();
             let response = client.clone().oneshot(request).await.unwrap();
-            assert!(started.elapsed() <= Duration::from_millis(2500), "{status}");
+            assert!(started.elapsed() <= Duration::from_millis(7500), "{status}");
             // And the rest comes as it comes.
             let mut body = response.into_body();
             let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
