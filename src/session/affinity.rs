@@ -5,9 +5,9 @@ use http::{
     header::{COOKIE, SET_COOKIE},
 };
 
-/// How many cookies a handshake may set, how long each may be, and how many of their earlier values
-/// are known.
-const MAX_COOKIES: usize = 8;
+/// How many cookies a handshake may set, as browsers allow for a host at least (RFC 6265, 6.1), how
+/// long each may be, and how many of their earlier values are known.
+const MAX_COOKIES: usize = 50;
 const MAX_LEN: usize = 4096;
 const MAX_OUTDATED: usize = 4;
 
@@ -32,17 +32,21 @@ impl Affinity {
     /// Learns what an answer sets.
     pub(crate) fn learn(&mut self, answer: &HeaderMap) {
         for set_cookie in answer.get_all(SET_COOKIE) {
-            let Some((name, value)) = pair(set_cookie.as_bytes()) else {
-                continue;
-            };
+            let set = pair(set_cookie.as_bytes());
             // What is set again takes the place of what was set before.
-            let is_other = |it: &HeaderValue| pair(it.as_bytes()).is_none_or(|it| it.0 != name);
+            let is_other = |it: &HeaderValue| {
+                set.is_none_or(|(name, _)| {
+                    pair(it.as_bytes()).is_none_or(|(other, _)| other != name)
+                })
+            };
             let others = self.set_cookie.iter().filter(|it| is_other(it)).count();
             if set_cookie.len() > MAX_LEN || others >= MAX_COOKIES {
                 continue;
             }
             self.set_cookie.retain(is_other);
             self.set_cookie.push(set_cookie.clone());
+            // What has no name is none to be sent back, and for the caller to make sense of.
+            let Some((name, value)) = set else { continue };
             self.cookies.retain(|cookie| cookie.name != name);
             self.cookies.push(Cookie {
                 name: name.to_vec(),

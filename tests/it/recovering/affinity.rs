@@ -417,6 +417,45 @@ async fn e11_a_cookie_that_each_answer_sets_is_told_once() {
     assert_eq!(set[1], own.as_str());
 }
 
+/// E11: a caller learns all that was set, whatever it may make of it.
+#[tokio::test(start_paused = true)]
+async fn e11_all_that_a_handshake_sets_is_told_as_it_came() {
+    let odd = [&b""[..], b"novalue", b"=x", b";", b"lb=\xff", b"ok=1;;"];
+    let many = (0..20).map(|n| format!("c{n}={n}; Path=/").into_bytes());
+    let set: Vec<_> = odd.iter().map(|odd| odd.to_vec()).chain(many).collect();
+    // Given a server that sets many cookies, and some that are none,
+    let server = Server::new(Profile::TypeScriptJson);
+    let client = client(&server, SessionRecoveryLayer::new());
+    let session = handshake(&client).await;
+    server.restart();
+    let (behind, sets) = (server.clone(), set.clone());
+    server.on(move |seen| {
+        let mut reply = behind.default_answer(seen);
+        if seen.what() == "initialize" {
+            for set in &sets {
+                let value = http::HeaderValue::from_bytes(set).unwrap();
+                reply.headers_mut().append("set-cookie", value);
+            }
+        }
+        Some(reply)
+    });
+
+    // when a caller's call leads to a handshake,
+    let mut request = post(Some(&session), &tool_call(1));
+    request
+        .headers_mut()
+        .insert("cookie", "user=1".parse().unwrap());
+    let answer = send(&client, request).await;
+
+    // then it is told of each, and those that can be are sent back.
+    let told = answer.headers.get_all("set-cookie").iter();
+    assert!(told.map(http::HeaderValue::as_bytes).eq(&set));
+    let sent = &server.last("tools/call").headers["cookie"];
+    let sent: Vec<_> = sent.as_bytes().split(|byte| *byte == b';').collect();
+    // The caller's own, `lb`, `ok` and the twenty.
+    assert_eq!(sent.len(), 1 + 2 + 20);
+}
+
 /// E11: a cookie that is taken back is not sent any more.
 #[tokio::test(start_paused = true)]
 async fn e11_a_cookie_that_the_handshake_takes_back_is_not_sent() {
