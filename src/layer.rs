@@ -309,7 +309,7 @@ impl SessionRecoveryLayer {
     /// How many resource subscriptions are remembered for each session. Default: 1,024.
     ///
     /// Those beyond are not restored, which [`RecoveryEvent::not_restored`] tells. Nor is one that was
-    /// asked for in a body larger than 8 KiB, alone or in a batch.
+    /// asked for in a message larger than 8 KiB.
     #[must_use]
     pub fn max_subscriptions(mut self, subscriptions: usize) -> Self {
         self.config.max_subscriptions = subscriptions;

@@ -12,7 +12,7 @@ use crate::{
     body::{BufferedBody, ResponseBody, Tap},
     config::Shared,
     http_service::{HttpService, LayerResponse},
-    mcp::{AnswerHeaders, LostResponse, MessageReader, Skimmed, is_event_stream},
+    mcp::{AnswerHeaders, LostResponse, MessageReader, Skimmed, is_batch, is_event_stream},
     recovery,
     session::{PendingChanges, Session, StateChange},
 };
@@ -237,7 +237,7 @@ where
     /// replaced (rule G6).
     pub(super) fn orphaned(&self) -> LayerResponse<S, B> {
         let body = self.body.as_ref().map(|body| body.data());
-        let is_batch = body.is_some_and(|body| body.trim_ascii_start().starts_with(b"["));
+        let is_batch = body.is_some_and(|body| is_batch(&body));
         let lost = LostResponse::SessionExpired.answer(&self.requests(), is_batch);
         self.mark(lost, Outcome::AnswerLost)
             .map(ResponseBody::whole)

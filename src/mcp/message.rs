@@ -98,6 +98,11 @@ impl<'a> Message<'a> {
     }
 }
 
+/// Whether a body is a batch, if it is JSON-RPC at all.
+pub(crate) fn is_batch(body: &[u8]) -> bool {
+    body.trim_ascii_start().starts_with(b"[")
+}
+
 fn parse(text: &str) -> Option<Message<'_>> {
     let mut json = serde_json::Deserializer::from_str(text);
     let message = MessageVisitor.deserialize(&mut json).ok()?;

@@ -47,6 +47,7 @@ pub(crate) use self::{
     large_message::{id_of_large_request, is_large_initialize, is_large_request},
     list_changed::list_changed_event,
     members::{members, string},
+    message::is_batch,
     pending_requests::PendingRequests,
     prompt_answer::begins_with_answer,
     reader::MessageReader,

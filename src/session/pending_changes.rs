@@ -1,7 +1,7 @@
 //! What a session was asked to hold, and has not said yet that it does (rule H1).
 
 use super::StateChange;
-use crate::mcp::{Id, Message, Skimmed};
+use crate::mcp::{Id, Message, Skimmed, is_batch};
 
 /// The changes of state that requests ask for, each until its answer is there.
 #[derive(Default)]
@@ -12,15 +12,15 @@ pub(crate) struct PendingChanges(pub(super) Vec<(Id, StateChange)>);
 const MAX_ASKED: usize = 64;
 
 impl PendingChanges {
-    /// The largest body that is looked at, in bytes. A subscription to a longer URI is not kept.
-    pub(crate) const MAX_BODY: usize = 8 * 1024;
+    /// The largest message that is looked at, in bytes. A subscription to a longer URI is not kept.
+    const MAX_MESSAGE: usize = 8 * 1024;
 
     /// The changes that a request body asks for, in order; `None` if there are none. Nearly every
     /// body holds none, which is found out without parsing it: by the method, if the body is known to
     /// be one `message`.
     #[inline]
     pub(crate) fn in_body(body: &[u8], message: Option<&Skimmed<'_>>) -> Option<Self> {
-        if body.len() > Self::MAX_BODY {
+        if body.len() > Self::MAX_MESSAGE && !is_batch(body) {
             return None;
         }
         let may_hold_change = match message {
@@ -36,7 +36,8 @@ impl PendingChanges {
     fn parse(body: &[u8]) -> Self {
         let mut pending = Self::default();
         let read = Message::each(body, |message| {
-            if message.is_request() {
+            let params = message.params().map_or(0, str::len);
+            if message.is_request() && params <= Self::MAX_MESSAGE {
                 pending
                     .0
                     .extend(message.parsed_id().zip(StateChange::of(&message)));

@@ -87,6 +87,31 @@ fn state(level: Option<&str>, uris: &[&str]) -> BTreeSet<(String, String)> {
     uris.chain(level).collect()
 }
 
+/// H1: what counts is how large a message is, not the batch that it came in.
+#[tokio::test(start_paused = true)]
+async fn h1_a_subscription_in_a_large_batch_is_kept_and_one_to_a_huge_uri_is_not() {
+    // Given a batch of many calls, a subscription among them, and one to a huge URI,
+    let scene = scene_with(Profile::TypeScriptJson, layer(), json!({})).await;
+    let huge = "u".repeat(9 * 1024);
+    let mut batch: Vec<_> = (100..400).map(tool_call).collect();
+    batch.push(subscribe("kept"));
+    let mut other = subscribe(&huge);
+    other["id"] = json!(12);
+    batch.push(other);
+    let result = |id: u64| json!({"jsonrpc": "2.0", "id": id, "result": {}});
+    let results = json!([result(11), result(12)]).to_string();
+    let mut answer = Some(reply(200, Some("application/json"), &results));
+    scene.server.on(move |_| answer.take());
+
+    // when it has been answered, and the session is lost,
+    assert_eq!(scene.post(&json!(batch)).await.status, 200);
+    scene.server.restart();
+    assert_eq!(scene.call(1).await.outcome(), Some(Outcome::Replayed));
+
+    // then the one is asked for again.
+    assert_eq!(restored(&scene), state(None, &["kept"]));
+}
+
 /// H1, E9: the last level, and the subscriptions that are open, before the new session is used.
 #[tokio::test(start_paused = true)]
 async fn level_and_subscriptions_are_set_again_before_the_call_is_replayed() {
