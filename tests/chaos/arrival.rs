@@ -3,7 +3,7 @@
 use http::{HeaderMap, HeaderName, Method};
 
 use crate::{
-    account::{Kind, Upstream},
+    account::{Kind, Tag, Upstream},
     plan::Action,
     server::{Ids, PROTOCOL_VERSION, SESSION_ID, Seen, cookie},
     world::State,
@@ -160,7 +160,7 @@ fn headers(state: &mut State, seen: &Seen) {
     }
     if let Some(sent) = cookie(&seen.headers, "route") {
         let mine = cookie(&tag.headers, "route");
-        let is_own = seen.is_layers() || mine.is_some();
+        let is_own = seen.is_layers() || lent || mine.is_some();
         if mine != Some(sent) && !(is_own && state.hosts[seen.host].has_set(sent)) {
             wrong = Some(format!("cookie {sent} under {:?} {}", tag.kind, tag.number));
         }
@@ -274,11 +274,7 @@ fn session(state: &mut State, seen: &Seen) {
             // A ping may come to the half-open session that has the old one's id.
             let upstream = &state.account.upstreams[serial];
             let is_made = !upstream.by_layer || upstream.is_published;
-            if !seen.is_layers() {
-                for key in &tag.keys {
-                    state.account.call(*key).sent_in = Some(serial);
-                }
-            }
+            calls_sent_in(state, seen, tag, serial);
             if !seen.is_layers() || seen.is_ping() && is_made {
                 let of = state.account.upstreams[serial].lineage;
                 state.account.sent_in(of.unwrap_or(number), serial);
@@ -294,6 +290,7 @@ fn session(state: &mut State, seen: &Seen) {
                 );
                 state.account.violate("never another's session", what);
             }
+            last.inspect(|last| calls_sent_in(state, seen, tag, *last));
             if let (Some(last), true) = (last, !seen.is_layers() || seen.is_ping()) {
                 let of = state.account.upstreams[last].lineage;
                 state.account.sent_in(of.unwrap_or(number), last);
@@ -314,6 +311,15 @@ fn session(state: &mut State, seen: &Seen) {
                 let of = state.account.upstreams[last].lineage;
                 state.account.sent_in(of.unwrap_or(number), last);
             }
+        }
+    }
+}
+
+/// Where the calls of a request were sent last.
+fn calls_sent_in(state: &mut State, seen: &Seen, tag: &Tag, serial: usize) {
+    if !seen.is_layers() {
+        for key in &tag.keys {
+            state.account.call(*key).sent_in = Some(serial);
         }
     }
 }

@@ -107,6 +107,11 @@ impl Caller {
         self.memory.lock().unwrap()
     }
 
+    /// Most do, some never send any.
+    fn keeps_cookies(&self) -> bool {
+        self.number % 8 != 3
+    }
+
     fn next_id(&self) -> u64 {
         let mut memory = self.memory();
         memory.next_id += 1;

@@ -82,6 +82,8 @@ impl Caller {
         let is_boths = self.is_boths(state, mine.lineage, |_| true);
         let is_told = |current: &usize| state.account.upstreams[*current].delivered.is_some();
         let tells_apart = host.ids != Ids::Constant && !is_boths && !lineage.is_taken;
+        // Where any replica answers it, its sessions follow each other too quickly.
+        let tells_apart = tells_apart && (self.keeps_cookies() || !host.replicated);
         let Some(current) = lineage
             .current
             .filter(|_| lineage.is_known && tells_apart)

@@ -143,7 +143,8 @@ impl Caller {
 
     /// What must hold of every answer's head.
     pub(super) fn look(&self, tag: &Tag, answer: &Answer) {
-        for set in answer.headers().get_all(header::SET_COOKIE) {
+        let set_cookie = answer.headers().get_all(header::SET_COOKIE).iter();
+        for set in set_cookie.filter(|_| self.keeps_cookies()) {
             let as_cookie = HeaderMap::from_iter([(header::COOKIE, set.clone())]);
             if let Some(route) = cookie(&as_cookie, "route") {
                 self.memory().route = Some(route.to_owned());

@@ -73,6 +73,9 @@ impl Caller {
         let mut sessions = host.sessions.values();
         let current = state.account.lineages[lineage].current;
         let session = sessions.find(|it| Some(it.serial) == current);
+        if host.replicated && !self.keeps_cookies() {
+            return true;
+        }
         host.replicated
             && session.is_some_and(|it| Some(&it.replica) != route.as_ref())
             && replicas.any(|it| Some(it) == route)
