@@ -128,6 +128,8 @@ pub struct Held {
     pub arrivals: u64,
     /// Of the caller's own request.
     pub sendings: u64,
+    /// The session that it came to first with its `Last-Event-ID`.
+    pub resumed_in: Option<Option<HeaderValue>>,
 }
 
 pub struct Account {

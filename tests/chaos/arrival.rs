@@ -75,6 +75,16 @@ pub fn check(state: &mut State, seen: &Seen) {
                 format!("{:?} {} is sent {sendings} times", tag.kind, tag.number)
             });
     }
+    if let (false, Some(_)) = (seen.is_layers(), seen.header("last-event-id")) {
+        let id = seen.headers.get(SESSION_ID).cloned();
+        let held = state.account.held.entry(tag.number).or_default();
+        let crosses = *held.resumed_in.get_or_insert_with(|| id.clone()) != id;
+        state
+            .account
+            .check(!crosses, "an event id stays in its epoch", || {
+                format!("{:?} {} resumes another session", tag.kind, tag.number)
+            });
+    }
     if seen.is_handshake() {
         let lineage = seen.message["params"]["clientInfo"]["version"].as_str();
         let lineage = lineage.and_then(|it| it.parse::<usize>().ok());

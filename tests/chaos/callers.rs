@@ -171,22 +171,38 @@ impl Caller {
     }
 
     async fn listen(&self, random: &mut Random, mine: Mine) {
+        let last_id = self.listen_after(random, &mine, None).await;
+        if last_id.is_some() && random.chance(50) {
+            sleep(Duration::from_millis(random.below(20_000))).await;
+            self.listen_after(random, &mine, last_id).await;
+        }
+    }
+
+    /// Listens for a while, and gives the last event id.
+    async fn listen_after(
+        &self,
+        random: &mut Random,
+        mine: &Mine,
+        last_event_id: Option<String>,
+    ) -> Option<String> {
         let mut outgoing = Outgoing::get(Kind::Act(Action::Listen), Some(mine.lineage));
-        outgoing.of(&mine);
+        outgoing.of(mine);
+        outgoing.last_event_id = last_event_id;
         let Outcomes {
             tag, start, answer, ..
         } = self.send(random, outgoing).await;
         let status = answer.as_ref().map(|answer| answer.status().as_u16());
         self.judge(&tag, start, status == Some(200), status, answer.as_ref());
-        let Some(answer) = answer else { return };
+        let answer = answer?;
         if status != Some(200) {
-            return self.consider(random, &mine, status, &answer);
+            self.consider(random, mine, status, &answer);
+            return None;
         }
         let most = Duration::from_millis(random.below(90_000));
         if random.chance(10) {
             sleep(most / 2).await;
         }
-        self.read(&tag, answer, &HashMap::new(), most).await;
+        self.read(&tag, answer, &HashMap::new(), most).await.last_id
     }
 
     /// Asks something, or says something.
