@@ -128,6 +128,8 @@ pub struct Held {
     pub arrivals: u64,
     /// Of the caller's own request.
     pub sendings: u64,
+    /// The answer that would have it sent again broke off.
+    pub is_broken: bool,
     /// The session that it came to first with its `Last-Event-ID`.
     pub resumed_in: Option<Option<HeaderValue>>,
 }
@@ -137,6 +139,8 @@ pub struct Account {
     start: Instant,
     pub violation: Option<Violation>,
     pub lineages: Vec<Lineage>,
+    /// The credentials with which a handshake of the layer's was denied.
+    pub denied_handshakes: HashSet<HeaderValue>,
     pub upstreams: Vec<Upstream>,
     pub calls: HashMap<u64, Call>,
     pub held: HashMap<u64, Held>,
@@ -187,6 +191,7 @@ impl Account {
             start: Instant::now(),
             violation: None,
             lineages: Vec::new(),
+            denied_handshakes: HashSet::new(),
             upstreams: Vec::new(),
             calls: HashMap::new(),
             held: HashMap::new(),

@@ -67,12 +67,18 @@ pub fn check(state: &mut State, seen: &Seen) {
     if !seen.is_layers() && seen.method != Method::GET {
         let held = state.account.held.entry(tag.number).or_default();
         held.sendings += 1;
+        let is_broken = held.is_broken;
         let (sendings, is_response) = (held.sendings, tag.kind == Kind::Act(Action::Response));
         let most = if is_response { 1 } else { 2 };
         state
             .account
             .check(sendings <= most, "sent again once", || {
                 format!("{:?} {} is sent {sendings} times", tag.kind, tag.number)
+            });
+        state
+            .account
+            .check(!is_broken, "nothing over a truncated answer", || {
+                format!("{:?} {} is sent again", tag.kind, tag.number)
             });
     }
     if let (false, Some(_)) = (seen.is_layers(), seen.header("last-event-id")) {

@@ -304,7 +304,16 @@ impl Serving<'_> {
         let body = style
             .body
             .replace("OWN", &self.seen.message["id"].to_string());
-        self.plain(style.status, &body, style.content_type)
+        let mut act = self.plain(style.status, &body, style.content_type);
+        if let Act::Answer(_, _, answer) = &mut act {
+            // One that ends cleanly says something else.
+            if self.host.faults.has(Fault::Cut) && self.random.chance(50) {
+                let after = self.random.index(answer.body().bytes() + 1);
+                answer.body_mut().cut(after, true);
+            }
+            answer.body_mut().refuses = (!self.seen.is_layers()).then_some(self.seen.tag.number);
+        }
+        act
     }
 
     fn plain(&mut self, status: u16, body: &str, content_type: Option<&'static str>) -> Act {

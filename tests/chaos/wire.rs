@@ -74,6 +74,8 @@ pub struct Wire {
     /// Whom to tell which answers came out, and which did not.
     pub world: World,
     pub calls: Vec<u64>,
+    /// The request that it answers, if that is not to be sent again once this has broken.
+    pub refuses: Option<u64>,
     sleeping: Option<Pin<Box<Sleep>>>,
     burst: usize,
 }
@@ -85,6 +87,7 @@ impl Wire {
             life: None,
             world: world.clone(),
             calls: Vec::new(),
+            refuses: None,
             sleeping: None,
             burst: 0,
         }
@@ -122,10 +125,11 @@ impl Wire {
 
     fn ended(&mut self, with: Option<Broken>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         self.script.clear();
-        self.world
-            .state()
-            .account
-            .stream_ended(&std::mem::take(&mut self.calls));
+        let account = &mut self.world.state().account;
+        account.stream_ended(&std::mem::take(&mut self.calls));
+        if let (Some(number), Some(_)) = (self.refuses, &with) {
+            account.held.entry(number).or_default().is_broken = true;
+        }
         Poll::Ready(with.map(Err))
     }
 }

@@ -150,6 +150,18 @@ impl Caller {
                 self.memory().route = Some(route.to_owned());
             }
         }
+        let recovery = answer.extensions().get::<Recovery>();
+        if let Some(Outcome::Failed(Failure::Denied(status))) = recovery.map(Recovery::outcome) {
+            let account = &mut self.world.state().account;
+            let is_own = account
+                .denied_handshakes
+                .contains(&tag.headers["authorization"]);
+            account.check(
+                is_own || status != answer.status(),
+                "a denial is told to those whom it concerns",
+                || format!("{:?} {}", tag.kind, tag.number),
+            );
+        }
         if answer.status() == 401 {
             let token = self.world.state().tokens[self.principal];
             self.memory().token = token;

@@ -154,6 +154,7 @@ impl Serving<'_> {
         };
         if let (401 | 403, Some(lineage), true) = (status, lineage, self.seen.is_layers()) {
             let credentials = self.seen.headers.get("authorization").cloned();
+            self.account.denied_handshakes.extend(credentials.clone());
             self.account.lineages[lineage].attempts.denied = Some(credentials);
         }
     }
