@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use crate::mcp::{Id, id_of_large_request};
+use crate::mcp::{Id, id_of_large_request, is_large_initialize};
 
 /// How much of the beginning and of the end is noted, in bytes: a client puts the id of a request
 /// before its `params` or after them.
@@ -39,6 +39,11 @@ impl Ends {
         end.bytes.drain(..surplus);
         end.bytes.extend_from_slice(data);
         end.has_come |= is_last;
+    }
+
+    /// Whether the body certainly is an `initialize`.
+    pub(crate) fn is_initialize(&self) -> bool {
+        is_large_initialize(&self.beginning)
     }
 
     /// The id of the one request that the body is, if it is one and its ends tell.

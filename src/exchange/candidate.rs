@@ -66,9 +66,13 @@ impl Candidate {
     }
 
     /// An `initialize` in a session that there is.
-    pub(super) fn renewing(session: &Arc<Session>, head: Parts, body: &BufferedBody) -> Self {
+    pub(super) fn renewing(
+        session: &Arc<Session>,
+        head: Parts,
+        body: Option<&BufferedBody>,
+    ) -> Self {
         let principal = session.principal().cloned();
-        let mut candidate = Self::new(&head.uri, head.headers, Some(body), principal);
+        let mut candidate = Self::new(&head.uri, head.headers, body, principal);
         candidate.extensions = head.extensions;
         candidate.renews = Some(session.clone());
         candidate
@@ -135,13 +139,20 @@ impl Candidate {
         let Some(id) = assigned(head) else {
             return (Recorded::No, Evicted::new());
         };
-        let Some(body) = &self.body else {
+        let current = self.renews.as_ref().map(|it| it.chain().current());
+        let makes_none = current.is_some_and(|current| current.id() == Some(&id));
+        let too_large = |host, limit| {
+            if makes_none {
+                return (Recorded::No, Evicted::new());
+            }
             warn!(
-                host = self.endpoint.host(),
-                limit = config.max_body_bytes,
-                "initialize is too large, its session is not recorded"
+                host,
+                limit, "initialize is too large, its session is not recorded"
             );
-            return (Recorded::TooLarge, Evicted::new());
+            (Recorded::TooLarge, Evicted::new())
+        };
+        let Some(body) = &self.body else {
+            return too_large(self.endpoint.host(), config.max_body_bytes);
         };
         let body = body.data();
         let message = Message::single(&body);
@@ -159,13 +170,7 @@ impl Candidate {
         };
         let len = initialize_request.body.len();
         if len > config.max_initialize_bytes || initialize_request.bytes() - len > MAX_HEADERS {
-            warn!(
-                host = self.endpoint.host(),
-                bytes = initialize_request.bytes(),
-                limit = config.max_initialize_bytes,
-                "initialize is too large, its session is not recorded"
-            );
-            return (Recorded::TooLarge, Evicted::new());
+            return too_large(self.endpoint.host(), config.max_initialize_bytes);
         }
         let key = Key {
             id,

@@ -12,7 +12,10 @@ use crate::{
     body::{BufferedBody, ResponseBody, Tap},
     config::Shared,
     http_service::{HttpService, LayerResponse},
-    mcp::{AnswerHeaders, LostResponse, MessageReader, Skimmed, is_batch, is_event_stream},
+    mcp::{
+        AnswerHeaders, LostResponse, MessageReader, Skimmed, is_batch, is_event_stream,
+        is_large_initialize,
+    },
     recovery,
     session::{PendingChanges, Session, StateChange},
 };
@@ -123,7 +126,7 @@ where
     /// A 2xx proves that the session lives, and, if it answers an `initialize`, that another does
     /// (rule J4).
     fn note_success(&self) {
-        if self.epoch().is_unproven() && !self.summary().is_initialize {
+        if self.epoch().is_unproven() && !self.is_initialize() {
             #[cfg(feature = "store")]
             if self.epoch().is_restored() {
                 let headers = recovery::callers_headers(&self.unpack().headers);
@@ -196,12 +199,16 @@ where
     fn candidate(&self) -> Option<Candidate> {
         static INITIALIZE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("initialize"));
 
-        let body = self.body.as_ref()?;
         // Some servers say the session's id with every answer, so that the body has to tell.
-        let may_be = *self.head.method() == Method::POST
-            && body.len() <= self.shared.config.max_initialize_bytes
-            && INITIALIZE.find(&body.data()).is_some();
-        (may_be && self.summary().is_initialize)
+        let may_be = |body: &BufferedBody| match body.len() {
+            len if len <= self.shared.config.max_initialize_bytes => {
+                INITIALIZE.find(&body.data()).is_some()
+            }
+            // It is not recorded, which is to be told (rule B4).
+            _ => is_large_initialize(&body.data()),
+        };
+        let body = self.body.as_ref();
+        (*self.head.method() == Method::POST && body.is_none_or(may_be) && self.is_initialize())
             .then(|| Candidate::renewing(&self.session, self.unpack(), body))
     }
 

@@ -203,7 +203,7 @@ where
 
     /// Not if the request makes a session of its own (rule D7), or there was none to be found.
     fn is_about_session(&self, answer: &Examined<S::ResBody>) -> bool {
-        !self.summary().is_initialize && !self.is_of_no_session(answer)
+        !self.is_initialize() && !self.is_of_no_session(answer)
     }
 
     /// Whether there was no session to be found (rules D7, E8).

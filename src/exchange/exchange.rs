@@ -226,6 +226,14 @@ where
         })
     }
 
+    /// Whether the request makes a session of its own (rules B5, D7).
+    pub(super) fn is_initialize(&self) -> bool {
+        match &self.ends {
+            None => self.summary().is_initialize,
+            Some(ends) => ends.is_initialize(),
+        }
+    }
+
     /// The requests whose responses are waited for. Of a body that was not buffered the id is known
     /// once it has been sent.
     pub(super) fn requests(&self) -> Arc<[Id]> {

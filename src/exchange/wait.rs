@@ -25,7 +25,7 @@ where
     B: Body<Error: Send> + Send + 'static,
 {
     // It makes a session of its own (rule D7).
-    let is_initialize = exchange.summary().is_initialize;
+    let is_initialize = exchange.is_initialize();
     let mut stays = is_initialize;
     let is_response = exchange.is_response(&body);
     let mut has_waited = false;

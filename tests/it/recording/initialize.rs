@@ -199,7 +199,7 @@ async fn b1_an_initialize_over_the_limit_passes_whole_and_makes_no_session() {
             let sent = (!tells_its_size).then_some(trailers);
             assert_eq!(seen.trailers, sent, "{context}");
             assert_eq!((answer.status, answer.session()), (200, Some("assigned")));
-            let reported = (!attaches_its_old_id).then_some(Outcome::NotRecorded);
+            let reported = Some(Outcome::NotRecorded);
             assert_eq!(answer.outcome(), reported, "{context}");
             // and nothing is known of the new session: its loss is the caller's to see.
             assert_eq!(sessions.len(), 1, "{context}");
@@ -208,6 +208,39 @@ async fn b1_an_initialize_over_the_limit_passes_whole_and_makes_no_session() {
             assert_eq!((after.status, after.recovery), (404, None), "{context}");
             assert_eq!(server.log()[log..], ["tools/call"], "{context}");
         }
+    }
+}
+
+/// B4, B5: only a session that there is now is said not to be recorded.
+#[tokio::test]
+async fn b4_a_large_initialize_in_a_session_is_reported_where_it_makes_another() {
+    let message = initialize().to_string();
+    for (limits_what_is_kept, assigned) in
+        [(false, "other"), (false, ""), (true, "other"), (true, "")]
+    {
+        // Given a session whose caller initializes again, with more than is remembered,
+        let layer = SessionRecoveryLayer::new();
+        let (server, sessions) = (Server::new(Profile::TypeScriptJson), Sessions::new());
+        let session = handshake(&client(&server, layer.clone().sessions(sessions.clone()))).await;
+        let limited = match limits_what_is_kept {
+            true => layer.max_body_bytes(message.len() - 1),
+            false => layer.max_initialize_bytes(message.len() - 1),
+        };
+        let client = client(&server, limited.sessions(sessions));
+        let id = if assigned.is_empty() {
+            session.clone()
+        } else {
+            assigned.to_owned()
+        };
+        answer(&server, "initialize", move |_| {
+            let result = json!({"jsonrpc": "2.0", "id": 0, "result": {}});
+            with_id(json_reply(200, &result), &id)
+        });
+
+        // when the server answers with an id, then it is reported if that is another.
+        let answer = send(&client, post(Some(&session), &initialize())).await;
+        let reported = (!assigned.is_empty()).then_some(Outcome::NotRecorded);
+        assert_eq!(answer.outcome(), reported, "{limits_what_is_kept}");
     }
 }
 
