@@ -222,7 +222,9 @@ fn retry() -> impl Service<Request<Full<Bytes>>, Response = impl Sized, Error = 
 /// and the id of that session.
 fn client(sessions: usize, epoch: usize) -> (SessionRecovery<Server>, String) {
     let server = Server::default();
-    let layer = SessionRecoveryLayer::new().max_sessions(usize::MAX);
+    let layer = SessionRecoveryLayer::new()
+        .max_sessions(usize::MAX)
+        .max_sessions_bytes(usize::MAX);
     let mut client = layer.layer(server.clone());
     let mut id = String::new();
     for _ in 0..sessions {
