@@ -120,19 +120,22 @@ where
     }
 
     fn translate(&self, headers: &mut HeaderMap) {
-        self.epoch().translate_response(headers, self.session.id());
+        if let Some(epoch) = self.changing() {
+            epoch.translate_response(headers, self.session.id());
+        }
     }
 
     /// A 2xx proves that the session lives, and, if it answers an `initialize`, that another does
     /// (rule J4).
     fn note_success(&self) {
-        if self.epoch().is_unproven() && !self.is_initialize() {
+        let unproven = self.changing().filter(|epoch| epoch.is_unproven());
+        if let Some(epoch) = unproven.filter(|_| !self.is_initialize()) {
             #[cfg(feature = "store")]
-            if self.epoch().is_restored() {
+            if epoch.is_restored() {
                 let headers = recovery::callers_headers(&self.unpack().headers);
-                self.epoch().learn_credentials(headers);
+                epoch.learn_credentials(headers);
             }
-            self.session.chain().lives(self.epoch());
+            self.session.chain().lives(epoch);
         }
     }
 

@@ -108,7 +108,9 @@ where
         }
         if !self.has_last_event_id {
             // All that nearly every request needs, and most do not need that.
-            self.epoch().translate_request(headers);
+            if let Some(epoch) = self.changing() {
+                epoch.translate_request(headers);
+            }
             return Prepared::Send;
         }
         match self.address(headers) {
@@ -122,7 +124,8 @@ where
     #[inline]
     fn may_be_initialized(&self) -> bool {
         const LARGEST: usize = 256;
-        self.epoch().handshake().is_some()
+        self.changing()
+            .is_some_and(|epoch| epoch.handshake().is_some())
             && self.body.as_ref().is_some_and(|body| {
                 body.len() <= LARGEST
                     && memchr::memmem::find(&body.data(), b"initialized").is_some()
@@ -204,6 +207,12 @@ where
     /// The epoch that the request is sent in.
     pub(crate) fn epoch(&self) -> &Arc<Epoch> {
         self.session.chain().epoch(&self.snapshot)
+    }
+
+    /// The same, unless requests and answers pass in it as they are, as in most.
+    #[inline]
+    pub(super) fn changing(&self) -> Option<&Arc<Epoch>> {
+        self.session.chain().changing(&self.snapshot)
     }
 
     pub(super) fn snapshot(&self) -> &Snapshot {

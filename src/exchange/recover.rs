@@ -12,7 +12,7 @@ use crate::{
     body::ResponseBody,
     http_service::{HttpService, LayerResponse},
     recovery,
-    session::{Claim, RecoveryError},
+    session::{Chain, Claim, RecoveryError},
 };
 
 impl<S, B> Exchange<S, B>
@@ -30,8 +30,9 @@ where
         loop {
             let own = || self.head.header(&AUTHORIZATION);
             let patience = self.shared.config.recovery_timeout;
-            let (chain, leads) = (self.session.chain(), self.leads());
-            let flight = match chain.claim(self.snapshot(), own().as_ref(), patience, leads) {
+            let (session, leads) = (&self.session, self.leads());
+            let seen = self.snapshot();
+            let flight = match Chain::claim(session, seen, own().as_ref(), patience, leads) {
                 Claim::NotLed => {
                     let failure = denied.unwrap_or(Failure::Paused);
                     return Err(Arc::new(failure.into()));

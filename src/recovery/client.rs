@@ -121,8 +121,7 @@ where
     pub(super) fn of_initialize(shared: &Arc<Shared<S>>, session: &Arc<Session>) -> Self {
         let (mut initialize, ()) = Request::new(()).into_parts();
         let recorded = session.initialize();
-        let uri = recorded.uri.as_deref();
-        initialize.uri = uri.unwrap_or(session.endpoint().uri()).clone();
+        initialize.uri = session.uri().clone();
         initialize.headers = recorded.credentials.clone();
         initialize.extensions = recorded.extensions.clone();
         Self::of_trigger(shared, session, &initialize)

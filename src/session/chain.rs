@@ -28,7 +28,7 @@ use http::HeaderValue;
 
 pub(crate) use self::flight::Flight;
 use self::{flight::FlightEnd, state::State};
-use super::{Epoch, Pauses, RecoveryError};
+use super::{Epoch, Pauses, RecoveryError, Session};
 use crate::{
     Failure,
     sync::{
@@ -38,13 +38,16 @@ use crate::{
 };
 
 /// The epochs of one session.
+// In this order: what most requests find, and all that they read then, stands first.
+#[repr(C)]
 pub(crate) struct Chain {
-    first: Arc<Epoch>,
-    /// Nothing but epoch 0 has ever been, so that there is no need to look at the state. It is
-    /// what most requests find.
+    /// Nothing but epoch 0 has ever been, so that there is no need to look at the state.
     is_first: AtomicBool,
-    state: Mutex<State>,
+    /// Nor at that epoch: in it requests and answers pass as they are.
+    is_first_plain: bool,
+    first: Arc<Epoch>,
     pauses: Pauses,
+    state: Mutex<State>,
 }
 
 /// What a request goes by: the epoch it is sent in, and how often that had failed to recover.
@@ -82,10 +85,11 @@ pub(crate) enum Standing {
 impl Chain {
     pub(crate) fn new(first: Arc<Epoch>, pauses: Pauses) -> Self {
         Self {
-            first: first.clone(),
             is_first: AtomicBool::new(true),
-            state: Mutex::new(State::new(first)),
+            is_first_plain: first.is_plain(),
+            first: first.clone(),
             pauses,
+            state: Mutex::new(State::new(first)),
         }
     }
 
@@ -127,6 +131,15 @@ impl Chain {
     /// The epoch of a snapshot.
     pub(crate) fn epoch<'a>(&'a self, snapshot: &'a Snapshot) -> &'a Arc<Epoch> {
         snapshot.epoch.as_ref().unwrap_or(&self.first)
+    }
+
+    /// The same, unless requests and answers pass in it as they are.
+    #[inline]
+    pub(crate) fn changing<'a>(&'a self, snapshot: &'a Snapshot) -> Option<&'a Arc<Epoch>> {
+        match &snapshot.epoch {
+            None if self.is_first_plain => None,
+            epoch => Some(epoch.as_ref().unwrap_or(&self.first)),
+        }
     }
 
     /// What it holds, about, in bytes (rule K10).
@@ -185,23 +198,24 @@ impl Chain {
         self.lock().flight.is_some()
     }
 
-    /// Claims the recovery of the epoch in `seen`, which has expired, for a caller with these
-    /// credentials. `patience` is how long the recovery may take; `leads`, whether the request may
-    /// start it.
+    /// Claims the recovery of the epoch in `seen`, which has expired, of a session, for a caller with
+    /// these credentials. `patience` is how long the recovery may take; `leads`, whether the request
+    /// may start it.
     pub(crate) fn claim(
-        self: &Arc<Self>,
+        of: &Arc<Session>,
         seen: &Snapshot,
         authorization: Option<&HeaderValue>,
         patience: Duration,
         leads: bool,
     ) -> Claim {
+        let chain = of.chain();
         let now = Instant::now();
-        let mut state = self.lock();
+        let mut state = chain.lock();
         state.drop_abandoned(now);
         if let Some(flight) = &state.flight {
             return Claim::Join(flight.clone());
         }
-        if !state.is_in(self.epoch(seen)) && !state.expired {
+        if !state.is_in(chain.epoch(seen)) && !state.expired {
             return Claim::Moved(state.snapshot());
         }
         if state.forgotten {
@@ -212,7 +226,7 @@ impl Chain {
         }
         if state.epoch.settle() {
             // What made it was of no use.
-            state.useless(self.pauses);
+            state.useless(chain.pauses);
         }
         if !state.pace.allows(now, authorization) {
             // A request that was sent before that recovery ended shares its fate.
@@ -223,12 +237,12 @@ impl Chain {
             let paused = || Arc::new(Failure::Paused.into());
             return Claim::Failed(shared.cloned().unwrap_or_else(paused));
         }
-        self.is_first.store(false, Ordering::Release);
+        chain.is_first.store(false, Ordering::Release);
         state.flights += 1;
         let (flight, end) = Flight::new(state.flights, now, patience);
         state.flight = Some(flight.clone());
         let leader = Leader {
-            chain: self.clone(),
+            session: of.clone(),
             flight: flight.clone(),
             end,
             has_ended: false,
@@ -316,7 +330,7 @@ impl State {
 /// The right, and the duty, to end a recovery. Dropping it ends it as cancelled, so that nobody
 /// waits for a recovery that nobody runs.
 pub(crate) struct Leader {
-    chain: Arc<Chain>,
+    session: Arc<Session>,
     flight: Flight,
     end: FlightEnd,
     has_ended: bool,
@@ -340,13 +354,14 @@ impl Leader {
         shares: bool,
         is_taken: bool,
     ) -> Result<(), Self> {
+        let chain = self.session.chain();
         let replaced = {
-            let mut state = self.chain.lock();
+            let mut state = chain.lock();
             if state.forgotten || !state.is_under_way(self.flight.number()) {
                 drop(state);
                 return Err(self);
             }
-            let replaced = state.publish(epoch, shares, self.chain.pauses);
+            let replaced = state.publish(epoch, shares, chain.pauses);
             if is_taken {
                 state.expire();
             }
@@ -375,9 +390,10 @@ impl Leader {
         // Whoever still waits for a flight that was given up claims again.
         let mut result = Ok(());
         {
-            let mut state = self.chain.lock();
+            let chain = self.session.chain();
+            let mut state = chain.lock();
             if state.is_under_way(self.flight.number()) {
-                state.fail(error.clone(), attempted, self.chain.pauses);
+                state.fail(error.clone(), attempted, chain.pauses);
                 result = Err(error);
             }
         }

@@ -229,6 +229,11 @@ impl Epoch {
             + handshake
     }
 
+    /// Whether requests and answers pass in it as they are, and have nothing to show.
+    pub(super) fn is_plain(&self) -> bool {
+        !self.translates && self.handshake.is_none() && !self.is_unproven()
+    }
+
     /// Makes a caller's headers this epoch's (rule C1). Where nothing differs, nothing is done (C3).
     #[inline]
     pub(crate) fn translate_request(&self, headers: &mut HeaderMap) {

@@ -48,15 +48,12 @@ impl Table {
         // key is exact is the least recently used; those before it are moved to where they belong.
         while let Some(session) = least {
             let last_use = session.last_use();
-            let entries = self.by_id.get_mut(session.id())?;
-            let entry = entries
-                .iter_mut()
-                .find(|entry| Arc::ptr_eq(&entry.session, &session))?;
-            let use_known = std::mem::replace(&mut entry.use_known, last_use);
+            let use_known = session.use_known();
             if use_known == last_use {
                 self.remove(&session);
                 return Some(session);
             }
+            session.know_use(last_use);
             let group = self.group(&session);
             group.remove(&use_known);
             group.insert(last_use, session);

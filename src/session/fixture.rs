@@ -7,7 +7,7 @@ use http::{Extensions, HeaderMap, HeaderValue, Response, Uri, Version};
 use serde_json::value::RawValue;
 
 use super::{
-    Affinity, Claim, Endpoint, Epoch, Handshake, Initialize, Key, Leader, Pauses, Session,
+    Affinity, Chain, Claim, Endpoint, Epoch, Handshake, Initialize, Key, Leader, Pauses, Session,
     Sessions, TableLimits,
 };
 use crate::mcp::InitializeResult;
@@ -48,9 +48,9 @@ pub(super) fn recorded(sessions: &Sessions, uri: &'static str, id: &'static str)
 }
 
 /// Claims the recovery of the current epoch.
-pub(super) fn lead(session: &Session) -> Leader {
-    let chain = session.chain();
-    match chain.claim(&chain.snapshot().0, None, Duration::MAX, true) {
+pub(super) fn lead(session: &Arc<Session>) -> Leader {
+    let (seen, _) = session.chain().snapshot();
+    match Chain::claim(session, &seen, None, Duration::MAX, true) {
         Claim::Lead(_, _, leader) => leader,
         _ => panic!("nobody else does"),
     }

@@ -6,6 +6,7 @@
 mod accepted;
 mod affinity;
 mod assigned;
+mod by_id;
 mod chain;
 mod endpoint;
 mod epoch;

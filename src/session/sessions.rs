@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 
 use super::{
     Endpoint, Initialize, Key, Pauses, Principal, Session, random_id,
-    table::{Entry, Table, TableLimits},
+    table::{Table, TableLimits},
 };
 use crate::sync::{
     Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard,
@@ -87,8 +87,8 @@ impl Sessions {
         // Of handshakes under way the server still says whose each is.
         table.assigned = forgotten.assigned;
         // Before anybody can publish an epoch of theirs, which would be listed.
-        for entry in forgotten.by_id.values().flatten() {
-            entry.session.forget();
+        for session in forgotten.by_id.all() {
+            session.forget();
         }
     }
 
@@ -102,11 +102,12 @@ impl Sessions {
         headers: Option<&HeaderMap>,
     ) -> Option<FoundSession> {
         let table = self.read();
-        let mut entries = table.by_id.get(id)?.iter();
-        let (session, has_own_uri) = entries.find_map(|Entry { session, .. }| {
+        let mut sessions = table.by_id.may_have(id);
+        let (session, has_own_uri) = sessions.find_map(|session| {
             let has_own_uri = session.has_uri(uri);
             let endpoint = session.endpoint();
-            let is_it = session.principal() == principal
+            let is_it = session.id() == id
+                && session.principal() == principal
                 && (has_own_uri || endpoint.has_uri(uri))
                 && endpoint.has_hosts_of(uri, headers);
             is_it.then_some((session, has_own_uri))
@@ -200,8 +201,10 @@ impl Sessions {
         // From here on, the session that was used last notes its next use, too.
         let now = self.tick();
         let table = self.read();
-        let sessions = table.by_id.values().flatten().map(|entry| &entry.session);
-        let used = sessions.filter(|session| session.last_use() >= since);
+        let used = table
+            .by_id
+            .all()
+            .filter(|session| session.last_use() >= since);
         (now, used.cloned().collect())
     }
 

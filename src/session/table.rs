@@ -5,13 +5,12 @@ use std::{
     sync::Arc,
 };
 
-// For what every request looks up: a third of the cost of the standard library's.
-use foldhash::fast::RandomState;
 use http::HeaderValue;
 
 use super::{
     Endpoint, Epoch, Key, Principal, Session,
     assigned::{Assignments, HandedOut},
+    by_id::ById,
 };
 
 /// How many sessions a table holds, and how many bytes of them.
@@ -25,8 +24,8 @@ pub(crate) struct TableLimits {
 /// its last, and, once it has moved on, by its upstream id.
 #[derive(Default)]
 pub(super) struct Table {
-    pub(super) by_id: HashMap<HeaderValue, Vec<Entry>, RandomState>,
-    moved: HashMap<HeaderValue, Vec<Arc<Session>>>,
+    pub(super) by_id: ById,
+    moved: ById,
     pub(super) groups: HashMap<Option<Principal>, HashMap<Arc<Endpoint>, Group>>,
     pub(super) assigned: Assignments,
     pub(super) handed_out: HandedOut,
@@ -36,18 +35,10 @@ pub(super) struct Table {
 /// The sessions of a principal at an endpoint, by use.
 pub(super) type Group = BTreeMap<u64, Arc<Session>>;
 
-pub(super) struct Entry {
-    pub(super) session: Arc<Session>,
-    /// The key in its group.
-    pub(super) use_known: u64,
-}
-
 impl Table {
     pub(super) fn get(&self, key: &Key) -> Option<&Arc<Session>> {
-        let mut entries = self.by_id.get(&key.id)?.iter();
-        entries
-            .find(|entry| entry.session.key() == key)
-            .map(|entry| &entry.session)
+        let mut sessions = self.by_id.may_have(&key.id);
+        sessions.find(|session| session.key() == key)
     }
 
     /// The endpoint of a key, shared with the sessions that are recorded there.
@@ -59,11 +50,8 @@ impl Table {
 
     /// The sessions, whoever's, whose current epoch has this id upstream.
     pub(super) fn holders(&self, endpoint: &Endpoint, id: &HeaderValue) -> Vec<Arc<Session>> {
-        let by_id = self.by_id.get(id).into_iter().flatten();
-        let moved = self.moved.get(id).into_iter().flatten();
-        by_id
-            .map(|entry| &entry.session)
-            .chain(moved)
+        let listed = self.by_id.may_have(id).chain(self.moved.may_have(id));
+        listed
             .filter(|session| {
                 **session.endpoint() == *endpoint && session.chain().current().id() == Some(id)
             })
@@ -76,15 +64,10 @@ impl Table {
     }
 
     pub(super) fn insert(&mut self, session: &Arc<Session>, used: u64) {
-        let entry = Entry {
-            session: session.clone(),
-            use_known: used,
-        };
-        // Hardly ever is there a second session with the same id.
-        let entries = self.by_id.entry(session.id().clone());
-        entries.or_insert_with(|| Vec::with_capacity(1)).push(entry);
+        self.by_id.insert(session.id(), session);
         let current = session.chain().current();
         self.list_moved(session, &current);
+        session.know_use(used);
         self.group(session).insert(used, session.clone());
         let id = current.id().unwrap_or(session.id());
         self.handed_out.inserted(session.endpoint(), id);
@@ -92,19 +75,11 @@ impl Table {
     }
 
     pub(super) fn remove(&mut self, session: &Arc<Session>) {
-        let Some(entries) = self.by_id.get_mut(session.id()) else {
+        if !self.by_id.remove(session.id(), session) {
             return;
-        };
-        let is = |entry: &Entry| Arc::ptr_eq(&entry.session, session);
-        let Some(position) = entries.iter().position(is) else {
-            return;
-        };
-        let entry = entries.swap_remove(position);
-        if entries.is_empty() {
-            self.by_id.remove(session.id());
         }
         self.unlist_moved(session, &session.chain().current());
-        self.group(session).remove(&entry.use_known);
+        self.group(session).remove(&session.use_known());
         self.drop_empty_group(session);
         self.handed_out.removed(session.endpoint());
         self.len -= 1;
@@ -113,20 +88,13 @@ impl Table {
 
     pub(super) fn list_moved(&mut self, session: &Arc<Session>, epoch: &Epoch) {
         if let Some(id) = epoch.id().filter(|id| *id != session.id()) {
-            self.moved
-                .entry(id.clone())
-                .or_default()
-                .push(session.clone());
+            self.moved.insert(id, session);
         }
     }
 
     pub(super) fn unlist_moved(&mut self, session: &Arc<Session>, epoch: &Epoch) {
-        let Some(id) = epoch.id() else { return };
-        if let Some(sessions) = self.moved.get_mut(id) {
-            sessions.retain(|it| !Arc::ptr_eq(it, session));
-            if sessions.is_empty() {
-                self.moved.remove(id);
-            }
+        if let Some(id) = epoch.id() {
+            self.moved.remove(id, session);
         }
     }
 

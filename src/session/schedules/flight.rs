@@ -8,7 +8,7 @@ use shuttle::{
 };
 
 use super::{
-    super::{Chain, Replaced, Session},
+    super::{Replaced, Session},
     cut::Cut,
     explore,
     model::{Called, Fate, World},
@@ -21,7 +21,7 @@ fn expired(fate: Fate) -> (Arc<World>, Arc<Session>, JoinHandle<Called>, JoinHan
     let session = world.initialize();
     let (seen, _) = session.chain().snapshot();
     world.expire(&session);
-    world.also(watch(session.chain().clone()));
+    world.also(watch(session.clone()));
     let late = spawn(world.clone().unknown(session.clone(), seen));
     let stream = spawn(stream(session.clone()));
     (world, session, late, stream)
@@ -38,10 +38,10 @@ async fn stream(session: Arc<Session>) {
     assert_ne!(chain.current().number(), 0);
 }
 
-async fn watch(chain: Arc<Chain>) {
+async fn watch(session: Arc<Session>) {
     let mut last = 0;
     for _ in 0..4 {
-        let current = chain.current().number();
+        let current = session.chain().current().number();
         assert!(last <= current, "epochs go forward");
         last = current;
         yield_now().await;

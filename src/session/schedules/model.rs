@@ -25,8 +25,8 @@ use shuttle::{
 
 use super::{
     super::{
-        Affinity, Assigned, Claim, Endpoint, Epoch, Handshake, Initialize, Key, Leader, Pauses,
-        Session, Sessions, Snapshot, TableLimits,
+        Affinity, Assigned, Chain, Claim, Endpoint, Epoch, Handshake, Initialize, Key, Leader,
+        Pauses, Session, Sessions, Snapshot, TableLimits,
     },
     clock,
     cut::{Cut, STEPS},
@@ -175,8 +175,7 @@ impl World {
     /// What the table holds belongs together, and counts for what it is.
     pub(super) fn assert_whole(&self) {
         let table = self.sessions.write();
-        let listed = table.by_id.values().flatten();
-        let listed: Vec<_> = listed.map(|entry| entry.session.clone()).collect();
+        let listed: Vec<_> = table.by_id.all().cloned().collect();
         let grouped = table.groups.values().flat_map(|group| group.values());
         assert_eq!(listed.len(), table.len);
         assert_eq!(
@@ -199,7 +198,7 @@ impl World {
     }
 
     pub(super) async fn call(self: Arc<Self>, session: Arc<Session>) -> Called {
-        let chain = session.chain().clone();
+        let chain = session.chain();
         let sent = {
             let server = self.server.lock().unwrap();
             if chain.is_forgotten() {
@@ -285,7 +284,7 @@ impl World {
     ) -> Result<(), Failure> {
         let chain = session.chain();
         loop {
-            let flight = match chain.claim(seen, None, PATIENCE, leads) {
+            let flight = match Chain::claim(session, seen, None, PATIENCE, leads) {
                 Claim::Moved(moved) => {
                     let (before, after) = (chain.epoch(seen), chain.epoch(&moved));
                     assert!(before.number() < after.number(), "epochs go forward");
