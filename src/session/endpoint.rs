@@ -109,9 +109,13 @@ impl Eq for Endpoint {}
 
 impl Hash for Endpoint {
     fn hash<H: Hasher>(&self, state: &mut H) {
+        // What differs in nothing but its case comes to the same, eight bytes at a time.
         let mut lower = |text: &[u8]| {
-            text.iter()
-                .for_each(|byte| state.write_u8(byte.to_ascii_lowercase()));
+            for chunk in text.chunks(size_of::<u64>()) {
+                let mut word = [0; size_of::<u64>()];
+                word[..chunk.len()].copy_from_slice(chunk);
+                state.write_u64(u64::from_ne_bytes(word) | 0x2020_2020_2020_2020);
+            }
             state.write_u8(0xff);
         };
         lower(
