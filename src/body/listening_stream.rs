@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{byte_order_mark::SkipByteOrderMark, request::into_bytes};
-use crate::mcp::{Event, EventIds, EventReader, Interest, LargeData};
+use crate::mcp::{Event, EventIds, EventReader, Interest, LargeData, lenient_text};
 
 /// The largest event that is read, in bytes. Of a larger one only its id is.
 const MAX_EVENT: usize = 1024 * 1024;
@@ -161,8 +161,8 @@ where
             self.reader.read(chunk, |event| match event {
                 Event::Id(id) => self.ids.push(id, 0),
                 Event::Data(data) => {
-                    let data = String::from_utf8_lossy(data);
-                    self.reconnect.responded(Responded::Whole(&data));
+                    self.reconnect
+                        .responded(Responded::Whole(&lenient_text(data)));
                 }
                 Event::Large(data) => self.reconnect.responded(Responded::Large(data)),
             });

@@ -10,7 +10,8 @@ use serde_json::value::RawValue;
 
 use self::Place::{Body, ErrorMessage};
 use super::{
-    Classify, HttpAnswer, Id, Message, Verdict, members, session_words::speaks_of_session, string,
+    Classify, HttpAnswer, Id, Message, Verdict, lenient_text, members,
+    session_words::speaks_of_session, string,
 };
 
 /// The default: 404 as the specification has it, and the servers known to answer otherwise.
@@ -85,7 +86,7 @@ const SUSPICIOUS: [StatusCode; 6] = [
 impl Classify for Compatible {
     fn classify(&self, answer: &HttpAnswer<'_>) -> Verdict {
         // As lenient clients read it.
-        let body = String::from_utf8_lossy(answer.body());
+        let body = lenient_text(answer.body());
         let answer = &answer.with_body(body.as_bytes());
         let (status, get) = (answer.status(), *answer.method() == Method::GET);
         if KNOWN_SERVERS.iter().any(|known| known.answers(answer)) {
@@ -170,7 +171,7 @@ fn is_method_not_found(answer: &HttpAnswer<'_>) -> bool {
 
 /// The id of the one request that was answered.
 fn asked(answer: &HttpAnswer<'_>) -> Option<Id> {
-    let request = String::from_utf8_lossy(answer.request()?);
+    let request = lenient_text(answer.request()?);
     Message::single(request.as_bytes())?.parsed_id()
 }
 

@@ -7,7 +7,7 @@ use serde_core::de::{
 };
 use serde_json::value::RawValue;
 
-use super::{Id, id::is_id, members::string};
+use super::{Id, id::is_id, lenient_text::lenient_text, members::string};
 
 /// A borrowed look at one JSON-RPC message of the caller.
 ///
@@ -35,7 +35,7 @@ impl<'a> Message<'a> {
     /// A batch of tiny messages, collected, would take up many times its size. What is no UTF-8 is
     /// read as lenient servers and clients read it, with a replacement character in its place.
     pub(crate) fn each(body: &[u8], mut each: impl FnMut(Message<'_>)) -> Option<()> {
-        let body = String::from_utf8_lossy(body);
+        let body = lenient_text(body);
         let text = without_mark(&body);
         if !text.starts_with('[') {
             each(parse(text)?);

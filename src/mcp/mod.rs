@@ -16,6 +16,7 @@ mod http_answer;
 mod id;
 mod initialize;
 mod large_message;
+mod lenient_text;
 mod list_changed;
 mod members;
 mod message;
@@ -45,6 +46,7 @@ pub(crate) use self::{
     id::Id,
     initialize::{InitializeResult, ListChanged, propose_version},
     large_message::{id_of_large_request, is_large_initialize, is_large_request},
+    lenient_text::lenient_text,
     list_changed::list_changed_event,
     members::{members, string},
     message::is_batch,

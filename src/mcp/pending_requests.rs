@@ -80,8 +80,7 @@ impl PendingRequests {
             return;
         }
         let mut answered = Vec::new();
-        let text = String::from_utf8_lossy(data);
-        let read = Message::each(text.as_bytes(), |message| {
+        let read = Message::each(data, |message| {
             let id = message.is_response().then(|| message.parsed_id()).flatten();
             answered.extend(id.filter(|id| self.has(id)));
         });
