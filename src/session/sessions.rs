@@ -102,24 +102,25 @@ impl Sessions {
         headers: Option<&HeaderMap>,
     ) -> Option<FoundSession> {
         let table = self.read();
-        let mut sessions = table.by_id.may_have(id);
-        let (session, has_own_uri) = sessions.find_map(|session| {
+        for session in table.by_id.may_have(id) {
             let has_own_uri = session.has_uri(uri);
             let endpoint = session.endpoint();
             let is_it = session.id() == id
                 && session.principal() == principal
                 && (has_own_uri || endpoint.has_uri(uri))
                 && endpoint.has_hosts_of(uri, headers);
-            is_it.then_some((session, has_own_uri))
-        })?;
-        // The session that was used last is the last one used.
-        if session.last_use() + 1 != self.0.clock.load(Ordering::Relaxed) {
-            session.touch(self.tick());
+            if is_it {
+                // The session that was used last is the last one used.
+                if session.last_use() + 1 != self.0.clock.load(Ordering::Relaxed) {
+                    session.touch(self.tick());
+                }
+                return Some(FoundSession {
+                    session: session.clone(),
+                    has_own_uri,
+                });
+            }
         }
-        Some(FoundSession {
-            session: session.clone(),
-            has_own_uri,
-        })
+        None
     }
 
     /// Records a session that a server has just given this id.
