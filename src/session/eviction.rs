@@ -20,8 +20,7 @@ impl Sessions {
     pub(super) fn make_room(&self, table: &mut Table, limits: TableLimits) -> Evicted {
         let mut evicted = Evicted::new();
         while self.0.bytes.load(Ordering::Relaxed) > limits.bytes && table.len > 1 {
-            let bytes = |group: &Group| group.values().map(|session| session.bytes()).sum();
-            evicted.extend(table.evict(bytes));
+            evicted.extend(table.evict(Group::bytes));
         }
         evicted
     }
@@ -33,7 +32,7 @@ impl Table {
     pub(super) fn evict(&mut self, size: impl Fn(&Group) -> usize) -> Option<Arc<Session>> {
         // Of those that hold as much, the one that was used least recently.
         let rank = |group: &Group| {
-            let used = group.keys().next().copied();
+            let used = group.by_use.keys().next().copied();
             (size(group), Reverse(used.unwrap_or_default()))
         };
         let endpoints = self.groups.values().max_by_key(|endpoints| {
@@ -43,7 +42,7 @@ impl Table {
                 .unwrap_or_default()
         })?;
         let group = endpoints.values().max_by_key(|group| rank(group))?;
-        let mut least: Option<Arc<Session>> = group.values().next().cloned();
+        let mut least: Option<Arc<Session>> = group.by_use.values().next().cloned();
         // A session's key in its group is never later than its last use. So the first one whose
         // key is exact is the least recently used; those before it are moved to where they belong.
         while let Some(session) = least {
@@ -54,7 +53,7 @@ impl Table {
                 return Some(session);
             }
             session.know_use(last_use);
-            let group = self.group(&session);
+            let group = &mut self.group(&session).by_use;
             group.remove(&use_known);
             group.insert(last_use, session);
             least = group.values().next().cloned();

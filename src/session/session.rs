@@ -68,7 +68,7 @@ struct Memory {
     other: usize,
     /// How many bytes the session is counted for, and where; nowhere once it is forgotten.
     counted: usize,
-    total: Option<Arc<AtomicUsize>>,
+    counts: Option<Counts>,
     /// What the store is known to hold of it, if there is a store.
     #[cfg(feature = "store")]
     synced: Option<Box<super::stored::Synced>>,
@@ -299,15 +299,15 @@ impl Session {
         Some(notices).filter(|notices| *notices != ListChanged::default())
     }
 
-    /// How many bytes the session holds, about (rule K10).
+    #[cfg(test)]
     pub(super) fn bytes(&self) -> usize {
         self.lock_memory().counted
     }
 
-    /// The session is counted in `total` from now on.
-    pub(super) fn count_in(&self, total: &Arc<AtomicUsize>) {
+    /// What the session holds, about, counts from now on (rule K10).
+    pub(super) fn count_in(&self, counts: Counts) {
         let mut memory = self.lock_memory();
-        memory.total = Some(total.clone());
+        memory.counts = Some(counts);
         self.count_other(&mut memory);
     }
 
@@ -345,8 +345,8 @@ impl Session {
     pub(super) fn forget(&self) {
         self.chain.forget();
         let mut memory = self.lock_memory();
-        if let Some(total) = memory.total.take() {
-            total.fetch_sub(memory.counted, Ordering::Relaxed);
+        if let Some(counts) = memory.counts.take() {
+            counts.change(memory.counted, 0);
         }
     }
 
@@ -368,15 +368,27 @@ impl Session {
         let counted = memory.other + content;
         #[cfg(feature = "store")]
         let counted = counted + memory.synced.as_ref().map_or(0, |synced| synced.bytes());
-        if let Some(total) = &memory.total {
-            total.fetch_add(counted, Ordering::Relaxed);
-            total.fetch_sub(memory.counted, Ordering::Relaxed);
+        if let Some(counts) = &memory.counts {
+            counts.change(memory.counted, counted);
             memory.counted = counted;
         }
     }
 
     fn lock_memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where the bytes that a session holds are counted: with those of all, and of its group.
+#[derive(Clone)]
+pub(super) struct Counts(pub(super) [Arc<AtomicUsize>; 2]);
+
+impl Counts {
+    fn change(&self, before: usize, after: usize) {
+        for count in &self.0 {
+            count.fetch_add(after, Ordering::Relaxed);
+            count.fetch_sub(before, Ordering::Relaxed);
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 
 use super::{
     Endpoint, Initialize, Key, Pauses, Principal, Session, random_id,
-    table::{Table, TableLimits},
+    table::{Group, Table, TableLimits},
 };
 use crate::sync::{
     Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard,
@@ -159,12 +159,11 @@ impl Sessions {
         key.endpoint = table.endpoint(&key);
         let session = Arc::new(Session::new(key, upstream, initialize, pauses));
         session.touch(used);
-        session.count_in(&self.0.bytes);
         // It counts: whoever makes one too many pays for it.
-        table.insert(&session, used);
+        table.insert(&session, used, &self.0.bytes);
         let mut evicted = Vec::new();
         while table.len > limits.sessions.max(1) {
-            evicted.extend(table.evict(|group| group.len()));
+            evicted.extend(table.evict(Group::len));
         }
         evicted.append(&mut self.make_room(&mut table, limits));
         (session, evicted)
@@ -188,10 +187,9 @@ impl Sessions {
         }
         let session = Arc::new(session);
         session.touch(used);
-        session.count_in(&self.0.bytes);
         // Those that make room are in the store themselves: nothing is ended.
-        while table.len >= limits.sessions.max(1) && table.evict(|group| group.len()).is_some() {}
-        table.insert(&session, used);
+        while table.len >= limits.sessions.max(1) && table.evict(Group::len).is_some() {}
+        table.insert(&session, used, &self.0.bytes);
         self.make_room(&mut table, limits);
         session
     }

@@ -11,7 +11,9 @@ use super::{
     Endpoint, Epoch, Key, Principal, Session,
     assigned::{Assignments, HandedOut},
     by_id::ById,
+    session::Counts,
 };
+use crate::sync::atomic::{AtomicUsize, Ordering};
 
 /// How many sessions a table holds, and how many bytes of them.
 #[derive(Clone, Copy, Debug)]
@@ -33,7 +35,23 @@ pub(super) struct Table {
 }
 
 /// The sessions of a principal at an endpoint, by use.
-pub(super) type Group = BTreeMap<u64, Arc<Session>>;
+#[derive(Default)]
+pub(super) struct Group {
+    pub(super) by_use: BTreeMap<u64, Arc<Session>>,
+    /// What they hold. To ask each of them would take as long as there are many, at each that is
+    /// forgotten.
+    bytes: Arc<AtomicUsize>,
+}
+
+impl Group {
+    pub(super) fn len(&self) -> usize {
+        self.by_use.len()
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+}
 
 impl Table {
     pub(super) fn get(&self, key: &Key) -> Option<&Arc<Session>> {
@@ -63,12 +81,15 @@ impl Table {
         !self.holders(endpoint, id).is_empty() || self.assigned.has(endpoint, id)
     }
 
-    pub(super) fn insert(&mut self, session: &Arc<Session>, used: u64) {
+    /// Lists a session, whose bytes count with those of `all`.
+    pub(super) fn insert(&mut self, session: &Arc<Session>, used: u64, all: &Arc<AtomicUsize>) {
         self.by_id.insert(session.id(), session);
         let current = session.chain().current();
         self.list_moved(session, &current);
         session.know_use(used);
-        self.group(session).insert(used, session.clone());
+        let group = self.group(session);
+        group.by_use.insert(used, session.clone());
+        session.count_in(Counts([all.clone(), group.bytes.clone()]));
         let id = current.id().unwrap_or(session.id());
         self.handed_out.inserted(session.endpoint(), id);
         self.len += 1;
@@ -79,7 +100,7 @@ impl Table {
             return;
         }
         self.unlist_moved(session, &session.chain().current());
-        self.group(session).remove(&session.use_known());
+        self.group(session).by_use.remove(&session.use_known());
         self.drop_empty_group(session);
         self.handed_out.removed(session.endpoint());
         self.len -= 1;
@@ -109,7 +130,7 @@ impl Table {
         if let Some(endpoints) = self.groups.get_mut(&principal) {
             if endpoints
                 .get(session.endpoint())
-                .is_some_and(Group::is_empty)
+                .is_some_and(|group| group.by_use.is_empty())
             {
                 endpoints.remove(session.endpoint());
             }

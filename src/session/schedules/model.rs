@@ -180,10 +180,12 @@ impl World {
         assert_eq!(listed.len(), table.len);
         assert_eq!(
             listed.len(),
-            grouped.map(|group| group.len()).sum::<usize>()
+            grouped.clone().map(|group| group.len()).sum::<usize>()
         );
+        let grouped: usize = grouped.map(|group| group.bytes()).sum();
         drop(table);
         let bytes: usize = listed.iter().map(|session| session.bytes()).sum();
+        assert_eq!(bytes, grouped);
         assert_eq!(bytes, self.sessions.0.bytes.load(Ordering::SeqCst));
         for id in (1..=self.handshakes() as u64).map(HeaderValue::from) {
             let mut current = listed.iter().map(|session| session.chain().current());
