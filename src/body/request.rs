@@ -62,6 +62,21 @@ impl BufferedBody {
         }
     }
 
+    /// The first data of it, and no more than is enough to see what it may be.
+    pub(crate) fn beginning(&self) -> Cow<'_, [u8]> {
+        const ENOUGH: usize = 512;
+        match self.frames() {
+            [] => Cow::Borrowed(&[]),
+            [first, rest @ ..] if rest.is_empty() || first.len() >= ENOUGH => {
+                Cow::Borrowed(&first[..first.len().min(ENOUGH)])
+            }
+            many => {
+                let bytes = many.iter().flat_map(|frame| frame.iter());
+                bytes.take(ENOUGH).copied().collect()
+            }
+        }
+    }
+
     /// The number of bytes of data.
     #[inline]
     pub(crate) fn len(&self) -> usize {

@@ -89,7 +89,14 @@ where
                     let epoch = self.epoch().number();
                     self.session.accept(epoch, &self.summary().requests);
                 }
-                let body = self.body.as_ref().map(BufferedBody::data);
+                // What came in several pieces is copied for this, so only if there is need to.
+                let is_looked_at = |body: &&BufferedBody| {
+                    said.is_event_stream
+                        || body.len() <= PendingChanges::MAX_MESSAGE
+                        || is_batch(&body.beginning())
+                };
+                let body = self.body.as_ref().filter(is_looked_at);
+                let body = body.map(BufferedBody::data);
                 let body = body.as_deref();
                 // What the answer in a stream is has to be known, which tells the method, too.
                 let message = body.filter(|_| said.is_event_stream).and_then(Skimmed::of);
@@ -208,7 +215,7 @@ where
                 INITIALIZE.find(&body.data()).is_some()
             }
             // It is not recorded, which is to be told (rule B4).
-            _ => is_large_initialize(&body.data()),
+            _ => is_large_initialize(&body.beginning()),
         };
         let body = self.body.as_ref();
         (*self.head.method() == Method::POST && body.is_none_or(may_be) && self.is_initialize())
@@ -246,8 +253,8 @@ where
     /// Says that the response will not come: the request was left behind in an epoch that has been
     /// replaced (rule G6).
     pub(super) fn orphaned(&self) -> LayerResponse<S, B> {
-        let body = self.body.as_ref().map(|body| body.data());
-        let is_batch = body.is_some_and(|body| is_batch(&body));
+        let body = self.body.as_ref();
+        let is_batch = body.is_some_and(|body| is_batch(&body.beginning()));
         let lost = LostResponse::SessionExpired.answer(&self.requests(), is_batch);
         self.mark(lost, Outcome::AnswerLost)
             .map(ResponseBody::whole)

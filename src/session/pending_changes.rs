@@ -13,7 +13,7 @@ const MAX_ASKED: usize = 64;
 
 impl PendingChanges {
     /// The largest message that is looked at, in bytes. A subscription to a longer URI is not kept.
-    const MAX_MESSAGE: usize = 8 * 1024;
+    pub(crate) const MAX_MESSAGE: usize = 8 * 1024;
 
     /// The changes that a request body asks for, in order; `None` if there are none. Nearly every
     /// body holds none, which is found out without parsing it: by the method, if the body is known to

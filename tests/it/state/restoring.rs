@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use http_body_util::BodyExt;
 use mcp_session_recovery::{Outcome, RecoveryEvent, SessionRecoveryLayer};
 use serde_json::{Value, json};
 use testing::streams::*;
@@ -103,8 +104,14 @@ async fn h1_a_subscription_in_a_large_batch_is_kept_and_one_to_a_huge_uri_is_not
     let mut answer = Some(reply(200, Some("application/json"), &results));
     scene.server.on(move |_| answer.take());
 
+    // in frames of a byte each,
+    let batch = format!("\n{}", json!(batch));
+    let frames = batch.as_bytes().chunks(1);
+    let body = frames.fold(Script::new(), |script, byte| script.data(byte.to_vec()));
+    let request = post(Some(&scene.session), &json!({})).map(|_| body.boxed());
+
     // when it has been answered, and the session is lost,
-    assert_eq!(scene.post(&json!(batch)).await.status, 200);
+    assert_eq!(scene.send(request).await.status, 200);
     scene.server.restart();
     assert_eq!(scene.call(1).await.outcome(), Some(Outcome::Replayed));
 
