@@ -164,6 +164,16 @@ mod tests {
     }
 
     #[test]
+    fn f7_data_in_one_piece_are_not_copied() {
+        let piece = Bytes::from_static(b"piece");
+        let mut frames = Frames::default();
+        frames.push(piece.clone());
+        assert_eq!(frames.bytes(3).as_ptr(), piece.as_ptr());
+        let only = frames.into_one_or_many().expect("one");
+        assert_eq!(only.as_ptr(), piece.as_ptr());
+    }
+
+    #[test]
     fn f7_a_few_frames_stay_as_they_came() {
         let (frames, _) = frames([3, 0, 1, 1, 900]);
         let sizes: Vec<_> = frames.iter().map(<[u8]>::len).collect();
