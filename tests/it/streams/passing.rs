@@ -1,6 +1,9 @@
 //! What passes, passes as it came: rules G8, G9.
 
+use http_body::Body;
+use http_body_util::BodyExt;
 use mcp_session_recovery::SessionRecoveryLayer;
+use serde_json::json;
 use testing::streams::*;
 use testing::*;
 
@@ -68,6 +71,34 @@ async fn a_body_that_may_be_extended_has_no_length() {
             );
             assert_eq!(stream.read_to_end().await.len(), length);
         }
+    }
+}
+
+/// A body says that it has ended once it has, and not before: who asks does not read on.
+#[tokio::test(start_paused = true)]
+async fn g8_a_body_that_may_be_extended_says_when_it_has_ended() {
+    let scene = scene(layer()).await;
+    scene.server.on(|seen| match &*seen.what() {
+        "GET" => Some(stream(Script::new().data(EVENTS))),
+        // Without the response, which the error of G7 takes the place of.
+        "tools/call" => Some(stream(Script::new().data(NEW).trailers(Default::default()))),
+        _ => None,
+    });
+    let subscribe = json!({
+        "jsonrpc": "2.0", "id": 2, "method": "resources/subscribe", "params": {"uri": "file:///a"},
+    });
+    for (request, frames) in [
+        (get(&scene.session, None), 1),
+        (post(Some(&scene.session), &tool_call(1)), 3),
+        (post(Some(&scene.session), &subscribe), 1),
+    ] {
+        let mut body = scene.unread(request).await.into_body();
+        let mut read = 0;
+        while !body.is_end_stream() {
+            read += usize::from(body.frame().await.is_some());
+        }
+        assert_eq!(read, frames);
+        assert!(body.frame().await.is_none());
     }
 }
 
