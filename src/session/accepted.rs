@@ -120,9 +120,32 @@ mod tests {
         for id in 0..200 {
             accepted.read(&format!(r#"{{"id":"{id}","result":{{}}}}"#));
         }
+        assert_eq!(accepted.early.len(), MAX_EARLY);
         accepted.accept(0, &ids(&["199", "1"]));
         assert_eq!(lost(&mut accepted, 1), ["\"1\""]);
-        assert!(accepted.early.len() <= MAX_EARLY);
+        // An id that takes up much is not worth it.
+        accepted.read(&format!(r#"{{"id":"{}","result":{{}}}}"#, "x".repeat(64)));
+        assert_eq!(accepted.early.len(), MAX_EARLY - 1);
+    }
+
+    #[test]
+    fn k_of_a_large_batch_the_last_are_kept_in_mind() {
+        let mut accepted = AcceptedRequests::default();
+        let batch: Vec<_> = (0..MAX_LEN + 5).map(|n| Id::from(n.to_string())).collect();
+        accepted.accept(0, &batch);
+        let lost = accepted.take_lost(1);
+        assert!(lost == batch[5..]);
+    }
+
+    #[test]
+    fn k10_what_is_kept_in_mind_counts() {
+        let each = size_of::<(u64, Id)>();
+        let mut accepted = AcceptedRequests::default();
+        accepted.accept(0, &ids(&["12345"; 100]));
+        assert!((500 + 100 * each..1_000 + 200 * each).contains(&accepted.bytes()));
+        let before = accepted.bytes();
+        (0..40).for_each(|n| accepted.answer(Id::from(format!("early {n}"))));
+        assert!((before + 40 * each..before + 100 * each).contains(&accepted.bytes()));
     }
 
     #[test]

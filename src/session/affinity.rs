@@ -299,6 +299,48 @@ mod tests {
     }
 
     #[test]
+    fn e11_a_cookie_that_ends_some_day_is_not_taken_back() {
+        let mut own = HeaderMap::new();
+        let set = [
+            "route=b; Max-Age=3600",
+            "zone=1; Expires=Wed, 09 Jun 2100 10:18:14 GMT",
+            "gone=1; Max-Age=-1",
+            "past=1; Expires=Thu, 01 Jan 1970 00:00:00 GMT",
+        ];
+        affinity(&set, &[]).insert(&mut own);
+        assert_eq!(own[COOKIE], "route=b; zone=1");
+    }
+
+    #[test]
+    fn e11_a_few_earlier_values_are_known_each_once_and_the_present_one_is_none() {
+        let cookie = "route=new; route=1; route=1; route=2; route=3; route=4; route=5";
+        let affinity = affinity(&["route=new"], &[cookie]);
+        let known = affinity.cookies[0].outdated.iter().map(|it| &**it);
+        assert!(known.eq([b"1", b"2", b"3", b"4"]));
+    }
+
+    #[test]
+    fn k10_what_the_cookies_hold_counts() {
+        let affinity = affinity(&["route=new", "a=; Max-Age=0"], &["route=old; a=earlier"]);
+        let (set, kept) = (
+            "route=newa=; Max-Age=0".len(),
+            "routenewolda".len() + "earlier".len(),
+        );
+        assert_eq!(affinity.bytes(), set + kept);
+    }
+
+    #[test]
+    fn e11_a_cookie_of_more_than_4_kib_is_not_kept() {
+        for (len, kept) in [(MAX_LEN, 1), (MAX_LEN + 1, 0)] {
+            let cookie = format!("route={}", "x".repeat(len - "route=".len()));
+            let mut affinity = Affinity::default();
+            let cookie = HeaderValue::from_str(&cookie).unwrap();
+            affinity.learn(&HeaderMap::from_iter([(SET_COOKIE, cookie)]));
+            assert_eq!(affinity.cookies.len(), kept);
+        }
+    }
+
+    #[test]
     fn e11_a_server_cannot_have_the_layer_hold_more_than_a_few_cookies() {
         let mut affinity = Affinity::default();
         let many: HeaderMap = (0..1000)

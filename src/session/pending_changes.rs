@@ -125,3 +125,69 @@ fn may_hold_change(body: &[u8]) -> bool {
         }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pending(requests: &[(&str, &str)]) -> PendingChanges {
+        let each = requests.iter().map(|(id, uri)| {
+            format!(r#"{{"id":"{id}","method":"resources/subscribe","params":{{"uri":"{uri}"}}}}"#)
+        });
+        let batch = format!("[{}]", each.collect::<Vec<_>>().join(","));
+        PendingChanges::in_body(batch.as_bytes(), None).unwrap()
+    }
+
+    fn accepted(pending: &mut PendingChanges, messages: &str) -> Vec<StateChange> {
+        let mut accepted = Vec::new();
+        pending.look(messages.as_bytes(), |change| accepted.push(change));
+        accepted
+    }
+
+    fn subscribe(uri: &str) -> StateChange {
+        StateChange::Subscribe(uri.to_owned())
+    }
+
+    #[test]
+    fn h1_what_is_an_error_as_well_as_a_result_changes_nothing() {
+        let mut pending = pending(&[("1", "a"), ("2", "b")]);
+        let both = r#"{"id":"1","result":{},"error":{"code":1}}"#;
+        assert_eq!(accepted(&mut pending, both), []);
+        assert_eq!(
+            accepted(&mut pending, r#"{"id":"2","result":{}}"#),
+            [subscribe("b")]
+        );
+    }
+
+    #[test]
+    fn h1_an_id_that_is_used_again_means_the_latest_request_and_the_others_stay() {
+        let mut asked = pending(&[("1", "a"), ("2", "b")]);
+        asked.also(&pending(&[("1", "c"), ("3", "d")]));
+        let answers = [1, 2, 3].map(|id| format!(r#"{{"id":"{id}","result":{{}}}}"#));
+        let answers = format!("[{}]", answers.join(","));
+        let changes = ["c", "b", "d"].map(subscribe);
+        assert_eq!(accepted(&mut asked, &answers), changes);
+        assert!(asked.is_empty());
+    }
+
+    #[test]
+    fn k10_what_is_asked_for_counts() {
+        assert_eq!(PendingChanges::default().bytes(), 0);
+        let pending = pending(&[("12345", "file:///a"), ("7", "file:///bc")]);
+        let each = size_of::<(Id, StateChange)>();
+        let texts = "12345file:///a7file:///bc".len();
+        assert_eq!(pending.bytes(), pending.0.capacity() * each + texts);
+    }
+
+    #[test]
+    fn h1_a_body_over_8_kib_is_not_looked_at() {
+        for (size, is_looked_at) in [(8 * 1024, true), (8 * 1024 + 1, false), (9_000, false)] {
+            let body = |uri: &str| {
+                format!(r#"{{"id":1,"method":"resources/subscribe","params":{{"uri":"{uri}"}}}}"#)
+            };
+            let body = body(&"x".repeat(size - body("").len()));
+            let pending = PendingChanges::in_body(body.as_bytes(), None);
+            assert_eq!(pending.is_some(), is_looked_at, "{size}");
+        }
+    }
+}

@@ -40,3 +40,25 @@ impl From<Failure> for RecoveryError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn k10_what_a_denial_holds_counts() {
+        let mut error = RecoveryError::from(Failure::Forgotten);
+        assert_eq!(error.bytes(), 0);
+        error.authorization = Some(HeaderValue::from_static("Bearer a"));
+        assert_eq!(error.bytes(), 8);
+        let body = Bytes::from_static(b"denied");
+        error.challenge = Some(Box::new(Response::new(body.clone())));
+        assert_eq!(error.bytes(), 8 + 6);
+        let challenge = Response::builder().header("www-authenticate", "Bearer");
+        let challenge = challenge.body(body).unwrap();
+        let headers = headers_bytes(challenge.headers());
+        error.challenge = Some(Box::new(challenge));
+        assert!(headers >= "www-authenticateBearer".len());
+        assert_eq!(error.bytes(), 8 + 6 + headers);
+    }
+}

@@ -1,5 +1,8 @@
 //! One session of a caller: what was recorded of it, and what it has come to.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;

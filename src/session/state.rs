@@ -346,4 +346,22 @@ mod tests {
         );
         assert_eq!(now.changes_from(&now), []);
     }
+
+    #[test]
+    fn k10_what_the_state_holds_counts_as_it_comes_and_goes() {
+        let mut state = State::default();
+        assert!(state.is_empty() && state.bytes() == 0);
+        for uri in ["file:///a", "file:///bc", "one too many"] {
+            state.apply(StateChange::Subscribe(uri.to_owned()), 2);
+            assert!(!state.is_empty());
+        }
+        let kept = 2 * ENTRY + "file:///afile:///bc".len();
+        assert_eq!(state.bytes(), kept + 2 * size_of::<u64>());
+        state.apply(StateChange::LogLevel("info".to_owned()), 2);
+        assert_eq!(state.bytes(), kept + 2 * size_of::<u64>() + 4);
+        for uri in ["one too many", "file:///a"] {
+            state.apply(StateChange::Unsubscribe(uri.to_owned()), 2);
+        }
+        assert_eq!(state.bytes(), ENTRY + "file:///bcinfo".len());
+    }
 }
