@@ -345,3 +345,24 @@ enum Begins {
     Id(Id),
     Unknown,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn e6_a_line_may_end_with_cr_alone() {
+        let mut block = EventBlock::of(b"id: 1\r");
+        block.feed(b"id: 2\r");
+        assert!(matches!(block.take_id(), Some(BlockId::Short(id)) if *id == *b"2"));
+    }
+
+    #[test]
+    fn g3_of_a_long_value_no_more_is_kept_than_shows_that_it_is_long() {
+        let mut block = EventBlock::of(b"id: ");
+        (0..10).for_each(|_| block.feed(&[b'x'; MAX_VALUE]));
+        assert!(
+            matches!(&block.line, Line::Value(Field::Id, value) if value.len() == MAX_VALUE + 1)
+        );
+    }
+}

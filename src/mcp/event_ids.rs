@@ -158,6 +158,39 @@ mod tests {
     }
 
     #[test]
+    fn k7_what_ids_take_up_is_what_counts() {
+        let mut ids = EventIds::default();
+        ids.push(b"one", 0);
+        ids.push(&[b'x'; 2000], 1);
+        assert_eq!(ids.bytes(), 2 * PREFIX + 3 + DIGEST);
+        let mut more = EventIds::default();
+        more.push(b"three", 2);
+        ids.append(&more);
+        ids.pop_first();
+        assert_eq!(ids.bytes(), 2 * PREFIX + DIGEST + 5);
+        ids.clear();
+        assert_eq!((ids.bytes(), ids.len(), find(&ids, b"three")), (0, 0, None));
+        ids.push(b"four", 0);
+        assert_eq!((find(&ids, b"four"), ids.len()), (Some(0), 1));
+    }
+
+    #[test]
+    fn k7_memory_that_a_burst_took_is_given_back_and_no_other() {
+        let mut ids = EventIds::default();
+        (0..1_000).for_each(|n| ids.push(format!("a longer one, {n}").as_bytes(), 0));
+        (0..994).for_each(|_| ids.pop_first());
+        ids.shrink();
+        let (held, capacity) = (ids.packed.len(), ids.packed.capacity());
+        assert!(
+            held > 64 && (2 * held..=4 * held).contains(&capacity),
+            "{held} in {capacity}"
+        );
+        // There is room for more now, which is not taken away.
+        ids.shrink();
+        assert_eq!(ids.packed.capacity(), capacity);
+    }
+
+    #[test]
     fn g3_an_id_that_is_no_unicode_is_found_however_long_it_is() {
         let mut ids = EventIds::default();
         for len in 1..100 {

@@ -355,6 +355,67 @@ mod tests {
     }
 
     #[test]
+    fn k7_a_stream_is_one_however_many_chunks_its_ids_come_in() {
+        for mut stream in [StreamOrigin::listening(0), answer(0, "1")] {
+            let (mut log, mut other) = (EventLog::default(), StreamOrigin::listening(0));
+            for number in 0..100 {
+                remember(&mut log, &number.to_string(), &mut stream, 1_024);
+                remember(&mut log, "other", &mut other, 1_024);
+            }
+            assert_eq!((log.streams.len(), log.len), (2, 200));
+        }
+    }
+
+    #[test]
+    fn k7_requests_count_as_what_their_streams_take_up() {
+        let mut log = EventLog::default();
+        remember(&mut log, "id", &mut StreamOrigin::listening(0), 9);
+        let listening = log.bytes;
+        assert!(listening >= STREAM + "id".len());
+        let long = "x".repeat(1_000);
+        remember(&mut log, "id", &mut answer(0, &long), 9);
+        let answering = log.bytes - listening;
+        assert!(answering >= listening + long.len() && answering < 2 * long.len());
+        // What takes up half of all there is would push out the others.
+        for (id, size, is_known) in [
+            ("half", MAX_BYTES / 2 - 500, true),
+            ("more", MAX_BYTES / 2 + 1, false),
+        ] {
+            remember(&mut log, id, &mut answer(0, &"x".repeat(size)), 9);
+            assert_eq!(find(&log, id).is_some(), is_known);
+        }
+        // As much again fits, and once more does not.
+        for (id, stays) in [("again", true), ("once more", false)] {
+            remember(
+                &mut log,
+                id,
+                &mut answer(0, &"x".repeat(MAX_BYTES / 2 - 500)),
+                9,
+            );
+            assert!(log.bytes <= MAX_BYTES && find(&log, id).is_some());
+            assert_eq!(find(&log, "half").is_some(), stays);
+        }
+    }
+
+    /// G3: nor does anything make room for more than there is to come.
+    #[test]
+    fn k7_streams_that_wait_for_an_answer_keep_their_last_id() {
+        let mut log = EventLog::default();
+        let ids = |name: &str| {
+            let mut ids = EventIds::default();
+            (0..5).for_each(|n| ids.push(format!("{name}{n}").as_bytes(), 0));
+            ids
+        };
+        for name in ["a", "b", "c"] {
+            log.remember(&ids(name), &mut answer(0, name), 3);
+        }
+        assert_eq!((log.len, log.streams.len()), (3, 3));
+        for name in ["a", "b", "c"] {
+            assert_eq!(find(&log, &format!("{name}4")), answers(0, name));
+        }
+    }
+
+    #[test]
     fn k7_nothing_is_remembered_where_nothing_may_be() {
         let mut log = EventLog::default();
         remember(&mut log, "a", &mut StreamOrigin::listening(0), 0);
