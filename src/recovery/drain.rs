@@ -41,3 +41,83 @@ pub(super) fn in_background(patience: Duration, work: impl Future<Output = ()> +
         runtime.spawn(timeout(patience, work));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        convert::Infallible,
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering},
+        },
+        task::{Context, Poll},
+    };
+
+    use bytes::Bytes;
+    use http_body::Frame;
+
+    use super::*;
+
+    /// So many frames of a size, and then an end or nothing any more, and how many were taken.
+    struct Body {
+        size: usize,
+        frames: usize,
+        ends: bool,
+        taken: Arc<AtomicUsize>,
+    }
+
+    fn body(size: usize, frames: usize, ends: bool) -> (Pin<Box<Body>>, Arc<AtomicUsize>) {
+        let taken = Arc::<AtomicUsize>::default();
+        let body = Body {
+            size,
+            frames,
+            ends,
+            taken: taken.clone(),
+        };
+        (Box::pin(body), taken)
+    }
+
+    impl http_body::Body for Body {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            if self.taken.load(Ordering::Relaxed) < self.frames {
+                self.taken.fetch_add(1, Ordering::Relaxed);
+                return Poll::Ready(Some(Ok(Frame::data(vec![0; self.size].into()))));
+            }
+            match self.ends {
+                true => Poll::Ready(None),
+                false => Poll::Pending,
+            }
+        }
+    }
+
+    /// How many frames are read of a body that has many.
+    async fn drained(size: usize, frames: usize) -> usize {
+        let (body, taken) = body(size, frames, true);
+        drain(body).await;
+        taken.load(Ordering::Relaxed)
+    }
+
+    #[tokio::test]
+    async fn k_a_rest_is_read_to_its_end_but_not_for_ever() {
+        assert_eq!(drained(1000, 1_000).await, 1_000);
+        assert_eq!(drained(64 * 1024, 100).await, 17);
+        assert_eq!(drained(0, 100_000).await, LIMIT / EMPTY_FRAME + 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rest_is_read_while_nobody_waits_for_it_and_for_a_second_at_most() {
+        let (body, taken) = body(1, 100, false);
+        drain_in_background(body);
+        tokio::time::sleep(TIMEOUT / 2).await;
+        assert_eq!(taken.load(Ordering::Relaxed), 100);
+        assert_eq!(Arc::strong_count(&taken), 2);
+        tokio::time::sleep(TIMEOUT).await;
+        assert_eq!(Arc::strong_count(&taken), 1);
+    }
+}

@@ -34,4 +34,21 @@ mod tests {
         assert_eq!(&text[14..15], "4");
         assert!(text.split('-').map(str::len).eq([8, 4, 4, 4, 12]));
     }
+
+    /// All of them but the six bits that say what they are.
+    #[test]
+    fn a5_every_bit_of_an_id_is_random() {
+        let ids: Vec<_> = std::iter::repeat_with(|| {
+            let id = random_id().to_str().unwrap().replace('-', "");
+            u128::from_str_radix(&id, 16).unwrap()
+        })
+        .take(200)
+        .collect();
+        let (ones, zeros) = ids
+            .iter()
+            .fold((0, 0), |(one, zero), id| (one | id, zero | !id));
+        let version = 0x0000_0000_0000_f000_c000_0000_0000_0000;
+        assert_eq!(ones & zeros, !version);
+        assert_eq!(ids[0] & version, 0x0000_0000_0000_4000_8000_0000_0000_0000);
+    }
 }
