@@ -299,4 +299,18 @@ mod tests {
             assert_eq!(Endpoint::new(&uri, &host(header)).host(), shown, "{header}");
         }
     }
+
+    #[cfg(feature = "store")]
+    #[test]
+    fn a3_n2_a_host_header_that_makes_another_endpoint_is_part_of_what_is_stored() {
+        let uri = Uri::from_static("http://user@A.test:80/mcp?token=secret");
+        let parts = |headers: &HeaderMap| Endpoint::new(&uri, headers).parts();
+        let (scheme, authority, path, hosts) = parts(&HeaderMap::new());
+        assert_eq!(
+            (scheme.as_deref(), authority.as_deref()),
+            (Some("http"), Some("a.test"))
+        );
+        assert_eq!((&*path, hosts), ("/mcp", None));
+        assert_eq!(parts(&host("user@B.test")).3.as_deref(), Some("b.test"));
+    }
 }

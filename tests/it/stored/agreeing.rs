@@ -38,6 +38,36 @@ async fn n4_an_epoch_of_another_process_is_adopted_without_a_handshake() {
     assert_eq!(one.server.count("DELETE"), 0);
 }
 
+/// M2, H2: a recovery that another process has made is told as one, with what it changed.
+#[tokio::test(start_paused = true)]
+async fn n4_what_is_adopted_is_told() {
+    let store = FaultyStore::new();
+    let one = live(store.layer()).await;
+    settle().await;
+    let (layer, events) = Events::of(store.layer());
+    let other = Scene {
+        client: mocked(&one.server, layer),
+        server: one.server.clone(),
+        session: one.session.clone(),
+    };
+    assert_eq!(echoed(&other.call(1).await), 1);
+    // Given a server that comes back as another release, and a process that has gone on in it,
+    for (epoch, name, changed) in [(1, "next", true), (2, "next", false)] {
+        one.server.restart();
+        let info = serde_json::json!({"name": name, "version": "2"});
+        one.server.set_server_info(info);
+        assert_eq!(echoed(&one.call(1).await), 1);
+        settle().await;
+        // when the other one follows, then it tells where to, and what is different there.
+        assert_eq!(echoed(&other.call(2).await), 2);
+        settle().await;
+        let event = events.all().pop().unwrap();
+        assert_eq!((event.result(), event.epoch()), (Ok(()), epoch));
+        assert_eq!(event.changes().server_info(), changed);
+        assert!(!event.changes().capabilities());
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn n4_an_epoch_that_has_expired_in_its_turn_is_not_adopted() {
     let store = FaultyStore::new();

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use mcp_session_recovery::{Outcome, Principal};
+use mcp_session_recovery::{Outcome, Principal, Sessions};
 use testing::mocked::*;
+use testing::streams::Stream;
+use testing::whose::Ids;
 use testing::*;
 
-use super::faulty::FaultyStore;
+use super::faulty::{FaultyStore, Mode};
 
 /// A scene whose client is a new process with the same store.
 pub(super) fn restarted(scene: Scene, store: &FaultyStore) -> Scene {
@@ -53,6 +55,176 @@ async fn n1_a_session_is_recovered_by_a_process_that_never_saw_it() {
     }
     assert_eq!(scene.server.count("initialize"), 2 + 6);
     assert_eq!(store.len(), 1);
+}
+
+/// A2: also where it is the store that knows the session.
+#[tokio::test(start_paused = true)]
+async fn a2_n1_a_stored_session_is_attended_in_its_own_revision() {
+    for (negotiated, sent, outcome) in [
+        (VERSION, VERSION, Some(Outcome::Replayed)),
+        (VERSION, "2026-07-28", None),
+        ("2026-07-28", "2026-07-28", Some(Outcome::Replayed)),
+        ("2026-07-28", "2027-01-01", None),
+    ] {
+        // Given a session that another process recorded with one revision,
+        let store = FaultyStore::new();
+        let server = Server::new(Profile::TypeScript);
+        server.set_version(negotiated);
+        let session = handshake(&mocked(&server, store.layer())).await;
+        settle().await;
+        // when both have been restarted, and a request comes with one,
+        server.restart();
+        let client = mocked(&server, store.layer());
+        let request = post(Some(&session), &tool_call(1));
+        let request = with_headers(request, &[(PROTOCOL_VERSION, sent)]);
+        // then what has no sessions is left alone, unless that is the session's own.
+        let answer = send(&client, request).await;
+        assert_eq!(answer.outcome(), outcome, "{negotiated} {sent}");
+    }
+}
+
+/// I2: another process may go on with it, so only the table lets go of it; unless the store has
+/// never heard of it.
+#[tokio::test(start_paused = true)]
+async fn i2_n1_a_session_that_is_stored_is_not_ended_when_the_table_is_full() {
+    for (mode, is_stored) in [(Mode::Works, true), (Mode::Down, false)] {
+        // Given a session that has moved on,
+        let store = FaultyStore::new();
+        store.set(mode);
+        let scene = lost(store.layer().max_sessions(1)).await;
+        assert_eq!(echoed(&scene.call(1).await), 1);
+        settle().await;
+        // when another takes its place in the table,
+        handshake(&scene.client).await;
+        settle().await;
+        // then it is ended on the server, or it goes on.
+        assert_eq!(scene.server.count("DELETE"), usize::from(!is_stored));
+        if is_stored {
+            assert_eq!(scene.call(2).await.outcome(), None);
+            assert_eq!(scene.server.count("initialize"), 3);
+        }
+    }
+}
+
+/// A new process over the same store and server, and what it tells of its recoveries.
+fn next_process(scene: Scene, store: &FaultyStore) -> (Scene, Events) {
+    let (layer, events) = Events::of(store.layer().max_subscriptions(1));
+    let client = mocked(&scene.server, layer);
+    (Scene { client, ..scene }, events)
+}
+
+/// H2: also what an earlier process was told is compared.
+#[tokio::test(start_paused = true)]
+async fn h2_n2_what_changed_is_told_whoever_made_the_session() {
+    for (version, changed) in [("1", false), ("2", true)] {
+        let store = FaultyStore::new();
+        let scene = live(store.layer()).await;
+        settle().await;
+        let (scene, events) = next_process(scene, &store);
+        scene.server.restart();
+        let info = serde_json::json!({"name": "test", "version": version});
+        scene.server.set_server_info(info);
+        assert_eq!(echoed(&scene.call(1).await), 1);
+        settle().await;
+        let changes = events.all()[0].changes();
+        assert_eq!((changes.server_info(), changes.any()), (changed, changed));
+    }
+}
+
+/// H3: and so is what the caller was promised.
+#[tokio::test(start_paused = true)]
+async fn h3_n2_a_caller_hears_of_lists_that_an_earlier_process_promised() {
+    let store = FaultyStore::new();
+    let scene = live(store.layer()).await;
+    settle().await;
+    let (scene, _) = next_process(scene, &store);
+    scene.server.restart();
+    assert_eq!(echoed(&scene.call(1).await), 1);
+    let mut stream = Stream::open(&scene.client, get(&scene.session, None)).await;
+    stream.now().await;
+    let methods = stream.messages().into_iter().map(|it| it["method"].clone());
+    let methods: Vec<_> = methods.collect();
+    assert_eq!(methods, ["notifications/tools/list_changed"]);
+}
+
+/// K8: what did not fit is told by the next process, too.
+#[tokio::test(start_paused = true)]
+async fn k8_n2_subscriptions_that_were_not_kept_are_reported_by_whoever_restores_the_others() {
+    let store = FaultyStore::new();
+    let scene = live(store.layer().max_subscriptions(1)).await;
+    for uri in ["file:///a", "file:///b"] {
+        let subscribe = serde_json::json!({
+            "jsonrpc": "2.0", "id": 9, "method": "resources/subscribe", "params": {"uri": uri},
+        });
+        scene.send(post(Some(&scene.session), &subscribe)).await;
+    }
+    settle().await;
+    let (scene, events) = next_process(scene, &store);
+    scene.server.restart();
+    assert_eq!(echoed(&scene.call(1).await), 1);
+    settle().await;
+    assert_eq!(events.all()[0].not_restored(), ["resources/subscribe"]);
+}
+
+/// C1: the versions that callers may still send are known to the next process.
+#[tokio::test(start_paused = true)]
+async fn c1_n2_the_callers_version_is_translated_by_a_process_that_did_not_negotiate_it() {
+    let store = FaultyStore::new();
+    let scene = lost(store.layer()).await;
+    scene.server.set_version("2025-06-18");
+    assert_eq!(echoed(&scene.call(1).await), 1);
+    settle().await;
+    let scene = restarted(scene, &store);
+    assert_eq!(echoed(&scene.call(2).await), 2);
+    let version = scene.server.last("tools/call");
+    assert_eq!(version.header(PROTOCOL_VERSION), Some("2025-06-18"));
+}
+
+/// A5, C1: nor does a caller's id of the layer's own making reach the server through it.
+#[tokio::test(start_paused = true)]
+async fn a5_n2_an_id_of_the_layers_making_is_translated_by_the_next_process() {
+    // Given a server that counts, and that has handed out an id which another caller still goes by,
+    let store = FaultyStore::new();
+    let server = Server::new(Profile::TypeScriptJson);
+    server.set_ids(Ids::Counting);
+    let client = mocked(&server, store.layer());
+    let (_, second) = (handshake(&client).await, handshake(&client).await);
+    server.restart();
+    let call = post(Some(&second), &tool_call(1));
+    assert_eq!(echoed(&send(&client, call).await), 1);
+    let session = handshake(&client).await;
+    assert_ne!(session, second);
+    settle().await;
+    // when the latest one goes on in another process, then the server hears its own id.
+    let scene = Scene {
+        client: mocked(&server, store.layer()),
+        server,
+        session,
+    };
+    let answer = scene.call(1).await;
+    assert_eq!(echoed(&answer), 1);
+    assert!(answer.session().is_none_or(|id| id == scene.session));
+    assert_eq!(scene.server.last("tools/call").session(), Some(&*second));
+}
+
+/// K2: those that are found make room for each other.
+#[tokio::test(start_paused = true)]
+async fn k2_n1_the_table_does_not_grow_beyond_its_limit_by_what_is_found() {
+    let store = FaultyStore::new();
+    let scene = live(store.layer()).await;
+    let mut callers = vec![scene.session.clone()];
+    for _ in 0..4 {
+        callers.push(handshake(&scene.client).await);
+    }
+    settle().await;
+    let sessions = Sessions::new();
+    let layer = store.layer().max_sessions(2).sessions(sessions.clone());
+    let client = mocked(&scene.server, layer);
+    for (number, session) in callers.iter().enumerate() {
+        let call = post(Some(session), &tool_call(number as u64));
+        assert_eq!(echoed(&send(&client, call).await), number as u64);
+        assert_eq!(sessions.len(), 2.min(number + 1));
+    }
 }
 
 #[tokio::test(start_paused = true)]
