@@ -59,3 +59,21 @@ impl fmt::Display for StoreErrorKind {
 }
 
 impl std::error::Error for StoreError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn n5_an_error_says_what_kind_it_is_and_why() {
+        let error = StoreError::new(StoreErrorKind::Full, "there is a limit");
+        assert_eq!(
+            error.to_string(),
+            "the session store is full: there is a limit"
+        );
+        assert_eq!(
+            StoreErrorKind::TimedOut.to_string(),
+            "the session store timed out"
+        );
+    }
+}

@@ -223,4 +223,13 @@ mod tests {
         store.remove(key(1)).await.unwrap();
         assert!(store.is_empty() && store.table().bytes == 0);
     }
+
+    #[tokio::test]
+    async fn n7_it_is_empty_until_something_is_stored() {
+        let store = MemoryStore::new();
+        assert!(store.is_empty());
+        let key = StoreKey::from_bytes([1; 32]);
+        store.save(key, Bytes::new(), None, DAY).await.unwrap();
+        assert!(!store.is_empty());
+    }
 }

@@ -358,4 +358,23 @@ mod tests {
         record.state.log_level = Some("x".repeat(MAX_RECORD));
         assert_eq!(record.encode().err(), Some(RecordError::TooLarge));
     }
+
+    #[test]
+    fn n5_an_error_says_what_is_wrong() {
+        let text = RecordError::NotThisKey.to_string();
+        assert_eq!(text, "the record is another session's");
+    }
+
+    #[test]
+    fn n2_the_largest_record_is_read_again() {
+        let sized = |bytes: usize| {
+            let mut record = record();
+            record.state.subscriptions = ["x".repeat(bytes)].into();
+            record.encode()
+        };
+        let rest = sized(0).unwrap().len();
+        let largest = sized(MAX_RECORD - rest).unwrap();
+        assert!(decode(&largest).is_ok());
+        assert_eq!(sized(MAX_RECORD - rest + 1), Err(RecordError::TooLarge));
+    }
 }

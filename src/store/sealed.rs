@@ -247,4 +247,14 @@ mod tests {
         );
         assert!(!debug.contains("171") && !debug.contains("ab, "), "{debug}");
     }
+
+    #[test]
+    fn n2_a_key_can_be_written_in_hexadecimal_digits() {
+        let text = format!("  {}\n", "0aF1".repeat(16));
+        let key = SealKey::from_hex(&text).unwrap();
+        assert_eq!(key.0[..4], [0x0a, 0xf1, 0x0a, 0xf1]);
+        for text in ["", "0a", &"0g".repeat(32), &"00".repeat(33)] {
+            assert!(SealKey::from_hex(text).is_none(), "{text}");
+        }
+    }
 }

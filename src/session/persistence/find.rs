@@ -106,3 +106,37 @@ impl Finding {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, HeaderValue, Uri};
+
+    use super::*;
+    use crate::session::{Endpoint, fixture::ENDPOINT, persistence::fixture::persistence};
+
+    fn key(number: usize) -> Key {
+        let uri = Uri::from_static(ENDPOINT);
+        Key {
+            id: HeaderValue::from(number),
+            endpoint: Arc::new(Endpoint::new(&uri, &HeaderMap::new())),
+            principal: None,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn k_n5_made_up_ids_are_asked_for_and_kept_in_mind_in_bounds() {
+        let (persistence, _) = persistence();
+        let known = || lock(&persistence.findings).len();
+        for number in 0..MAX_FINDINGS + 9 {
+            assert!(persistence.find(key(number)).await.is_none());
+            assert_eq!(known(), MAX_FINDINGS.min(number + 1));
+        }
+        // What there is to know of them is given up when others come later.
+        tokio::time::sleep(NOT_ASKED_AGAIN / 2).await;
+        assert!(persistence.find(key(MAX_FINDINGS)).await.is_none());
+        assert_eq!(known(), MAX_FINDINGS);
+        tokio::time::sleep(NOT_ASKED_AGAIN).await;
+        assert!(persistence.find(key(MAX_FINDINGS)).await.is_none());
+        assert_eq!(known(), 1);
+    }
+}

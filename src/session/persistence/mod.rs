@@ -8,6 +8,8 @@
 mod contained;
 mod end;
 mod find;
+#[cfg(test)]
+mod fixture;
 mod flush;
 mod health;
 mod writer;

@@ -197,3 +197,47 @@ async fn write(persistence: Weak<Persistence>, wake: Arc<Notify>, touch: Duratio
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        session::{
+            fixture::{ENDPOINT, recorded},
+            persistence::fixture::persistence,
+        },
+        store::StoreKey,
+    };
+
+    fn end(number: usize) -> Task {
+        let mut key = [0; 32];
+        key[..8].copy_from_slice(&number.to_le_bytes());
+        Task::End(StoreKey::from_bytes(key), None)
+    }
+
+    // Nothing is written: there is no runtime.
+    #[test]
+    fn k_n6_so_many_ends_are_kept_in_mind_while_the_store_is_away() {
+        let (persistence, sessions) = persistence();
+        let session = recorded(&sessions, ENDPOINT, "1");
+        persistence.push(Task::Save(Arc::downgrade(&session)));
+        for number in 0..MAX_ENDS + 9 {
+            persistence.push(end(number));
+        }
+        assert_eq!(lock(&persistence.queue).len(), MAX_ENDS);
+        // There is always room for a session that is there.
+        persistence.push(Task::Save(Arc::downgrade(&session)));
+        assert_eq!(lock(&persistence.queue).len(), MAX_ENDS + 1);
+    }
+
+    #[test]
+    fn k_n6_sessions_that_are_gone_make_room() {
+        let (persistence, _) = persistence();
+        for _ in 0..MAX_ENDS {
+            persistence.push(Task::Save(Weak::new()));
+        }
+        assert_eq!(lock(&persistence.queue).len(), MAX_ENDS);
+        persistence.push(end(0));
+        assert_eq!(lock(&persistence.queue).len(), 1);
+    }
+}

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use testing::mocked::*;
+use testing::whose::Ids;
 use testing::*;
 
 use super::{
@@ -144,4 +145,63 @@ async fn n6_an_end_that_could_not_be_written_ends_nobody_elses_session() {
     // then that is stored.
     let left = store.values().await;
     assert!(left[0].contains("initialize"), "{left:?}");
+}
+
+/// Until the store has been told, the process knows by itself.
+#[tokio::test(start_paused = true)]
+async fn n6_a_session_that_is_being_ended_is_not_found_in_the_store() {
+    let store = FaultyStore::new();
+    let scene = live(store.layer()).await;
+    settle().await;
+    store.set(Mode::Slow(Duration::from_millis(200)));
+    scene.send(delete(&scene.session)).await;
+    let answer = scene.call(1).await;
+    assert_eq!((answer.status, answer.recovery), (404, None));
+    assert_eq!(scene.server.count("initialize"), 1);
+}
+
+/// But no longer: the server may hand out its id to another.
+#[tokio::test(start_paused = true)]
+async fn n6_an_id_that_was_ended_may_be_that_of_another_process_later() {
+    let store = FaultyStore::new();
+    let server = Server::new(Profile::TypeScriptJson);
+    server.set_ids(Ids::Counting);
+    let [one, other] = [(); 2].map(|()| mocked(&server, store.layer()));
+    let session = handshake(&one).await;
+    settle().await;
+    send(&one, delete(&session)).await;
+    settle().await;
+    server.restart();
+    assert_eq!(handshake(&other).await, session);
+    settle().await;
+    // Given an answer that tells the process so once it has forgotten that there was nothing,
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    server.restart();
+    let call = post(Some(&session), &tool_call(1));
+    assert_eq!(echoed(&send(&one, call).await), 1);
+}
+
+/// The mark is that of the first who ended the session.
+#[tokio::test(start_paused = true)]
+async fn n6_a_session_that_is_ended_twice_is_marked_once() {
+    let store = FaultyStore::new();
+    let (one, other) = two(&store).await;
+    ended(&one).await;
+    tokio::time::sleep(Duration::from_secs(40)).await;
+    assert_eq!(other.send(delete(&other.session)).await.status, 404);
+    settle().await;
+    assert_eq!(store.len(), 1);
+    tokio::time::sleep(Duration::from_secs(21)).await;
+    assert_eq!(store.len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn n6_a_record_that_cannot_be_read_goes_with_its_session() {
+    let store = FaultyStore::new();
+    let scene = live(store.layer()).await;
+    settle().await;
+    store.spoil().await;
+    ended(&scene).await;
+    tokio::time::sleep(LATER).await;
+    assert_eq!(store.len(), 0);
 }

@@ -162,5 +162,67 @@ async fn n5_failing_and_being_back_are_reported_once_and_tell_no_secret() {
     };
     assert_eq!(told("sessions are not stored for now"), 1);
     assert_eq!(told("the session store is back"), 1);
+    handshake(&scene.client).await;
+    settle().await;
+    assert_eq!(told("the session store is back"), 1);
+    assert_eq!(told("the session store is unavailable: it is down"), 1);
     assert_eq!(told(&scene.session), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn n5_what_is_no_record_is_reported() {
+    testing::logs::prepare();
+    let store = FaultyStore::new();
+    let scene = live(store.layer()).await;
+    settle().await;
+    store.change(|_| "garbage".to_owned()).await;
+    let (logs, _guard) = Logs::collect();
+    let scene = restarted(scene, &store);
+    assert_eq!(scene.call(1).await.status, 200);
+    let told = |text: &str| logs.own().iter().any(|line| line.fields.contains(text));
+    assert!(told("a stored session is not readable"));
+    assert!(told("the record is malformed"));
+}
+
+/// K: nor does a time-out for ever come to none.
+#[tokio::test(start_paused = true)]
+async fn k_n5_a_store_may_be_given_for_ever() {
+    let store = FaultyStore::new();
+    let scene = live(store.layer()).await;
+    settle().await;
+    store.set(Mode::Slow(Duration::from_secs(3_000)));
+    let layer = store.layer().store_timeout(Duration::MAX);
+    let client = mocked(&scene.server, layer);
+    let call = post(Some(&scene.session), &tool_call(1));
+    let answer = tokio::spawn(async move { send(&client, call).await });
+    assert_eq!(echoed(&answer.await.unwrap()), 1);
+    assert_eq!(store.loads(), 1);
+}
+
+/// What nobody can read gives way to what the process has.
+#[tokio::test(start_paused = true)]
+async fn n5_a_record_that_cannot_be_read_is_written_anew() {
+    let store = FaultyStore::new();
+    let scene = live(store.layer()).await;
+    settle().await;
+    store.spoil().await;
+    scene.send(post(Some(&scene.session), &set_level())).await;
+    settle().await;
+    let scene = restarted(scene, &store);
+    scene.server.restart();
+    assert_eq!(echoed(&scene.call(1).await), 1);
+}
+
+/// And what cannot be written leaves what is there.
+#[tokio::test(start_paused = true)]
+async fn n5_a_store_that_is_full_keeps_what_it_has() {
+    let store = FaultyStore::new();
+    let scene = live(store.layer()).await;
+    settle().await;
+    store.set(Mode::Full);
+    scene.send(post(Some(&scene.session), &set_level())).await;
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    let scene = restarted(scene, &store);
+    scene.server.restart();
+    assert_eq!(echoed(&scene.call(1).await), 1);
 }

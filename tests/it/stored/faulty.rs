@@ -40,6 +40,9 @@ struct Shared {
 }
 
 const DOWN: StoreError = StoreError::new(StoreErrorKind::Unavailable, "it is down");
+const CORRUPT: StoreError = StoreError::new(StoreErrorKind::Corrupt, "it was sealed otherwise");
+/// A value that the store cannot read.
+const UNREADABLE: &str = "unreadable";
 const FULL: StoreError = StoreError::new(StoreErrorKind::Full, "it is full");
 
 impl FaultyStore {
@@ -103,6 +106,11 @@ impl FaultyStore {
         }
     }
 
+    /// Cannot read any more what it holds.
+    pub(super) async fn spoil(&self) {
+        self.change(|_| UNREADABLE.to_owned()).await;
+    }
+
     async fn obey(&self, writes: bool) -> Result<(), StoreError> {
         let mode = *self.0.mode.lock().unwrap();
         match mode {
@@ -125,7 +133,11 @@ impl SessionStore for FaultyStore {
         Box::pin(async move {
             *self.0.loads.lock().unwrap() += 1;
             self.obey(false).await?;
-            self.0.memory.load(key).await
+            let stored = self.0.memory.load(key).await?;
+            match stored {
+                Some(stored) if stored.value == UNREADABLE => Err(CORRUPT),
+                stored => Ok(stored),
+            }
         })
     }
 
@@ -150,7 +162,8 @@ impl SessionStore for FaultyStore {
 
     fn remove(&self, key: StoreKey) -> StoreFuture<'_, ()> {
         Box::pin(async move {
-            self.obey(true).await?;
+            // That takes no room.
+            self.obey(false).await?;
             self.0.memory.remove(key).await
         })
     }

@@ -99,3 +99,72 @@ async fn n1_where_nothing_is_kept_there_is_nothing_to_flush() {
     store.set(Mode::Down);
     assert!(sessions.flush().await.is_ok());
 }
+
+/// Layers with a store each may share their sessions.
+#[tokio::test(start_paused = true)]
+async fn n1_every_store_is_flushed() {
+    let stores = [FaultyStore::new(), FaultyStore::new(), FaultyStore::new()];
+    let sessions = Sessions::new();
+    let server = Server::new(Profile::TypeScript);
+    let clients = stores
+        .each_ref()
+        .map(|store| mocked(&server, store.layer().sessions(sessions.clone())));
+    for client in &clients {
+        handshake(client).await;
+    }
+    sessions.flush().await.unwrap();
+    assert_eq!(stores.map(|store| store.len()), [1, 1, 1]);
+}
+
+/// N6: what cannot be written does not keep what has ended in the store.
+#[tokio::test(start_paused = true)]
+async fn n1_a_store_that_is_full_is_told_of_what_has_ended() {
+    let store = FaultyStore::new();
+    let sessions = Sessions::new();
+    let scene = live(store.layer().sessions(sessions.clone())).await;
+    settle().await;
+    // Given a session that is to be written, and one that has ended, of which the store was not told,
+    store.set(Mode::Down);
+    handshake(&scene.client).await;
+    assert_eq!(scene.send(delete(&scene.session)).await.status, 200);
+    settle().await;
+    assert_eq!(store.len(), 1);
+    // when they are flushed, and there is no room, then the one that has ended is not kept.
+    store.set(Mode::Full);
+    assert!(sessions.flush().await.is_err());
+    assert_eq!(store.len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn n1_nothing_goes_on_once_the_layer_is_gone() {
+    let store = FaultyStore::new();
+    let server = Server::new(Profile::TypeScript);
+    let client = client(&server, store.layer());
+    handshake(&client).await;
+    settle().await;
+    let metrics = tokio::runtime::Handle::current().metrics();
+    assert_eq!(metrics.num_alive_tasks(), 1, "the writer");
+    drop(client);
+    settle().await;
+    assert_eq!(metrics.num_alive_tasks(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn n1_an_end_that_is_under_way_is_flushed_and_no_longer_waited_for() {
+    let store = FaultyStore::new();
+    let sessions = Sessions::new();
+    let scene = live(store.layer().sessions(sessions.clone())).await;
+    settle().await;
+    store.set(SLOW);
+    assert_eq!(scene.send(delete(&scene.session)).await.status, 200);
+    let started = Instant::now();
+    sessions.flush().await.unwrap();
+    assert!(started.elapsed() < Duration::from_millis(500));
+    store.set(Mode::Works);
+    let values = store.values().await;
+    assert!(values.iter().all(|it| !it.contains("initialize")));
+    // Nor is there anything to wait for afterwards.
+    let started = Instant::now();
+    sessions.flush().await.unwrap();
+    assert_eq!(started.elapsed(), Duration::ZERO);
+}
