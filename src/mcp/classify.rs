@@ -125,6 +125,7 @@ mod tests {
             _ => Verdict::Alive,
         });
         assert!(closure.examines(gone.status()) && closure.examines(missing.status()));
+        assert!(!closure.examines(StatusCode::FOUND) && !closure.examines(StatusCode::OK));
         let answer = HttpAnswer::new(&Method::POST, None, &gone);
         assert_eq!(closure.classify(&answer), Verdict::Expired);
     }

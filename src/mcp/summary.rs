@@ -92,6 +92,8 @@ mod tests {
     fn f3_the_notification_that_ends_the_handshake_is_known_by_its_method() {
         assert!(of(r#"{"method":"notifications\/initialized"}"#).is_initialized);
         assert!(!of(r#"{"id":1,"method":"notifications/initialized"}"#).is_initialized);
+        assert!(!of(r#"{"id":1,"method":"notifications\/initialized"}"#).is_initialized);
+        assert!(!of(r#"{"method":"notifications\/cancelled"}"#).is_initialized);
         assert!(!of(r#"[{"method":"notifications/initialized"}]"#).is_initialized);
     }
 

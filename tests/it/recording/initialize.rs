@@ -346,6 +346,27 @@ async fn b2_only_one_request_to_initialize_makes_a_session() {
     }
 }
 
+/// B2: nor is what is too large to be looked at taken for an `initialize` that was not recorded,
+/// where it begins as something else.
+#[tokio::test]
+async fn b2_a_large_message_that_is_no_initialize_is_not_reported() {
+    for (method, outcome) in [
+        ("tools/call", None),
+        ("initialize", Some(Outcome::NotRecorded)),
+    ] {
+        let server = Server::new(Profile::TypeScript);
+        assigns_always(&server);
+        let client = client(&server, SessionRecoveryLayer::new().max_body_bytes(100));
+        let text = "initialize".repeat(100);
+        let body = format!(
+            r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{{"text":"{text}"}}}}"#
+        );
+        let answer = send(&client, request(Method::POST, None, body)).await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.outcome(), outcome, "{method}");
+    }
+}
+
 /// B2: Python puts an id that is dead already on its 400, Go mints one for whatever comes. A
 /// client that probes with `server/discover` meets both.
 #[tokio::test]

@@ -575,3 +575,48 @@ async fn gets_that_meet_the_dead_session_together_do_not_fight_for_its_stream() 
         }
     }
 }
+
+/// G3: what a stream brings is of the epoch that it was opened in, whatever the caller asked for.
+#[tokio::test(start_paused = true)]
+async fn g3_the_ids_of_a_stream_that_was_opened_anew_are_of_its_own_epoch() {
+    // Given a listening stream of a dead session that the caller resumes,
+    let (scene, gets) = primed(Profile::TypeScript, layer()).await;
+    let mut anew = Comes::After.resume(&scene, LISTENING).await;
+    gets.data(1, "id: 8\ndata: {}\n\n");
+    anew.now().await;
+    drop(anew);
+    // when it resumes what it was given instead, then the server hears from where.
+    scene.open(get(&scene.session, Some("8"))).await;
+    assert_eq!(scene.server.last("GET").header(LAST_EVENT_ID), Some("8"));
+}
+
+/// H1: a stream that is resumed is read until all that was asked for has been answered.
+#[tokio::test(start_paused = true)]
+async fn h1_a_stream_resumed_may_bring_several_changes_of_state() {
+    let scene = scene(layer()).await;
+    let subscribe = |id: u64, uri: &str| {
+        json!({
+            "jsonrpc": "2.0", "id": id, "method": "resources/subscribe", "params": {"uri": uri},
+        })
+    };
+    // Given two requests in one POST, whose stream broke before it answered them,
+    let asked = json!([subscribe(1, "file:///a"), subscribe(2, "file:///b")]);
+    scene.server.on(|seen| {
+        let broken = || stream(Script::new().data("id: p\ndata: \n\n").error("reset"));
+        seen.message().is_array().then(broken)
+    });
+    let mut asking = scene.open(post(Some(&scene.session), &asked)).await;
+    asking.read_to_end().await;
+    // when the stream is resumed, and brings one answer after the other,
+    let gets = feed_all(&scene.server, "GET");
+    let mut resumed = scene.open(get(&scene.session, Some("p"))).await;
+    for id in [1, 2] {
+        gets.data(0, format!("id: p{id}\ndata: {}\n\n", result(id)));
+        resumed.now().await;
+    }
+    // then the next session has both.
+    scene.recover().await;
+    let live = scene.server.live();
+    let subscriptions = scene.server.subscriptions(&live[0]);
+    assert_eq!(subscriptions, ["file:///a", "file:///b"]);
+}

@@ -314,6 +314,30 @@ async fn a2_a_request_of_2026_07_28_is_not_translated() {
     assert_eq!(seen[0].header(PROTOCOL_VERSION), Some("2026-07-28"));
 }
 
+/// A2: but a session that was recorded with that very revision is one. Some servers negotiate it
+/// and hand out an id all the same.
+#[tokio::test]
+async fn a2_a_session_of_2026_07_28_is_recovered_in_its_own_revision() {
+    // Given a session that was negotiated so, and that the server has forgotten,
+    let server = Server::new(Profile::TypeScript);
+    server.set_version("2026-07-28");
+    let client = client(&server, SessionRecoveryLayer::new());
+    let session = handshake(&client).await;
+    server.restart();
+
+    // when it is asked in another revision without sessions, then its id is left alone;
+    // in its own, it is recovered.
+    for (version, outcome) in [
+        ("2027-01-01", None),
+        ("2026-07-28", Some(Outcome::Replayed)),
+    ] {
+        let mut request = post(Some(&session), &tool_call(1));
+        let version = version.parse().unwrap();
+        request.headers_mut().insert(PROTOCOL_VERSION, version);
+        assert_eq!(send(&client, request).await.outcome(), outcome);
+    }
+}
+
 /// A3: two servers that count their sessions hand out the same ids.
 #[tokio::test]
 async fn a3_endpoints_that_hand_out_the_same_id_share_nothing() {
