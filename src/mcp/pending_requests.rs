@@ -206,6 +206,15 @@ mod tests {
     }
 
     #[test]
+    fn k7_what_the_requests_of_a_batch_hold_counts() {
+        let requests: Vec<_> = (0..10)
+            .map(|n| format!(r#"{{"id":"id {n}","method":"a"}}"#))
+            .collect();
+        let batch = pending(&format!("[{}]", requests.join(",")));
+        assert_eq!(batch.held_bytes(), 10 * (size_of::<Id>() + "id 0".len()));
+    }
+
+    #[test]
     fn g4_who_resumes_has_not_had_what_came_after() {
         let batch = pending(
             r#"[{"id":1,"method":"a"},{"id":"2","method":"a"},{"id":1e0,"method":"a"},{"id":3,"method":"a"}]"#,

@@ -310,3 +310,75 @@ async fn g6_a_batch_of_one_is_answered_with_an_array() {
     assert_eq!(body[0]["id"], 5);
     assert_eq!(body[0]["error"]["code"], -32000);
 }
+
+/// G6: where two streams may answer a request, one of them tells that it is lost.
+#[tokio::test(start_paused = true)]
+async fn g6_a_request_of_two_streams_is_lost_once() {
+    // Given a call whose stream the caller has resumed while it was still open,
+    let scene = scene(layer()).await;
+    let calls = feed_all(&scene.server, "tools/call");
+    let gets = feed_all(&scene.server, "GET");
+    let mut call = scene.call(5).await;
+    calls.data(0, "id: p\ndata: \n\n");
+    call.now().await;
+    let mut resumed = scene.open(get(&scene.session, Some("p"))).await;
+    gets.data(0, "id: q\ndata: \n\n");
+    resumed.now().await;
+    // when the session is replaced, and their time is over,
+    scene.recover().await;
+    call.now().await;
+    resumed.now().await;
+    tokio::time::sleep(ORPHAN_TIMEOUT + Duration::from_secs(1)).await;
+    call.now().await;
+    resumed.now().await;
+    // then the caller is told once.
+    let told = [call.messages(), resumed.messages()].concat();
+    assert_eq!(told, [lost(5, "session_expired")]);
+}
+
+/// G6: what was answered before the event that a caller resumes from is not waited for, and what came
+/// after it is, whatever the first stream had brought.
+#[tokio::test(start_paused = true)]
+async fn g6_a_stream_that_is_resumed_from_before_its_answer_waits_for_it_again() {
+    let scene = scene(layer()).await;
+    let calls = feed_all(&scene.server, "tools/call");
+    let gets = feed_all(&scene.server, "GET");
+    let mut call = scene.call(5).await;
+    calls.data(0, "id: p\ndata: \n\n");
+    calls.data(0, format!("data: {}\n\n", result(5)));
+    call.now().await;
+    // Given a caller whose connection broke before it had read that,
+    drop(call);
+    let mut resumed = scene.open(get(&scene.session, Some("p"))).await;
+    gets.data(0, "data: \n\n");
+    resumed.now().await;
+    // when the session is replaced, then it is told that the answer will not come.
+    scene.recover().await;
+    resumed.now().await;
+    tokio::time::sleep(ORPHAN_TIMEOUT + Duration::from_secs(1)).await;
+    resumed.now().await;
+    assert_eq!(resumed.messages(), [lost(5, "session_expired")]);
+}
+
+/// G6: a response on a listening stream may be too large to be read.
+#[tokio::test(start_paused = true)]
+async fn g6_a_large_response_on_a_listening_stream_counts() {
+    for (is_answered, told) in [(true, 0), (false, 1)] {
+        let scene = scene(layer()).await;
+        let gets = feed_all(&scene.server, "GET");
+        answer_all(&scene.server, "tools/call", || reply(202, None, ""));
+        let mut stream = scene.listen().await;
+        scene.send(post(Some(&scene.session), &tool_call(5))).await;
+        if is_answered {
+            let text = "x".repeat(2 * 1024 * 1024);
+            let response = json!({"jsonrpc": "2.0", "id": 5, "result": {"text": text}});
+            gets.data(0, format!("data: {response}\n\n"));
+            stream.now().await;
+        }
+        scene.recover().await;
+        stream.now().await;
+        let error = lost(5, "session_expired");
+        let messages = stream.messages();
+        assert_eq!(messages.iter().filter(|it| **it == error).count(), told);
+    }
+}
