@@ -522,3 +522,33 @@ async fn e11_who_starts_a_recovery_before_it_is_sent_is_told_as_well() {
     let sent = server.last("tools/call");
     assert_eq!(sent.header("cookie"), Some("route=b"));
 }
+
+/// E11, G2: a stream that is opened anew goes to the replica of its session, too.
+#[tokio::test]
+async fn e11_a_get_that_resumes_is_sent_again_with_the_cookies() {
+    // Given a session behind a balancer, and a caller that keeps its cookie,
+    let balancer = Balancer::new("; Path=/", false);
+    let client = balancer.client(SessionRecoveryLayer::new());
+    let opened = send(&client, post(None, &initialize())).await;
+    let cookie = opened.header("set-cookie").unwrap().to_owned();
+    let cookie = cookie.split(';').next().unwrap();
+    let session = opened.session().unwrap().to_owned();
+    let with_cookie = |mut request: Request<CallerBody>| {
+        request
+            .headers_mut()
+            .insert("cookie", cookie.parse().unwrap());
+        request
+    };
+    send(&client, with_cookie(post(Some(&session), &initialized()))).await;
+    // when its replica is gone, and a stream is to be resumed,
+    balancer.kill(cookie);
+    let resumes = with_cookie(get(&session, Some("")));
+    let answer = client.clone().oneshot(resumes).await.unwrap();
+    drop(answer);
+    // then the stream is opened where the new session is.
+    let seen = balancer.seen();
+    let (what, replica, cookies) = seen.last().unwrap();
+    let (_, new, _) = seen.iter().rfind(|it| it.0 == "initialize").unwrap();
+    assert_eq!((&**what, replica), ("GET", new));
+    assert_eq!(*cookies, Some(format!("route={new}")));
+}

@@ -473,3 +473,35 @@ async fn e6_a_ping_is_answered_on_a_slow_connection_too() {
     assert_eq!(server.count("POST"), 1);
     assert_eq!(answer.outcome(), Some(Outcome::Replayed));
 }
+
+/// E6: whatever else the server asks for before it answers is the caller's to answer.
+#[tokio::test(start_paused = true)]
+async fn e6_nothing_but_a_ping_is_answered_in_a_handshake() {
+    let scene = answering("text/event-stream", || {
+        let ask = r#"data: {"jsonrpc":"2.0","id":5,"method":"roots/list"}"#;
+        let result = r#"data: {"jsonrpc":"2.0","id":0,"result":{"protocolVersion":"2025-11-25"}}"#;
+        Script::new().data(format!("{ask}\n\n{result}\n\n"))
+    })
+    .await;
+    assert_eq!(echoed(&scene.call(1).await), 1);
+    settle().await;
+    let responses = scene.server.all("POST");
+    assert!(responses.is_empty(), "{responses:?}");
+}
+
+/// E6: what follows the result is read on for a while, so that its connection can be used again.
+#[tokio::test(start_paused = true)]
+async fn e6_the_rest_of_the_answer_is_read_in_the_background() {
+    let scene = lost(SessionRecoveryLayer::new()).await;
+    let (feeder, feed) = feed();
+    let mut feed = Some(feed);
+    replace(&scene.server, "initialize", move |_, own| {
+        with_id_of(&own, fed_stream(feed.take().expect("one handshake")))
+    });
+    feeder.data("data: {\"jsonrpc\":\"2.0\",\"id\":0,\"result\":{}}\n\n");
+    assert_eq!(echoed(&scene.call(1).await), 1);
+    settle().await;
+    assert!(!feeder.is_dropped());
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    assert!(feeder.is_dropped());
+}
