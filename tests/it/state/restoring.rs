@@ -230,7 +230,9 @@ async fn only_what_was_answered_2xx_is_kept() {
             .lock()
             .unwrap()
             .filter(|_| !own.contains(&seen.what().as_str()))?;
-        Some(reply(status, None, "no"))
+        let id = seen.message()["id"].clone();
+        let result = json!({"jsonrpc": "2.0", "id": id, "result": {}});
+        Some(json_reply(status, &result))
     });
     for status in [301, 400, 403, 429, 500, 503] {
         *refuse.lock().unwrap() = Some(status);

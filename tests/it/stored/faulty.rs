@@ -23,6 +23,8 @@ pub(super) enum Mode {
     /// Never answers.
     Hangs,
     Down,
+    /// The same, after so long.
+    Refuses(Duration),
     /// Reads, and does not write.
     Full,
     Panics,
@@ -121,6 +123,10 @@ impl FaultyStore {
             }
             Mode::Hangs => std::future::pending().await,
             Mode::Down => Err(DOWN),
+            Mode::Refuses(time) => {
+                tokio::time::sleep(time).await;
+                Err(DOWN)
+            }
             Mode::Full if writes => Err(FULL),
             Mode::Full => Ok(()),
             Mode::Panics => panic!("the store panics, as it was told"),

@@ -66,7 +66,12 @@ async fn n1_all_that_is_queued_is_flushed() {
 
 #[tokio::test(start_paused = true)]
 async fn n5_a_store_that_is_away_is_not_waited_for() {
-    for mode in [Mode::Down, Mode::Hangs, Mode::Slow(Duration::from_secs(5))] {
+    for mode in [
+        Mode::Down,
+        Mode::Refuses(Duration::from_millis(200)),
+        Mode::Hangs,
+        Mode::Slow(Duration::from_secs(5)),
+    ] {
         let store = FaultyStore::new();
         store.set(mode);
         let sessions = Sessions::new();
@@ -109,6 +114,9 @@ async fn n1_every_store_is_flushed() {
     let clients = stores
         .each_ref()
         .map(|store| mocked(&server, store.layer().sessions(sessions.clone())));
+    for (store, millis) in stores.iter().zip([300, 400, 100]) {
+        store.set(Mode::Slow(Duration::from_millis(millis)));
+    }
     for client in &clients {
         handshake(client).await;
     }
