@@ -202,6 +202,8 @@ mod tests {
             ("text/event-streams", false),
             ("text/event-stream x", false),
             ("text/event", false),
+            // As long.
+            ("application/jsonl", false),
             ("", false),
         ] {
             let headers = self::content_type(content_type);

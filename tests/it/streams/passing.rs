@@ -82,6 +82,7 @@ async fn g8_a_body_that_may_be_extended_says_when_it_has_ended() {
         "GET" => Some(stream(Script::new().data(EVENTS))),
         // Without the response, which the error of G7 takes the place of.
         "tools/call" => Some(stream(Script::new().data(NEW).trailers(Default::default()))),
+        "resources/subscribe" => Some(reply(200, Some("application/json"), &result(2))),
         _ => None,
     });
     let subscribe = json!({
