@@ -386,6 +386,7 @@ mod tests {
             r#"{"method":"tools\/call","id":1}"#,
             r#"{"method":7,"id":1}"#,
             r#"{"id":1,"result":{}"#,
+            "{\u{1}\"id\":1,\"result\":{}}",
             r#"{"id":1,"result":{}}}"#,
             r#"{"id":1,"result":{}} {}"#,
             r#"{"id":1,"result":{"text":"}"#,

@@ -308,3 +308,36 @@ impl Epoch {
         self.is_unproven() && self.unproven.swap(PROVEN, Ordering::Relaxed) == RECOVERED
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::value::RawValue;
+
+    use super::*;
+    use crate::session::{
+        Sessions,
+        fixture::{ENDPOINT, id, next, recorded},
+    };
+
+    #[test]
+    fn c1_a_few_earlier_versions_are_known_and_the_callers_first_one_always() {
+        let sessions = Sessions::new();
+        let session = recorded(&sessions, ENDPOINT, "1");
+        let versions: Vec<_> = (10..40).map(|day| format!("2025-01-{day}")).collect();
+        let mut epoch = session.chain().current();
+        for version in &versions {
+            let result = format!(r#"{{"protocolVersion":"{version}"}}"#);
+            let result = RawValue::from_string(result).unwrap();
+            let result = InitializeResult::parse(&result).unwrap();
+            let Some(handshake) = Arc::into_inner(next(&session, &id("2"))).unwrap().handshake
+            else {
+                unreachable!("a recovery makes one")
+            };
+            epoch = Arc::new(epoch.next(None, result, *handshake));
+        }
+        // That of the present epoch is none of them.
+        let (first, rest) = (&versions[..1], &versions[versions.len() - MAX_VERSIONS..]);
+        let known = first.iter().chain(&rest[..MAX_VERSIONS - 1]);
+        assert!(epoch.outdated_versions.iter().eq(known));
+    }
+}

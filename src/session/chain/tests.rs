@@ -47,3 +47,27 @@ fn k6_an_epoch_that_is_gone_has_no_pauses() {
     assert!(!chain.is_paused(&first, None));
     assert!(matches!(chain.standing(&first, None), Standing::Expired));
 }
+
+/// E10: what takes its place is not to be mistaken for it.
+#[tokio::test(start_paused = true)]
+async fn e10_what_an_abandoned_recovery_publishes_is_refused() {
+    let sessions = Sessions::new();
+    let session = recorded(&sessions, ENDPOINT, "1");
+    let claim = || {
+        let (seen, _) = session.chain().snapshot();
+        match Chain::claim(&session, &seen, None, Duration::from_secs(1), true) {
+            Claim::Lead(_, _, leader) => Some(leader),
+            _ => None,
+        }
+    };
+    let old = claim().expect("nobody else does");
+    assert!(claim().is_none(), "it is under way");
+    tokio::time::advance(Duration::from_secs(600)).await;
+    let new = claim().expect("the old one is abandoned");
+    let [second, third] = ["2", "3"].map(id);
+    let epoch = next(&session, &second);
+    assert!(sessions.publish(&session, old, epoch, None).is_err());
+    let epoch = next(&session, &third);
+    assert!(sessions.publish(&session, new, epoch, None).is_ok());
+    assert_eq!(session.chain().current().id(), Some(&third));
+}
