@@ -533,16 +533,16 @@ async fn e11_a_get_that_resumes_is_sent_again_with_the_cookies() {
     let cookie = opened.header("set-cookie").unwrap().to_owned();
     let cookie = cookie.split(';').next().unwrap();
     let session = opened.session().unwrap().to_owned();
-    let with_cookie = |mut request: Request<CallerBody>| {
-        request
-            .headers_mut()
-            .insert("cookie", cookie.parse().unwrap());
+    let with_cookie = |mut request: Request<CallerBody>, cookie: &str| {
+        let cookie = cookie.parse().unwrap();
+        request.headers_mut().insert("cookie", cookie);
         request
     };
-    send(&client, with_cookie(post(Some(&session), &initialized()))).await;
+    let accepts = with_cookie(post(Some(&session), &initialized()), cookie);
+    send(&client, accepts).await;
     // when its replica is gone, and a stream is to be resumed,
     balancer.kill(cookie);
-    let resumes = with_cookie(get(&session, Some("")));
+    let resumes = with_cookie(get(&session, Some("")), "user=1");
     let answer = client.clone().oneshot(resumes).await.unwrap();
     drop(answer);
     // then the stream is opened where the new session is.
@@ -550,5 +550,5 @@ async fn e11_a_get_that_resumes_is_sent_again_with_the_cookies() {
     let (what, replica, cookies) = seen.last().unwrap();
     let (_, new, _) = seen.iter().rfind(|it| it.0 == "initialize").unwrap();
     assert_eq!((&**what, replica), ("GET", new));
-    assert_eq!(*cookies, Some(format!("route={new}")));
+    assert_eq!(*cookies, Some(format!("user=1; route={new}")));
 }

@@ -679,3 +679,34 @@ async fn an_unread_result_is_no_change() {
     assert_eq!(events.last().result(), Ok(()));
     assert!(!events.last().changes().any());
 }
+
+/// H1: what the old session accepts when it has been replaced is told to the new one at once.
+#[tokio::test(start_paused = true)]
+async fn h1_what_is_accepted_late_is_sent_to_the_new_session() {
+    let scene = scene(layer()).await;
+    // Given a subscription that the old session takes its time for,
+    let (late, gate) = (subscribe("late"), Arc::new(tokio::sync::Notify::new()));
+    let opens = gate.clone();
+    let mut asked = 0;
+    scene.server.on_async(move |seen| {
+        asked += usize::from(seen.what() == SUBSCRIBE);
+        let (id, opens) = (seen.message()["id"].clone(), opens.clone());
+        (seen.what() == SUBSCRIBE && asked == 1).then(|| {
+            Box::pin(async move {
+                opens.notified().await;
+                let result = json!({"jsonrpc": "2.0", "id": id, "result": {}});
+                Ok(json_reply(200, &result))
+            }) as Answering
+        })
+    });
+    let subscribing = scene.spawn(post(Some(&scene.session), &late));
+    settle().await;
+    // when it is replaced, and answers after that,
+    scene.recover().await;
+    assert_eq!(restored(&scene), state(None, &[]));
+    gate.notify_one();
+    assert_eq!(subscribing.await.unwrap().status, 200);
+    settle().await;
+    // then the new one is told.
+    assert_eq!(restored(&scene), state(None, &["late"]));
+}
