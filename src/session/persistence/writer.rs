@@ -225,6 +225,8 @@ mod tests {
             persistence.push(end(number));
         }
         assert_eq!(lock(&persistence.queue).len(), MAX_ENDS);
+        let is_save = |task: &Task| matches!(task, Task::Save(_));
+        assert!(lock(&persistence.queue).iter().any(is_save));
         // There is always room for a session that is there.
         persistence.push(Task::Save(Arc::downgrade(&session)));
         assert_eq!(lock(&persistence.queue).len(), MAX_ENDS + 1);

@@ -217,3 +217,51 @@ async fn n3_an_epoch_that_lives_is_kept_where_the_store_has_no_other() {
     }
     assert_eq!(one.server.count("initialize"), 3);
 }
+
+/// H1: what the store could not be told goes to the epoch that another process has made.
+#[tokio::test(start_paused = true)]
+async fn n3_what_was_not_written_is_told_to_the_epoch_that_is_adopted() {
+    let store = FaultyStore::new();
+    let (one, other) = two(&store).await;
+    store.set(Mode::Full);
+    let subscribe = serde_json::json!({
+        "jsonrpc": "2.0", "id": 9, "method": "resources/subscribe", "params": {"uri": "file:///a"},
+    });
+    one.send(post(Some(&one.session), &subscribe)).await;
+    store.set(Mode::Works);
+    one.server.restart();
+    assert_eq!(echoed(&other.call(1).await), 1);
+    assert_eq!(echoed(&one.call(2).await), 2);
+    settle().await;
+    let live = one.server.live();
+    assert_eq!(one.server.subscriptions(&live[0]), ["file:///a"]);
+}
+
+/// H1: and what another process has taken back is not restored.
+#[tokio::test(start_paused = true)]
+async fn n3_what_another_process_took_back_is_not_restored() {
+    let store = FaultyStore::new();
+    let one = live(store.layer()).await;
+    let change = |method: &str| {
+        serde_json::json!({
+            "jsonrpc": "2.0", "id": 9, "method": method, "params": {"uri": "file:///a"},
+        })
+    };
+    let session = one.session.clone();
+    one.send(post(Some(&session), &change("resources/subscribe")))
+        .await;
+    settle().await;
+    let other = Scene {
+        client: mocked(&one.server, store.layer()),
+        server: one.server.clone(),
+        session: session.clone(),
+    };
+    assert_eq!(echoed(&other.call(1).await), 1);
+    one.send(post(Some(&session), &change("resources/unsubscribe")))
+        .await;
+    settle().await;
+    one.server.restart();
+    assert_eq!(echoed(&other.call(2).await), 2);
+    settle().await;
+    assert_eq!(one.server.count("resources/subscribe"), 1);
+}

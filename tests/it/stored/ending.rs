@@ -205,3 +205,21 @@ async fn n6_a_record_that_cannot_be_read_goes_with_its_session() {
     tokio::time::sleep(LATER).await;
     assert_eq!(store.len(), 0);
 }
+
+/// A5: who ends a session ends no other that the server has given its id to.
+#[tokio::test(start_paused = true)]
+async fn n6_the_end_of_a_session_is_not_that_of_another_with_its_id() {
+    let store = FaultyStore::new();
+    let server = Server::new(Profile::TypeScriptJson);
+    server.set_ids(Ids::Counting);
+    let [one, other] = [(); 2].map(|()| mocked(&server, store.layer()));
+    let session = handshake(&one).await;
+    settle().await;
+    server.restart();
+    assert_eq!(handshake(&other).await, session);
+    settle().await;
+    send(&one, delete(&session)).await;
+    settle().await;
+    let call = post(Some(&session), &tool_call(1));
+    assert_eq!(echoed(&send(&other, call).await), 1);
+}

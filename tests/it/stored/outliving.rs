@@ -265,6 +265,80 @@ async fn n1_the_store_is_asked_once_for_an_id_that_nobody_knows() {
         assert_eq!(echoed(&scene.call(number).await), number);
     }
     assert_eq!(store.loads(), 1);
+    // A second later it may be there.
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    scene.send(post(Some("made-up"), &ping(1))).await;
+    assert_eq!(store.loads(), 2);
+}
+
+/// I2: so may one that this process has found in the store.
+#[tokio::test(start_paused = true)]
+async fn i2_n1_a_session_that_was_found_is_not_ended_when_the_table_is_full() {
+    let store = FaultyStore::new();
+    let scene = lost(store.layer()).await;
+    assert_eq!(echoed(&scene.call(1).await), 1);
+    settle().await;
+    let scene = Scene {
+        client: mocked(&scene.server, store.layer().max_sessions(1)),
+        ..scene
+    };
+    assert_eq!(echoed(&scene.call(2).await), 2);
+    handshake(&scene.client).await;
+    settle().await;
+    assert_eq!(scene.server.count("DELETE"), 0);
+}
+
+/// I3: nor is what a recovery made that the table has no more room for.
+#[tokio::test(start_paused = true)]
+async fn i3_n3_another_process_goes_on_in_what_a_recovery_made_for_a_session_without_room() {
+    let store = FaultyStore::new();
+    let scene = live(store.layer().max_sessions(1)).await;
+    settle().await;
+    scene.server.restart();
+    // Given a recovery that has got as far as its last step,
+    let gate = hold(&scene.server, "notifications/initialized");
+    let call = scene.spawn_call(1);
+    settle().await;
+    // when another session takes the place of its own,
+    send(&scene.client, post(None, &initialize())).await;
+    gate.open();
+    soon(call).await.unwrap();
+    settle().await;
+    // then what it made is there for the next process.
+    assert_eq!(scene.server.count("DELETE"), 0);
+    let scene = restarted(scene, &store);
+    assert_eq!(echoed(&scene.call(2).await), 2);
+    assert_eq!(scene.server.count("initialize"), 3);
+}
+
+/// A5: a server that counts hands out an id anew. What the store has under it is another session's.
+#[tokio::test(start_paused = true)]
+async fn a5_n3_what_an_earlier_session_of_the_same_id_held_is_not_restored() {
+    for mode in [Mode::Works, Mode::Full] {
+        // Given a session with a subscription,
+        let store = FaultyStore::new();
+        let server = Server::new(Profile::TypeScriptJson);
+        server.set_ids(Ids::Counting);
+        let one = mocked(&server, store.layer());
+        let session = handshake(&one).await;
+        let subscribe = serde_json::json!({
+            "jsonrpc": "2.0", "id": 9, "method": "resources/subscribe", "params": {"uri": "file:///a"},
+        });
+        send(&one, post(Some(&session), &subscribe)).await;
+        settle().await;
+        // when another process is given its id, and is recovered,
+        server.restart();
+        store.set(mode);
+        let other = mocked(&server, store.layer());
+        assert_eq!(handshake(&other).await, session);
+        settle().await;
+        server.restart();
+        let call = post(Some(&session), &tool_call(1));
+        assert_eq!(echoed(&send(&other, call).await), 1);
+        settle().await;
+        // then nothing of the first one is in there.
+        assert_eq!(server.count("resources/subscribe"), 1, "{mode:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
