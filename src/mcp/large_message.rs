@@ -49,10 +49,13 @@ fn method_of_large(beginning: &[u8]) -> Option<&[u8]> {
         let value = after.trim_ascii_start().strip_prefix(b":")?;
         let value = value.trim_ascii_start();
         // As JSON has it: however the name is escaped (rule C4).
-        let name: Cow<'_, str> = serde_json::from_slice(name).ok()?;
+        let name = match plain(name) {
+            Some(name) => Cow::Borrowed(name),
+            None => Cow::Owned(serde_json::from_slice::<String>(name).ok()?.into_bytes()),
+        };
         match &*name {
-            "method" => return Some(string(value).map_or(value, |(method, _)| method)),
-            "result" | "error" => return None,
+            b"method" => return Some(string(value).map_or(value, |(method, _)| method)),
+            b"result" | b"error" => return None,
             _ => {}
         }
         let (_, after) = value_of(value)?;

@@ -107,7 +107,7 @@ async fn h1_a_subscription_in_a_large_batch_is_kept_and_one_to_a_huge_uri_is_not
     // in frames of a byte each,
     let batch = format!("\n{}", json!(batch));
     let frames = batch.as_bytes().chunks(1);
-    let body = frames.fold(Script::new(), |script, byte| script.data(byte.to_vec()));
+    let body = frames.fold(Script::new(), Script::data);
     let request = post(Some(&scene.session), &json!({})).map(|_| body.boxed());
 
     // when it has been answered, and the session is lost,
