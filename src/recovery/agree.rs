@@ -96,9 +96,14 @@ where
         }
     }
 
-    /// There is no session any more (rule N6).
+    /// There is no session any more (rule N6). An epoch that has not expired is ended with it.
     fn ended(&self) -> Failure {
+        let chain = self.session.chain();
+        let superseded = chain.is_superseded().then(|| chain.current());
         self.shared.sessions.forget(self.session);
+        if let Some(epoch) = superseded {
+            super::end::<S, B>(self.shared, self.session, &epoch);
+        }
         Failure::Forgotten
     }
 

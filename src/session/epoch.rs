@@ -18,6 +18,9 @@ const MAX_VERSIONS: usize = 8;
 /// One upstream session. Epoch 0 is the caller's own handshake, each recovery makes the next.
 pub(crate) struct Epoch {
     number: u64,
+    /// That in the store, which others go by, too. They may have made fewer epochs than this process.
+    #[cfg(feature = "store")]
+    stored: u64,
     id: Option<HeaderValue>,
     /// Whether a caller's requests differ from this epoch's (rule C3).
     translates: bool,
@@ -73,6 +76,7 @@ impl Handshake {
 #[cfg(feature = "store")]
 pub(super) struct KnownEpoch {
     pub(super) number: u64,
+    pub(super) stored: u64,
     pub(super) id: Option<HeaderValue>,
     pub(super) callers_id: HeaderValue,
     pub(super) result: Option<InitializeResult>,
@@ -85,6 +89,8 @@ impl Epoch {
     pub(crate) fn first(id: HeaderValue, callers_id: &HeaderValue) -> Self {
         Self {
             number: 0,
+            #[cfg(feature = "store")]
+            stored: 0,
             translates: id != callers_id,
             id: Some(id),
             result: OnceLock::new(),
@@ -125,6 +131,8 @@ impl Epoch {
         };
         Self {
             number: self.number + 1,
+            #[cfg(feature = "store")]
+            stored: self.stored + 1,
             id,
             translates: true,
             outdated_versions,
@@ -145,6 +153,7 @@ impl Epoch {
     pub(super) fn restored(known: KnownEpoch, handshake: Option<Handshake>) -> Self {
         Self {
             number: known.number,
+            stored: known.stored,
             translates: known.number > 0 || known.id.as_ref() != Some(&known.callers_id),
             id: known.id,
             result: known.result.map(OnceLock::from).unwrap_or_default(),
@@ -160,6 +169,12 @@ impl Epoch {
             reassigned: AtomicBool::new(false),
             shown_by: OnceLock::new(),
         }
+    }
+
+    /// Its number in the store.
+    #[cfg(feature = "store")]
+    pub(super) fn stored(&self) -> u64 {
+        self.stored
     }
 
     #[cfg(feature = "store")]

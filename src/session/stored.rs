@@ -29,17 +29,54 @@ pub(crate) struct Synced {
     /// It has been written or read. Until then, whatever has its key is of an earlier session: the
     /// server has just handed out the id anew.
     pub(super) is_known: bool,
-    /// Its epoch was published although the store did not answer.
-    pub(super) is_unagreed: bool,
+    /// The epoch that it was seen to be in there last.
+    pub(super) seen: Option<StoredEpoch>,
+    /// The epochs that were published although the store did not answer.
+    pub(super) unagreed: Vec<StoredEpoch>,
     /// It is to be written.
     pub(super) is_queued: bool,
     /// The session has ended, and its record with it.
     pub(super) is_removed: bool,
 }
 
+/// An epoch as a record tells it from others.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct StoredEpoch {
+    number: u64,
+    upstream: UpstreamId,
+}
+
+/// How many epochs are kept in mind that were published without the store. One may have come to it
+/// all the same, later than it was waited for.
+const MAX_UNAGREED: usize = 8;
+
+impl StoredEpoch {
+    fn of(record: &Record) -> Self {
+        Self {
+            number: record.epoch,
+            upstream: record.upstream.clone(),
+        }
+    }
+}
+
 impl Synced {
     pub(super) fn bytes(&self) -> usize {
-        size_of::<Self>() + self.state.bytes()
+        let unagreed = self.unagreed.capacity() * size_of::<StoredEpoch>();
+        size_of::<Self>() + self.state.bytes() + unagreed
+    }
+
+    /// The store holds the session in this epoch.
+    pub(super) fn agreed(&mut self, epoch: StoredEpoch) {
+        self.unagreed.retain(|it| it.number > epoch.number);
+        self.seen = Some(epoch);
+    }
+
+    /// This epoch is published although the store does not answer.
+    pub(super) fn not_agreed(&mut self, epoch: StoredEpoch) {
+        if self.unagreed.len() >= MAX_UNAGREED {
+            self.unagreed.remove(0);
+        }
+        self.unagreed.push(epoch);
     }
 
     /// Whether the mark of a session that has ended is about this one.
@@ -105,7 +142,7 @@ impl Session {
             principal,
             callers_id,
             incarnation: self.incarnation(),
-            epoch: epoch.number(),
+            epoch: epoch.stored(),
             upstream: self.upstream(epoch),
             result: epoch.result().map(|result| {
                 let [server_info, capabilities, instructions] = result.digests();
@@ -138,15 +175,33 @@ impl Session {
         }
     }
 
-    /// Whether another process has gone on, from `epoch` or from before it (rule N3).
-    pub(super) fn is_behind(&self, epoch: &Epoch, record: &Record) -> bool {
-        record.epoch > epoch.number()
-            || record.epoch == epoch.number() && record.upstream != self.upstream(epoch)
+    /// An epoch of this session as the store has it.
+    pub(super) fn as_stored(&self, epoch: &Epoch) -> StoredEpoch {
+        StoredEpoch {
+            number: epoch.stored(),
+            upstream: self.upstream(epoch),
+        }
     }
 
-    /// The epoch in a record of this session.
+    /// Whether another process has gone on, from `epoch` or from before it (rule N3). What was
+    /// published without the store gives way to what others have written since, however many epochs
+    /// that is on either side.
+    pub(super) fn is_behind(&self, epoch: &Epoch, record: &Record) -> bool {
+        let (stored, own) = (StoredEpoch::of(record), self.as_stored(epoch));
+        self.with_synced(|_, synced| match synced.unagreed.is_empty() {
+            true => {
+                stored.number > own.number
+                    || stored.number == own.number && stored.upstream != own.upstream
+            }
+            false => synced.seen.as_ref() != Some(&stored) && !synced.unagreed.contains(&stored),
+        })
+    }
+
+    /// The epoch in a record of this session, as this process counts them.
     pub(crate) fn stored_epoch(&self, record: &Record, handshake: Handshake) -> Epoch {
-        Epoch::restored(known_epoch(self.id(), record), Some(handshake))
+        let mut known = known_epoch(self.id(), record);
+        known.number = known.number.max(self.chain().current().number() + 1);
+        Epoch::restored(known, Some(handshake))
     }
 
     /// A session that another process recorded.
@@ -173,6 +228,7 @@ impl Session {
             state: state.clone(),
             incarnation: record.incarnation,
             is_known: true,
+            seen: Some(StoredEpoch::of(record)),
             ..Synced::default()
         };
         Self::restored(key, epoch, initialize, pauses, state, synced)
@@ -198,7 +254,7 @@ impl Session {
             synced.revision = Some(revision);
             synced.incarnation = record.incarnation.or(synced.incarnation);
             synced.is_known = true;
-            synced.is_unagreed = false;
+            synced.seen = Some(StoredEpoch::of(record));
             own
         })
     }
@@ -233,6 +289,7 @@ fn known_epoch(callers_id: &HeaderValue, record: &Record) -> KnownEpoch {
     let promised: ListChanged = record.promised.into();
     KnownEpoch {
         number: record.epoch,
+        stored: record.epoch,
         id: match &record.upstream {
             UpstreamId::Callers => Some(sensitive(callers_id.clone())),
             UpstreamId::Own(id) => Some(sensitive(id.0.clone())),

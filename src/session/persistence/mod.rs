@@ -191,7 +191,8 @@ impl Persistence {
         match self.health.noted(agreed.unwrap_or(Err(NO_ANSWER))) {
             Some(agreed) => agreed,
             None => {
-                session.with_synced(|_, synced| synced.is_unagreed = true);
+                let epoch = session.as_stored(epoch);
+                session.with_synced(|_, synced| synced.not_agreed(epoch));
                 Agreed::Proposed
             }
         }
@@ -205,6 +206,7 @@ impl Persistence {
         record: &Record,
         revision: Revision,
     ) -> Vec<StateChange> {
+        session.with_synced(|_, synced| synced.unagreed.clear());
         session.merge(record, revision, self.config.max_subscriptions)
     }
 
@@ -217,6 +219,7 @@ impl Persistence {
             if is_removed {
                 return Ok(Agreed::Ended);
             }
+            let stored = session.as_stored(epoch);
             let record = session.record(epoch, &state);
             let Some(value) = record.and_then(|record| record.encode().ok()) else {
                 // It cannot be stored, whatever is tried.
@@ -231,7 +234,7 @@ impl Persistence {
                     synced.revision = Some(revision);
                     synced.state = state;
                     synced.is_known = true;
-                    synced.is_unagreed = false;
+                    synced.agreed(stored);
                 });
                 return Ok(Agreed::Proposed);
             }

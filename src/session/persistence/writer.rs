@@ -82,11 +82,13 @@ impl Persistence {
         let task = taken.task.as_ref()?;
         let written = timeout(patience, self.write(task)).await;
         let written = written.unwrap_or(Err(NO_ANSWER));
-        self.health.noted(written);
+        if written != Ok(false) {
+            self.health.noted(written);
+        }
         if written.is_ok() {
             taken.task = None;
         }
-        Some(written)
+        Some(written.map(drop))
     }
 
     fn again(&self, task: Task) {
@@ -102,33 +104,31 @@ impl Persistence {
         }
     }
 
-    async fn write(&self, task: &Task) -> Result<(), StoreError> {
+    /// Whether the store was asked for that.
+    async fn write(&self, task: &Task) -> Result<bool, StoreError> {
         let session = match task {
-            Task::End(key, of) => return self.mark(*key, *of).await.map(drop),
+            Task::End(key, of) => return self.mark(*key, *of).await.map(|_| true),
             Task::Save(session) => session.upgrade(),
         };
-        let Some(session) = session else {
-            return Ok(());
+        let Some(session) = session.filter(|session| !self.has_ended(session)) else {
+            return Ok(false);
         };
         session.with_synced(|_, synced| synced.is_queued = false);
         let epoch = session.chain().current();
         match self.save(&session, &epoch).await {
-            // What it has of a newer epoch, or of an end, is what counts; the next recovery finds it.
-            Ok(Agreed::Proposed | Agreed::Ended) => Ok(()),
-            Ok(Agreed::Other(..)) => {
-                // Where none is in sight, since this epoch is as good as the other, there has to be
-                // one.
-                if session.with_synced(|_, synced| synced.is_unagreed) {
-                    session.chain().supersede(&epoch);
-                }
-                Ok(())
+            Ok(Agreed::Proposed) => Ok(true),
+            // What it has of another epoch, or of an end, is what counts. Where no recovery is in sight
+            // that would find it, since this epoch is as good as any, there has to be one.
+            Ok(Agreed::Other(..) | Agreed::Ended) => {
+                session.chain().supersede(&epoch);
+                Ok(true)
             }
             Err(error) if error.kind() == StoreErrorKind::Corrupt => {
                 // Nobody can read it, nor replace it without having read it.
                 self.health.noted::<()>(Err(error));
                 self.config.store.remove(session.key().stored()).await?;
                 set_revision(&session, None);
-                self.save(&session, &epoch).await.map(drop)
+                self.save(&session, &epoch).await.map(|_| true)
             }
             Err(error) => Err(error),
         }

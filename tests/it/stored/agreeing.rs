@@ -10,10 +10,15 @@ use super::faulty::{FaultyStore, Mode};
 
 /// Two processes over one store that both know a session.
 pub(super) async fn two(store: &FaultyStore) -> (Scene, Scene) {
+    two_over(store, store).await
+}
+
+/// The same, each over a store of its own that leads to the same.
+pub(super) async fn two_over(store: &FaultyStore, others: &FaultyStore) -> (Scene, Scene) {
     let one = live(store.layer()).await;
     settle().await;
     let other = Scene {
-        client: mocked(&one.server, store.layer()),
+        client: mocked(&one.server, others.layer()),
         server: one.server.clone(),
         session: one.session.clone(),
     };
@@ -110,6 +115,41 @@ async fn n3_of_two_that_recover_the_same_epoch_one_publishes_and_the_other_follo
     assert_eq!(echoed(&one.call(3).await), 3);
     assert_eq!(echoed(&other.call(4).await), 4);
     assert_eq!(one.server.count("initialize"), 3);
+}
+
+/// N3, N5: however many epochs have been published on either side.
+#[tokio::test(start_paused = true)]
+async fn n3_epochs_that_were_published_without_the_store_give_way_to_the_one_in_it() {
+    for mode in [Mode::Down, Mode::Hangs, Mode::Full] {
+        for alone in 1..=3 {
+            // Given a process that has recovered without the store, and then one with it,
+            let store = FaultyStore::new();
+            let others = store.another_way();
+            let (one, other) = two_over(&store, &others).await;
+            others.set(mode);
+            for _ in 0..alone {
+                one.server.restart();
+                assert_eq!(echoed(&other.call(1).await), 1);
+            }
+            assert_eq!(echoed(&one.call(1).await), 1);
+            assert_eq!(one.server.live().len(), 2);
+            let agreed = one.server.last("tools/call").session().unwrap().to_owned();
+
+            // when the store is there again,
+            others.set(Mode::Works);
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            assert_eq!(echoed(&other.call(2).await), 2);
+
+            // then both go on in what is in it, and nothing else is left on the server.
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            for scene in [&one, &other] {
+                assert_eq!(echoed(&scene.call(3).await), 3);
+                let seen = one.server.last("tools/call");
+                assert_eq!(seen.session(), Some(&*agreed), "{mode:?} {alone}");
+            }
+            assert_eq!(one.server.live(), [agreed], "{mode:?} {alone}");
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

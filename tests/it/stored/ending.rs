@@ -7,7 +7,7 @@ use testing::whose::Ids;
 use testing::*;
 
 use super::{
-    agreeing::two,
+    agreeing::{two, two_over},
     faulty::{FaultyStore, Mode},
     outliving::restarted,
 };
@@ -65,6 +65,30 @@ async fn n6_another_process_does_not_recover_a_session_that_has_ended() {
     assert_eq!(one.server.count("initialize"), 1);
     tokio::time::sleep(LATER).await;
     assert_eq!(store.len(), 0);
+}
+
+/// N6, I3: whoever finds the mark lets go of the session, also in an epoch that no mark knows of.
+#[tokio::test(start_paused = true)]
+async fn n6_an_epoch_that_was_published_without_the_store_ends_with_the_session() {
+    // Given a process that has recovered while it could not reach the store,
+    let store = FaultyStore::new();
+    let others = store.another_way();
+    let (one, other) = two_over(&store, &others).await;
+    others.set(Mode::Down);
+    one.server.restart();
+    assert_eq!(echoed(&other.call(1).await), 1);
+    assert_eq!(one.server.live().len(), 1);
+
+    // when another one ends the session, and the store is there again,
+    one.send(delete(&one.session)).await;
+    others.set(Mode::Works);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+
+    // then the next request finds no session, and none is left on the server.
+    assert_eq!(other.call(2).await.status, 404);
+    settle().await;
+    assert!(one.server.live().is_empty());
+    assert_eq!(one.server.count("initialize"), 2);
 }
 
 #[tokio::test(start_paused = true)]

@@ -169,6 +169,26 @@ async fn n5_failing_and_being_back_are_reported_once_and_tell_no_secret() {
     assert_eq!(told(&scene.session), 0);
 }
 
+/// N5: what needs no store says nothing of it.
+#[tokio::test(start_paused = true)]
+async fn n5_a_store_that_was_never_there_is_not_said_to_be_back() {
+    testing::logs::prepare();
+    let (logs, _guard) = Logs::collect();
+    let store = FaultyStore::new();
+    store.set(Mode::Down);
+    let scene = live(store.layer()).await;
+    settle().await;
+    assert_eq!(scene.send(delete(&scene.session)).await.status, 200);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let told = |text: &str| {
+        logs.own()
+            .iter()
+            .any(|line| format!("{line:?}").contains(text))
+    };
+    assert!(told("sessions are not stored for now"));
+    assert!(!told("the session store is back"));
+}
+
 #[tokio::test(start_paused = true)]
 async fn n5_what_is_no_record_is_reported() {
     testing::logs::prepare();

@@ -49,9 +49,18 @@ const FULL: StoreError = StoreError::new(StoreErrorKind::Full, "it is full");
 
 impl FaultyStore {
     pub(super) fn new() -> Self {
+        Self::over(MemoryStore::new())
+    }
+
+    /// Another process's way to the same store, which fails by itself.
+    pub(super) fn another_way(&self) -> Self {
+        Self::over(self.0.memory.clone())
+    }
+
+    fn over(memory: MemoryStore) -> Self {
         Self(Arc::new(Shared {
             mode: Mutex::new(Mode::Works),
-            memory: MemoryStore::new(),
+            memory,
             keys: Mutex::default(),
             loads: Mutex::default(),
         }))
