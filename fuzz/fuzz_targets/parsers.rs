@@ -377,9 +377,12 @@ fn stream(chunks: &[Bytes], limit: usize) {
             assert_eq!(closed.last_id, plain.last_id);
         }
     }
-    // Whatever may be a response is told, if not alone.
+    // Whatever may be a response is told, if not alone. Without an id it is nobody's.
     let told = responses.data.join("\n");
-    let is_response = |data: &&str| data.contains("\"result\":") || data.contains("\"error\":");
+    let is_response = |data: &&str| {
+        let has = |name| data.contains(name);
+        has("\"id\":") && (has("\"result\":") || has("\"error\":"))
+    };
     if responses.large == 0 {
         for message in messages.into_iter().filter(is_response) {
             assert!(told.contains(message), "{message}");
