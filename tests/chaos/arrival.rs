@@ -324,6 +324,7 @@ fn session(state: &mut State, seen: &Seen) {
                     )
                 });
             if let Some(last) = last {
+                calls_sent_in(state, seen, tag, last);
                 let of = state.account.upstreams[last].lineage;
                 state.account.sent_in(of.unwrap_or(number), last);
             }

@@ -152,9 +152,12 @@ impl Serving<'_> {
                 .serial()
                 .and_then(|serial| self.account.upstreams[serial].lineage),
         };
-        if let (401 | 403, Some(lineage), true) = (status, lineage, self.seen.is_layers()) {
-            let credentials = self.seen.headers.get("authorization").cloned();
-            self.account.denied_handshakes.extend(credentials.clone());
+        if !matches!(status, 401 | 403) || !self.seen.is_layers() {
+            return;
+        }
+        let credentials = self.seen.headers.get("authorization").cloned();
+        self.account.denied_handshakes.extend(credentials.clone());
+        if let Some(lineage) = lineage {
             self.account.lineages[lineage].attempts.denied = Some(credentials);
         }
     }
