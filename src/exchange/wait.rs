@@ -73,7 +73,7 @@ where
 enum Waited<R> {
     /// It is one of the current epoch.
     Moved,
-    /// It is sent in the epoch that it arrived in.
+    /// It is sent in the epoch that was not replaced, or, if it must not be, where it arrived.
     Stays,
     /// It is not sent.
     Answer(R),
@@ -102,7 +102,13 @@ where
             self.outcome = Some(Outcome::Failed(error.failure));
             return match self.challenge(&error) {
                 Some(challenge) => Waited::Answer(challenge),
-                None => Waited::Stays,
+                None => {
+                    // An earlier epoch's id is nobody's any more, or another's.
+                    if !is_response && self.epoch().is_replaced() {
+                        self.enter(self.session.chain().snapshot().0);
+                    }
+                    Waited::Stays
+                }
             };
         }
         if let Some(accepted) = self.accepted() {

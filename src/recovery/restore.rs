@@ -71,7 +71,9 @@ where
     let (shared, session) = (shared.clone(), session.clone());
     in_background(shared.config.recovery_timeout, async move {
         let upstream = UpstreamSession::of(&epoch);
-        let is_anothers = || shared.sessions.is_anothers(&session, &epoch);
+        // Of a session that nobody records any more it is not known whose its id is by now.
+        let is_over = || session.chain().is_forgotten();
+        let is_anothers = || is_over() || shared.sessions.is_anothers(&session, &epoch);
         change(&client, &upstream, changes, deadline, is_anothers).await;
     });
 }
