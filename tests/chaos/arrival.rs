@@ -323,7 +323,8 @@ fn session(state: &mut State, seen: &Seen) {
                         tag.kind, tag.number
                     )
                 });
-            if let Some(last) = last {
+            // A handshake may fail yet.
+            if let Some(last) = last.filter(|_| !seen.is_layers()) {
                 calls_sent_in(state, seen, tag, last);
                 let of = state.account.upstreams[last].lineage;
                 state.account.sent_in(of.unwrap_or(number), last);

@@ -298,6 +298,9 @@ impl Serving<'_> {
         }
         self.is_disturbed();
         self.delete_failed();
+        if self.seen.rpc_method() == "notifications/initialized" {
+            self.denied_attempt(style.status);
+        }
         if self.seen.method != Method::POST && style.status == 400 {
             return self.plain(400, "Invalid or missing session ID", Some("text/plain"));
         }

@@ -60,6 +60,16 @@ impl Caller {
         !state.is_good(self.principal, version.unwrap_or_default())
     }
 
+    /// Whether what the server has made is gone before its caller had the answer: it has handed out an
+    /// id that another was ending.
+    pub(super) fn is_ended(&self, lineage: usize) -> bool {
+        let state = self.world.state();
+        let mut upstreams = state.account.upstreams.iter().rev();
+        let made = upstreams.find(|it| it.lineage == Some(lineage));
+        let id = made.and_then(|it| it.id.as_ref()?.to_str().ok());
+        id.is_some_and(|id| !state.hosts[self.host].sessions.contains_key(id))
+    }
+
     pub(super) fn is_constant(&self) -> bool {
         self.world.state().hosts[self.host].ids == Ids::Constant
     }

@@ -83,7 +83,8 @@ impl Caller {
         let was_well = self.world.state().was_well(outcomes.start);
         let answer = outcomes.answer;
         let status = answer.as_ref().map(|answer| answer.status().as_u16());
-        if was_well && !is_constant && status != Some(200) && !self.has_bad_token(&outcomes.tag) {
+        let is_excused = is_constant || self.is_ended(lineage);
+        if was_well && !is_excused && status != Some(200) && !self.has_bad_token(&outcomes.tag) {
             let what = format!(
                 "an initialize ({}) of {:?}: {status:?}",
                 outcomes.tag.number, self.number
