@@ -34,7 +34,7 @@ pub(super) fn recorded(sessions: &Sessions, uri: &'static str, id: &'static str)
         accept: None,
         content_type: None,
         uri: None,
-        body: Bytes::new(),
+        body: Bytes::from_static(br#"{"id":1,"method":"initialize"}"#),
         credentials: HeaderMap::new(),
         extensions: Extensions::new(),
     };
@@ -58,6 +58,11 @@ pub(super) fn lead(session: &Arc<Session>) -> Leader {
 
 /// The epoch after the current one, as a handshake makes it.
 pub(super) fn next(session: &Session, id: &HeaderValue) -> Arc<Epoch> {
+    next_of(session, Some(id.clone()))
+}
+
+/// The same of a server that may have become stateless.
+pub(super) fn next_of(session: &Session, id: Option<HeaderValue>) -> Arc<Epoch> {
     let result = RawValue::from_string("{}".into()).unwrap();
     let result = InitializeResult::parse(&result).unwrap();
     let handshake = Handshake {
@@ -69,5 +74,5 @@ pub(super) fn next(session: &Session, id: &HeaderValue) -> Arc<Epoch> {
         affinity: Affinity::default(),
     };
     let current = session.chain().current();
-    Arc::new(current.next(Some(id.clone()), result, handshake))
+    Arc::new(current.next(id, result, handshake))
 }

@@ -162,7 +162,7 @@ mod tests {
     use http::{HeaderMap, Uri};
 
     use super::*;
-    use crate::session::fixture::{ENDPOINT, id, lead, next, recorded};
+    use crate::session::fixture::{ENDPOINT, id, lead, next, next_of, recorded};
 
     /// Recovers the session. What the handshake was given is given back.
     fn recover(sessions: &Sessions, session: &Arc<Session>, id: &HeaderValue) -> Assigned {
@@ -261,5 +261,58 @@ mod tests {
         assert!(!again.is_of_many(one.endpoint()));
         let another = sessions.assign(&one, &id("2"));
         assert!(another.is_of_many(one.endpoint()));
+    }
+
+    /// A5, E8: of a server with one id for all, what a handshake was given is what the session goes on
+    /// in, unless that has no id, or has been forgotten.
+    #[test]
+    fn i3_what_a_session_goes_on_in_is_not_ended() {
+        // Given a handshake that was given the id that the session has, and is given up,
+        let sessions = Sessions::new();
+        let one = recorded(&sessions, ENDPOINT, "1");
+        let again = |session| sessions.assign(session, &id("1"));
+        // then that is left alone,
+        assert!(!again(&one).must_end(&one));
+        // unless the server has handed out another id as well,
+        let elsewhere = recorded(&sessions, "http://other.test/mcp", "1");
+        drop(sessions.assign(&elsewhere, &id("2")));
+        assert!(again(&elsewhere).must_end(&elsewhere));
+        // or the session goes on without one,
+        let stateless = recorded(&sessions, "http://stateless.test/mcp", "1");
+        let epoch = next_of(&stateless, None);
+        let published = sessions.publish(&stateless, lead(&stateless), epoch, None);
+        assert!(published.is_ok());
+        assert!(again(&stateless).must_end(&stateless));
+        // or has ended.
+        let assigned = again(&one);
+        sessions.forget(&one);
+        assert!(assigned.must_end(&one));
+    }
+
+    /// N3: what another process has made was assigned there.
+    #[test]
+    fn a5_who_has_the_id_of_an_epoch_that_is_adopted_has_lost_its_session() {
+        let sessions = Sessions::new();
+        let [one, two, three] = ["1", "2", "3"].map(|id| recorded(&sessions, ENDPOINT, id));
+        let published = sessions.publish(&one, lead(&one), next(&one, &id("2")), None);
+        assert!(published.is_ok() && !one.chain().is_expired());
+        assert!(two.chain().is_expired() && !three.chain().is_expired());
+    }
+
+    #[test]
+    fn a5_who_was_given_an_id_later_keeps_it() {
+        // Given a handshake whose id the server has given to another since, who goes on in it,
+        let sessions = Sessions::new();
+        let [one, two] = ["1", "2"].map(|id| recorded(&sessions, ENDPOINT, id));
+        let leader = lead(&one);
+        let earlier = sessions.assign(&one, &id("3"));
+        drop(recover(&sessions, &two, &id("3")));
+
+        // when that is published all the same,
+        let published = sessions.publish(&one, leader, next(&one, &id("3")), Some(&earlier));
+
+        // then it is the first that has lost its session.
+        assert!(published.is_ok() && one.chain().is_expired());
+        assert!(!two.chain().is_expired());
     }
 }
