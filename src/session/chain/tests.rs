@@ -71,3 +71,39 @@ async fn e10_what_an_abandoned_recovery_publishes_is_refused() {
     assert!(sessions.publish(&session, new, epoch, None).is_ok());
     assert_eq!(session.chain().current().id(), Some(&third));
 }
+
+/// N3: it is about the epoch that was seen to be superseded, and no other.
+#[cfg(feature = "store")]
+#[test]
+fn n3_an_epoch_is_superseded_while_it_is_there_to_be_used() {
+    let (session, first) = recovered();
+    let chain = session.chain();
+    let epoch = chain.current();
+    chain.lives(&epoch);
+    assert!(!chain.is_superseded());
+    // Given an epoch that is gone, one that is being recovered, one that is known to have expired,
+    chain.supersede(&first);
+    assert!(chain.snapshot().1 && !chain.is_superseded());
+    let leader = lead(&session);
+    chain.supersede(&epoch);
+    assert!(!chain.is_superseded());
+    leader.give_up(Failure::Forgotten.into());
+    assert!(chain.snapshot().1);
+    chain.expire();
+    chain.supersede(&epoch);
+    // then there is nothing to be done about it.
+    assert!(!chain.snapshot().1 && !chain.is_superseded());
+    chain.stays();
+    assert!(!chain.snapshot().1);
+}
+
+#[cfg(feature = "store")]
+#[test]
+fn n3_a_superseded_epoch_stays_if_nobody_goes_on_elsewhere() {
+    let (session, _) = recovered();
+    let chain = session.chain();
+    chain.supersede(&chain.current());
+    assert!(!chain.snapshot().1 && chain.is_superseded());
+    chain.stays();
+    assert!(chain.snapshot().1 && !chain.is_superseded());
+}
