@@ -160,3 +160,58 @@ impl Drop for Ending {
         self.0.send_modify(|many| *many -= 1);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::{
+        fixture::{ENDPOINT, recorded},
+        persistence::{Newer, fixture::persistence},
+    };
+
+    #[tokio::test(start_paused = true)]
+    async fn n6_a_session_ends_by_its_own_mark_and_for_good() {
+        // Given a session that has not come to the store yet, and the mark of an earlier one that
+        // had its id,
+        let (persistence, sessions) = persistence();
+        let session = recorded(&sessions, ENDPOINT, "1");
+        let (key, own) = (session.key().stored(), session.incarnation());
+        let earlier = own.map(|own| !own);
+        let newer = async || persistence.newer(&session, persistence.deadline()).await;
+        assert!(persistence.mark(key, earlier).await.is_ok());
+        // then it goes on,
+        assert!(matches!(newer().await, Newer::No));
+        assert!(!persistence.has_ended(&session));
+
+        // until its own takes the place of that,
+        assert!(persistence.mark(key, own).await.is_ok());
+        assert!(matches!(newer().await, Newer::Ended));
+        assert!(persistence.has_ended(&session));
+
+        // which no other takes back, nor that there is none any more.
+        assert!(!persistence.is_ended_by(&session, &Ended::new(key, earlier)));
+        assert!(persistence.has_ended(&session));
+        assert!(persistence.config.store.remove(key).await.is_ok());
+        assert!(matches!(newer().await, Newer::Ended));
+    }
+
+    /// A5: the server has given the id to another session since.
+    #[tokio::test(start_paused = true)]
+    async fn n6_the_record_of_another_session_with_the_id_stays() {
+        let (persistence, sessions) = persistence();
+        let session = recorded(&sessions, ENDPOINT, "1");
+        let (key, own) = (session.key().stored(), session.incarnation());
+        let epoch = session.chain().current();
+        assert!(persistence.save(&session, &epoch).await.is_ok());
+
+        let ended = persistence.mark(key, own.map(|own| !own)).await;
+
+        assert!(matches!(ended, Ok(None)));
+        let stays = persistence.load(key).await;
+        assert!(matches!(stays, Ok(Loaded::Record(_, _))));
+        // Its own mark takes its place.
+        assert!(matches!(persistence.mark(key, own).await, Ok(Some(_))));
+        let marked = persistence.load(key).await;
+        assert!(matches!(marked, Ok(Loaded::Ended(_, _))));
+    }
+}
