@@ -241,3 +241,24 @@ async fn a_failed_recovery_announces_nothing() {
     assert_eq!(stream.now().await, "");
     assert!(stream.is_open() && gets.count() == 1);
 }
+
+/// H3, G9: a byte order mark is one at the beginning alone, and that is the server's.
+#[tokio::test(start_paused = true)]
+async fn h3_after_a_notice_in_the_middle_of_a_stream_every_byte_passes() {
+    // Given a stream that has begun, and brings a notice then,
+    let scene = promised(all_lists()).await;
+    let fed = feed_all(&scene.server, "GET");
+    scene.recover().await;
+    let response = scene.unread(get(&scene.session, None)).await;
+    fed.data(0, EVENT);
+    let mut stream = Stream::of(response);
+    let begun = stream.now().await.to_owned();
+    assert!(begun.starts_with(EVENT) && begun.len() > EVENT.len());
+
+    // when a line comes that begins as a byte order mark does,
+    let line = "\u{feff}comment\n\n";
+    fed.data(0, line);
+
+    // then it passes as it is.
+    assert_eq!(stream.now().await, begun + line);
+}

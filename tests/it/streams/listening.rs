@@ -631,3 +631,23 @@ async fn streams_find_the_newest_session_while_threads_race() {
     let in_time = tokio::time::timeout(Duration::from_secs(60), all_moved).await;
     assert!(in_time.is_ok(), "a stream was left behind");
 }
+
+/// G1, I1: there is nothing to open in a session that has ended.
+#[tokio::test(start_paused = true)]
+async fn g1_no_stream_is_opened_in_a_session_that_has_ended() {
+    // Given a stream that nobody has read since its session moved,
+    let scene = scene(layer()).await;
+    let fed = feed_all(&scene.server, "GET");
+    let response = scene.unread(get(&scene.session, None)).await;
+    fed.data(0, EVENTS);
+    scene.recover().await;
+
+    // when the session is ended, and the stream is read,
+    assert_eq!(scene.send(delete(&scene.session)).await.status, 200);
+    let mut stream = Stream::of(response);
+
+    // then it ends, and the server is not asked for another.
+    assert_eq!(stream.now().await, EVENTS);
+    assert!(!stream.is_open());
+    assert_eq!(scene.server.count("GET"), 1);
+}

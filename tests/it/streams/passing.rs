@@ -157,3 +157,26 @@ async fn a_compressed_listening_stream_is_left_alone() {
     assert_eq!(stream.end, Some(Err(TestError("broken"))));
     assert_eq!(fed.count(), 1);
 }
+
+/// G1: a stream that ends in the middle of an event, in a session that is gone, just ends.
+#[tokio::test(start_paused = true)]
+async fn g1_the_trailers_of_a_stream_that_is_left_do_not_pass() {
+    // Given a stream that stops in the middle of an event, and goes on with trailers later,
+    let scene = scene(layer()).await;
+    let mut trailers = http::HeaderMap::new();
+    trailers.insert("x-trailer", "1".parse().unwrap());
+    let script = Script::new().data("data: ha").yields().trailers(trailers);
+    let mut old = Some(stream(script));
+    scene
+        .server
+        .on(move |seen| (seen.what() == "GET").then(|| old.take().expect("one stream")));
+    let response = scene.unread(get(&scene.session, None)).await;
+
+    // when it is read after the session has moved,
+    scene.recover().await;
+    let mut stream = Stream::of(response);
+
+    // then it ends cleanly.
+    assert_eq!(stream.now().await, "data: ha");
+    assert!(matches!(stream.end, Some(Ok(None))), "{:?}", stream.end);
+}
