@@ -356,3 +356,28 @@ async fn d9_k6_pings_without_an_answer_are_followed_by_pauses_too() {
     let recovered = send(&client, post(Some(&session), &tool_call(100))).await;
     assert_eq!(recovered.outcome(), Some(Outcome::Replayed));
 }
+
+/// J4, K6: nor is it asked about a session in the pause that a replay in vain has begun.
+#[tokio::test(start_paused = true)]
+async fn j4_a_replay_in_vain_is_followed_by_a_pause_without_pings() {
+    // Given a request that was sent again, and found its new session expired, too,
+    let server = Server::new(Profile::TypeScript);
+    let layer = SessionRecoveryLayer::new().recovery_pause(Duration::from_secs(10), Duration::MAX);
+    let client = client(&server, layer);
+    let session = handshake(&client).await;
+    forget_at_once(&server);
+    let replayed = send_call(&client, &session, 1).await;
+    assert_eq!(replayed.outcome(), Some(Outcome::Replayed));
+    assert_eq!(replayed.status, 404);
+
+    // when the next answer may be about the session,
+    heal(&server);
+    answer(&server, "tools/call", |_| {
+        reply(400, None, "session not found")
+    });
+    let unsure = send_call(&client, &session, 2).await;
+
+    // then it passes, and the server is not asked.
+    assert_eq!(unsure.status, 400);
+    assert_eq!(server.count("ping"), 0);
+}

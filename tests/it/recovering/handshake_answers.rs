@@ -505,3 +505,25 @@ async fn e6_the_rest_of_the_answer_is_read_in_the_background() {
     tokio::time::sleep(Duration::from_millis(1_100)).await;
     assert!(feeder.is_dropped());
 }
+
+/// J1: so is what follows as much of a refusal as the caller gets.
+#[tokio::test(start_paused = true)]
+async fn j1_the_rest_of_a_refusal_is_read_in_the_background() {
+    // Given a challenge without an end,
+    let scene = lost(SessionRecoveryLayer::new()).await;
+    let (feeder, feed) = feed();
+    let mut feed = Some(feed);
+    replace(&scene.server, "initialize", move |_, _| {
+        let mut denied = fed_stream(feed.take().expect("one handshake"));
+        *denied.status_mut() = http::StatusCode::UNAUTHORIZED;
+        denied
+    });
+    feeder.data("log in");
+    // then the caller gets what has come in time, and the rest is read for a while.
+    let answer = scene.call(1).await;
+    assert_eq!((answer.status, answer.text()), (401, "log in"));
+    settle().await;
+    assert!(!feeder.is_dropped());
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    assert!(feeder.is_dropped());
+}

@@ -305,3 +305,14 @@ async fn n3_what_another_process_took_back_is_not_restored() {
     settle().await;
     assert_eq!(one.server.count("resources/subscribe"), 1);
 }
+
+/// N4: before a handshake the store is asked, and the server is not.
+#[tokio::test(start_paused = true)]
+async fn n4_where_nobody_was_first_the_session_is_recovered_without_a_ping() {
+    let store = FaultyStore::new();
+    let (one, _other) = two(&store).await;
+    one.server.restart();
+    assert_eq!(echoed(&one.call(1).await), 1);
+    assert_eq!(one.server.count("initialize"), 2);
+    assert_eq!(one.server.count("ping"), 0);
+}
