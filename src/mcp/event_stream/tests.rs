@@ -192,6 +192,11 @@ fn g5_of_an_event_over_the_limit_its_beginning_and_its_end_are_known() {
             format!(r#"{{"result":{{"x":"{filler}","id":3}}}}"#),
             "large",
         ),
+        // Behind an outcome `method` does not come first.
+        (
+            format!(r#"{{"id":3,"result":{{}},"method":"a","x":"{filler}"}}"#),
+            "large, answers 3",
+        ),
         (format!(r#"{{"result":"{filler}\"id\":3"}}"#), "large"),
         (
             format!(r#"{{"result":"{filler}","a":"\",\"id\":3"}}"#),
