@@ -282,3 +282,20 @@ impl fmt::Debug for RedisStore {
         f.debug_struct("RedisStore").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn n5_a_server_that_is_not_ready_is_unavailable() {
+        for code in ["LOADING", "BUSY", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN"] {
+            let answer = format!("-{code} not now\r\n");
+            let answer = redis::parse_redis_value(answer.as_bytes());
+            let error = answer.and_then(redis::Value::extract_error).unwrap_err();
+            let told = told(&error);
+            assert_eq!(told.kind(), StoreErrorKind::Unavailable, "{code}");
+            assert!(told.to_string().contains("it is not ready"), "{code}");
+        }
+    }
+}

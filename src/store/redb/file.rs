@@ -256,3 +256,47 @@ fn told(error: &Error) -> StoreError {
 }
 
 const NOT_A_STORE: &str = "its file is damaged, or no store";
+
+#[cfg(test)]
+mod tests {
+    use redb::{ReadableTableMetadata, backends::InMemoryBackend};
+
+    use super::*;
+
+    fn save(number: u8, ttl: Duration) -> Change {
+        Change::Save {
+            key: StoreKey::from_bytes([number; 32]),
+            value: Bytes::from_static(b"value"),
+            expected: None,
+            ttl,
+        }
+    }
+
+    #[test]
+    fn n6_what_has_expired_is_removed_with_the_next_write() {
+        // Given values of which some have expired,
+        let day = Duration::from_secs(86_400);
+        let database = Database::builder().create_with_backend(InMemoryBackend::new());
+        let database = database.unwrap();
+        let changes = [
+            save(1, Duration::ZERO),
+            save(2, day),
+            save(3, Duration::ZERO),
+        ];
+        assert!(
+            write(&database, &changes)
+                .unwrap()
+                .iter()
+                .all(Option::is_some)
+        );
+
+        // when another is written,
+        write(&database, &[save(4, day)]).unwrap();
+
+        // then they take no room any more.
+        let transaction = database.begin_read().unwrap();
+        let values = transaction.open_table(VALUES).unwrap();
+        let by_expiry = transaction.open_table(BY_EXPIRY).unwrap();
+        assert_eq!((values.len().unwrap(), by_expiry.len().unwrap()), (2, 2));
+    }
+}
