@@ -2,6 +2,7 @@
 
 use mcp_session_recovery::{Outcome, Refusal, SessionRecoveryLayer, Strict};
 use serde_json::{Value, json};
+use testing::scenario::{Door, is};
 use testing::streams::*;
 use testing::*;
 
@@ -619,4 +620,42 @@ async fn h1_a_stream_resumed_may_bring_several_changes_of_state() {
     let live = scene.server.live();
     let subscriptions = scene.server.subscriptions(&live[0]);
     assert_eq!(subscriptions, ["file:///a", "file:///b"]);
+}
+
+/// G2, G4: what comes late from the old session is none of the new one's, which may use the same ids.
+#[tokio::test(start_paused = true)]
+async fn g2_the_ids_of_a_stream_that_comes_late_from_the_old_session_do_not_cross() {
+    // Given a GET for the answer to a call, whose own answer is late,
+    let (scene, _gets) = primed(Profile::TypeScript, layer()).await;
+    let late = Fed::default();
+    let feeding = late.clone();
+    let door = Door::then(&scene.server, is("GET"), move |_| {
+        let stream = feeding.add();
+        if feeding.count() == 1 {
+            feeding.data(0, "id: late\ndata: \n\n");
+        }
+        stream
+    });
+    let client = scene.client.clone();
+    let resume = get(&scene.session, Some(ANSWER));
+    let resuming = tokio::spawn(async move { Stream::open(&client, resume).await });
+    settle().await;
+    // and a new session that uses the same event id for another call,
+    scene.recover().await;
+    let calls = feed_all(&scene.server, "tools/call");
+    let mut call = scene.call(6).await;
+    calls.data(0, format!("id: {ANSWER}\ndata: \n\n"));
+    call.now().await;
+
+    // when its stream is there after all, with an id of its own,
+    door.open();
+    let mut resumed = soon(resuming).await.unwrap();
+    resumed.now().await;
+    drop(resumed);
+
+    // then the new session does not hear of that.
+    scene.open(get(&scene.session, Some("late"))).await;
+    let resumed = scene.server.last("GET");
+    assert_ne!(resumed.session(), Some(&*scene.session));
+    assert_eq!(resumed.header(LAST_EVENT_ID), None);
 }
