@@ -5,7 +5,8 @@ use std::time::Duration;
 use http::StatusCode;
 use http_body_util::BodyExt;
 use mcp_session_recovery::SessionRecoveryLayer;
-use testing::scenario::slow;
+use testing::scenario::{hang, slow, start};
+use testing::streams::hold;
 use testing::*;
 use tokio::time::Instant;
 use tower::ServiceExt;
@@ -182,4 +183,39 @@ async fn j5_the_wait_for_a_recovery_counts() {
         started.elapsed()
     );
     assert_eq!(trigger.await.unwrap().status, 404);
+}
+
+/// J3, A5: an epoch that was replaced is not gone back to, since its id may be another's by now.
+#[tokio::test(start_paused = true)]
+async fn j3_a_request_that_waited_in_vain_is_sent_in_the_epoch_that_was_not_replaced() {
+    let server = Server::new(Profile::TypeScript);
+    let client = client(&server, SessionRecoveryLayer::new());
+    let session = handshake(&client).await;
+    // Given a request that waits for a recovery, and is not polled when that is over,
+    server.restart();
+    let gate = hold(&server, "initialize");
+    let trigger = start(&client, post(Some(&session), &tool_call(1)));
+    settle().await;
+    let waiting = client.clone().oneshot(post(Some(&session), &tool_call(2)));
+    let mut waiting = std::pin::pin!(waiting);
+    assert!(futures::poll!(&mut waiting).is_pending());
+    gate.open();
+    assert_eq!(trigger.await.unwrap().status, 200);
+    let current = server.live();
+    assert_eq!(current.len(), 1);
+
+    // when the session is lost again and its time is up before it looks,
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    server.restart();
+    hang(&server, "initialize");
+    let again = start(&client, post(Some(&session), &tool_call(3)));
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let response = waiting.await.unwrap();
+
+    // then it goes where the session was last.
+    assert_eq!(response.status(), StatusCode::NOT_FOUND);
+    let sent = server.all("tools/call");
+    let own = sent.iter().find(|seen| seen.message()["id"] == 2).unwrap();
+    assert_eq!(own.session(), Some(&*current[0]));
+    assert_eq!(again.await.unwrap().status, 404);
 }
