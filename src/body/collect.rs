@@ -11,8 +11,9 @@ use http::HeaderMap;
 use http_body::{Body, Frame};
 
 use super::{
+    buffered::BufferedBody,
     frames::{AT_ONCE, Frames},
-    request::{BufferedBody, RequestBody},
+    request::RequestBody,
 };
 
 /// Collects a body up to a limit: what it becomes is buffered, or was too large for that, or broke.

@@ -5,6 +5,7 @@
 //! traits that its file declares.
 
 mod answer_stream;
+mod buffered;
 mod byte_order_mark;
 mod collect;
 mod ends;
@@ -17,11 +18,11 @@ mod tap;
 
 pub(crate) use self::{
     answer_stream::{AnswerStream, Awaited},
+    buffered::BufferedBody,
     collect::Collect,
     ends::Ends,
     listening_stream::{ListeningStream, Reconnect, Reconnecting, Responded},
     read::ReadAhead,
-    request::BufferedBody,
     tap::Tap,
 };
 pub use self::{request::RequestBody, response::ResponseBody};

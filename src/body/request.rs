@@ -1,100 +1,20 @@
 //! The request body as the inner service sees it.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
-    borrow::Cow,
-    fmt, mem,
+    fmt,
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, Waker},
 };
 
 use bytes::{Buf, Bytes};
-use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::{ends::Ends, frames::Frames};
-
-/// A whole request body, kept in the frames it came in. Cloning it copies no data.
-#[derive(Clone, Default)]
-pub(crate) struct BufferedBody {
-    data: Data,
-    /// Rare, and large.
-    trailers: Option<Box<HeaderMap>>,
-}
-
-/// Nearly every body is one frame, which needs no allocation to be kept.
-#[derive(Clone)]
-enum Data {
-    One(Bytes),
-    Many(Arc<[Bytes]>),
-}
-
-impl Default for Data {
-    fn default() -> Self {
-        Self::One(Bytes::new())
-    }
-}
-
-impl BufferedBody {
-    pub(super) fn new(frames: Frames, trailers: Option<HeaderMap>) -> Self {
-        let data = match frames.into_one_or_many() {
-            Ok(one) => Data::One(one),
-            Err(many) => Data::Many(many.into()),
-        };
-        let trailers = trailers.map(Box::new);
-        Self { data, trailers }
-    }
-
-    fn frames(&self) -> &[Bytes] {
-        match &self.data {
-            Data::One(bytes) => std::slice::from_ref(bytes),
-            Data::Many(frames) => frames,
-        }
-    }
-
-    /// All data in one piece; copied only if it came in several.
-    #[inline]
-    pub(crate) fn data(&self) -> Cow<'_, [u8]> {
-        match &self.data {
-            Data::One(bytes) => Cow::Borrowed(bytes),
-            Data::Many(frames) => Cow::Owned(frames.concat()),
-        }
-    }
-
-    /// The first data of it, and no more than is enough to see what it may be.
-    pub(crate) fn beginning(&self) -> Cow<'_, [u8]> {
-        const ENOUGH: usize = 512;
-        match self.frames() {
-            [] => Cow::Borrowed(&[]),
-            [first, rest @ ..] if rest.is_empty() || first.len() >= ENOUGH => {
-                Cow::Borrowed(&first[..first.len().min(ENOUGH)])
-            }
-            many => {
-                let bytes = many.iter().flat_map(|frame| frame.iter());
-                bytes.take(ENOUGH).copied().collect()
-            }
-        }
-    }
-
-    /// The number of bytes of data.
-    #[inline]
-    pub(crate) fn len(&self) -> usize {
-        match &self.data {
-            Data::One(bytes) => bytes.len(),
-            Data::Many(frames) => frames.iter().map(Bytes::len).sum(),
-        }
-    }
-}
-
-impl From<Bytes> for BufferedBody {
-    fn from(bytes: Bytes) -> Self {
-        Self {
-            data: Data::One(bytes),
-            trailers: None,
-        }
-    }
-}
+use super::{buffered::BufferedBody, ends::Ends};
 
 pin_project! {
     /// The body of a request as [`SessionRecovery`](crate::SessionRecovery) hands it to the
@@ -286,20 +206,17 @@ impl<B: Body> Body for RequestBody<B> {
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         match self.project().kind.project() {
             KindProj::Untouched { body } => body.poll_frame(cx).map_ok(into_bytes),
-            KindProj::Buffered { buffered, sent } => Poll::Ready(next(buffered, sent).map(Ok)),
+            KindProj::Buffered { buffered, sent } => Poll::Ready(buffered.next(sent).map(Ok)),
             KindProj::Begun { begun } => {
                 let begun = begun.as_mut().project();
-                match (next(begun.read, begun.sent), begun.rest.project()) {
+                match (begun.read.next(begun.sent), begun.rest.project()) {
                     (Some(frame), _) => Poll::Ready(Some(Ok(frame))),
                     (None, RestProj::Body { mut body }) => {
                         let frame = body.as_mut().poll_frame(cx).map_ok(into_bytes);
                         if let Poll::Ready(frame) = &frame {
                             let data = frame.as_ref().and_then(|it| it.as_ref().ok()?.data_ref());
                             let has_failed = matches!(frame, Some(Err(_)));
-                            // Who knows how much there is does not ask for more.
-                            let is_last =
-                                body.is_end_stream() || body.size_hint().exact() == Some(0);
-                            let is_last = !has_failed && (frame.is_none() || is_last);
+                            let is_last = !has_failed && (frame.is_none() || has_ended(&*body));
                             begun.ends.pass(data.map_or(&[], |data| data), is_last);
                         }
                         frame
@@ -314,7 +231,7 @@ impl<B: Body> Body for RequestBody<B> {
         match &self.kind {
             Kind::Untouched { body } => body.is_end_stream(),
             Kind::Buffered { buffered, sent } => {
-                unsent(buffered, *sent) == 0 && buffered.trailers.is_none()
+                buffered.unsent(*sent) == 0 && !buffered.has_trailers()
             }
             Kind::Begun { .. } => false,
         }
@@ -324,16 +241,16 @@ impl<B: Body> Body for RequestBody<B> {
         match &self.kind {
             Kind::Untouched { body } => body.size_hint(),
             Kind::Buffered { buffered, sent } => {
-                let mut hint = SizeHint::with_exact(unsent(buffered, *sent));
-                if buffered.trailers.is_some() {
+                let mut hint = SizeHint::with_exact(buffered.unsent(*sent));
+                if buffered.has_trailers() {
                     // A `Content-Length` would leave no room for them in HTTP/1.1.
                     hint = SizeHint::new();
-                    hint.set_lower(unsent(buffered, *sent));
+                    hint.set_lower(buffered.unsent(*sent));
                 }
                 hint
             }
             Kind::Begun { begun } => {
-                let read = unsent(&begun.read, begun.sent);
+                let read = begun.read.unsent(begun.sent);
                 let rest = match &begun.rest {
                     Rest::Body { body } => body.size_hint(),
                     Rest::Error { .. } => SizeHint::new(),
@@ -398,174 +315,4 @@ pub(super) fn into_bytes<D: Buf>(frame: Frame<D>) -> Frame<Bytes> {
 /// Whether nothing more is to come. Who knows how much there is may not ask for more.
 fn has_ended<B: Body>(body: &B) -> bool {
     body.is_end_stream() || body.size_hint().exact() == Some(0)
-}
-
-fn next(buffered: &mut BufferedBody, sent: &mut usize) -> Option<Frame<Bytes>> {
-    while *sent < buffered.frames().len() {
-        let frame = match &mut buffered.data {
-            Data::One(bytes) => mem::take(bytes),
-            Data::Many(frames) => frames[*sent].clone(),
-        };
-        *sent += 1;
-        if !frame.is_empty() {
-            return Some(Frame::data(frame));
-        }
-    }
-    buffered
-        .trailers
-        .take()
-        .map(|trailers| Frame::trailers(*trailers))
-}
-
-fn unsent(buffered: &BufferedBody, sent: usize) -> u64 {
-    let frames = buffered.frames().get(sent..).unwrap_or_default();
-    frames.iter().map(|frame| frame.len() as u64).sum()
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::VecDeque;
-
-    use http_body_util::Full;
-
-    use super::*;
-
-    /// Untouched, kept, too large to be kept, and sent.
-    #[test]
-    fn a_whole_body_stays_one_for_a_service_that_takes_no_other() {
-        let frames = |body: &'static [u8]| {
-            let mut frames = Frames::default();
-            frames.push(Bytes::from_static(body));
-            frames
-        };
-        let whole = || Full::new(Bytes::from_static(b"all"));
-        let kept = BufferedBody::new(frames(b"all"), None);
-        let begun = BufferedBody::new(frames(b"all of it, and "), None);
-        let mut sent: RequestBody<Full<Bytes>> = RequestBody::buffered(kept.clone());
-        let _ = Pin::new(&mut sent).poll_frame(&mut Context::from_waker(Waker::noop()));
-        for (body, expected) in [
-            (RequestBody::untouched(whole()), "all"),
-            (RequestBody::buffered(kept), "all"),
-            (RequestBody::begun(begun, whole()), "all of it, and all"),
-            (RequestBody::default(), ""),
-            (sent, ""),
-        ] {
-            assert_eq!(body.whole().unwrap(), expected);
-        }
-    }
-
-    #[test]
-    fn a_whole_body_that_came_in_one_piece_is_not_copied() {
-        let piece = Bytes::from_static(b"all");
-        let body: RequestBody<Full<Bytes>> = RequestBody::buffered(piece.clone().into());
-        assert_eq!(body.whole().unwrap().as_ptr(), piece.as_ptr());
-    }
-
-    /// By what a client may know that all of a body has come, without asking for more.
-    #[derive(Clone, Copy, PartialEq)]
-    enum Knows {
-        Nothing,
-        End,
-        Length,
-    }
-
-    struct Rest {
-        frames: VecDeque<Result<&'static str, &'static str>>,
-        knows: Knows,
-    }
-
-    impl Body for Rest {
-        type Data = Bytes;
-        type Error = &'static str;
-
-        fn poll_frame(
-            mut self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-        ) -> Poll<Option<Result<Frame<Bytes>, &'static str>>> {
-            let frame = self.frames.pop_front();
-            Poll::Ready(frame.map(|frame| frame.map(|data| Frame::data(data.into()))))
-        }
-
-        fn is_end_stream(&self) -> bool {
-            self.knows == Knows::End && self.frames.is_empty()
-        }
-
-        fn size_hint(&self) -> SizeHint {
-            let data = self.frames.iter().flatten();
-            let left = data.map(|data| data.len() as u64).sum();
-            match self.knows {
-                Knows::Length => SizeHint::with_exact(left),
-                Knows::Nothing | Knows::End => SizeHint::default(),
-            }
-        }
-    }
-
-    /// Each piece of it could be the end of a request with another id.
-    const PIECES: [&str; 3] = [
-        r#"{"method":"tools/call","params":{"n":0,"id":1}"#,
-        r#","more":{"n":0,"id":2}"#,
-        r#","id":7}"#,
-    ];
-
-    fn noted(ends: &Ends) -> Option<String> {
-        ends.request_id().map(|id| id.to_string())
-    }
-
-    /// F4, G5: it is noted as soon as the client has it, who may not ask whether there is more.
-    #[test]
-    fn g5_the_end_of_a_large_request_is_noted_when_it_has_come_and_not_before() {
-        let cx = &mut Context::from_waker(Waker::noop());
-        for knows in [Knows::Nothing, Knows::End, Knows::Length] {
-            let rest = Rest {
-                frames: PIECES[1..].iter().map(|piece| Ok(*piece)).collect(),
-                knows,
-            };
-            let mut body = RequestBody::begun(Bytes::from(PIECES[0]).into(), rest);
-            let ends = body.ends().unwrap();
-            for piece in PIECES {
-                assert_eq!(noted(&ends), None, "before {piece}");
-                let frame = Pin::new(&mut body).poll_frame(cx);
-                assert!(matches!(frame, Poll::Ready(Some(Ok(_)))));
-            }
-            if knows == Knows::Nothing {
-                assert_eq!(noted(&ends), None);
-                assert!(matches!(
-                    Pin::new(&mut body).poll_frame(cx),
-                    Poll::Ready(None)
-                ));
-            }
-            assert_eq!(noted(&ends).as_deref(), Some("7"));
-        }
-    }
-
-    #[test]
-    fn g5_the_end_of_a_large_request_may_have_been_read_with_its_beginning() {
-        for (knows, has_come) in [
-            (Knows::Nothing, false),
-            (Knows::End, true),
-            (Knows::Length, true),
-        ] {
-            let rest = Rest {
-                frames: VecDeque::new(),
-                knows,
-            };
-            let body = RequestBody::begun(Bytes::from(PIECES.concat()).into(), rest);
-            let id = noted(&body.ends().unwrap());
-            assert_eq!(id.as_deref(), has_come.then_some("7"));
-        }
-    }
-
-    #[test]
-    fn g5_a_large_request_that_broke_off_has_no_end() {
-        let rest = Rest {
-            frames: [Err("reset")].into(),
-            knows: Knows::End,
-        };
-        let mut body = RequestBody::begun(Bytes::from(PIECES[0]).into(), rest);
-        let cx = &mut Context::from_waker(Waker::noop());
-        let _ = Pin::new(&mut body).poll_frame(cx);
-        let broken = Pin::new(&mut body).poll_frame(cx);
-        assert!(matches!(broken, Poll::Ready(Some(Err("reset")))));
-        assert_eq!(noted(&body.ends().unwrap()), None);
-    }
 }
