@@ -277,6 +277,9 @@ impl SessionRecoveryLayer {
     /// answer that may mean an expired session, the `ping` of
     /// [`Verdict::Unsure`](crate::Verdict::Unsure), waiting for the recovery. Then the caller has its
     /// own answer. `Duration::MAX` means for ever.
+    ///
+    /// An error whose body does not end, and does not speak of the session, is held back for three
+    /// quarters of it.
     #[must_use]
     pub fn recovery_timeout(mut self, timeout: Duration) -> Self {
         self.config.recovery_timeout = timeout;

@@ -48,14 +48,21 @@ impl<R: Body> Examined<R> {
         answer
     }
 
-    /// Reads what the first part of the time was too short for. Whether there was anything.
-    async fn read_on(&mut self, config: &Config, allowance: &mut Allowance) -> bool {
+    /// What it says: if that is nothing of the session, also in what comes of it later.
+    async fn judged(
+        &mut self,
+        config: &Config,
+        allowance: &mut Allowance,
+        judge: impl Fn(&Self) -> Verdict,
+    ) -> Verdict {
+        let verdict = judge(self);
         let has_more = self.body.has_more(config.max_error_body_bytes);
-        if has_more {
-            let share = allowance.share(PARTS - 1) * (PARTS - 2);
-            self.read_for(share, config, allowance).await;
+        if verdict != Verdict::Alive || !has_more {
+            return verdict;
         }
-        has_more
+        let share = allowance.share(PARTS - 1) * (PARTS - 2);
+        self.read_for(share, config, allowance).await;
+        judge(self)
     }
 
     async fn read_for(&mut self, share: Duration, config: &Config, allowance: &mut Allowance) {
@@ -130,13 +137,13 @@ where
         let mut allowance = exchange.take_allowance();
         let mut answer = Examined::read(response, config, &mut allowance).await;
         answer.epoch = Some(exchange.epoch().clone());
-        let mut verdict = exchange.verdict(&answer);
-        if verdict == Verdict::Alive
-            && exchange.is_about_session(&answer)
-            && answer.read_on(config, &mut allowance).await
-        {
-            verdict = exchange.verdict(&answer);
-        }
+        let verdict = match exchange.is_about_session(&answer) {
+            true => {
+                let judge = |answer: &_| exchange.verdict(answer);
+                answer.judged(config, &mut allowance, judge).await
+            }
+            false => Verdict::Alive,
+        };
         if let Some(outcome) = exchange.outcome {
             // It was sent again, and is not sent a third time (rule F1).
             match verdict {
@@ -195,10 +202,7 @@ where
         let message = self.body.as_ref().map(BufferedBody::data);
         let config = &self.shared.config;
         let same = self.has_epochs_authorization();
-        match self.is_about_session(answer) {
-            true => answer.verdict(config, self.head.method(), message.as_deref(), same),
-            false => Verdict::Alive,
-        }
+        answer.verdict(config, self.head.method(), message.as_deref(), same)
     }
 
     /// Not if the request makes a session of its own (rule D7), or there was none to be found.
@@ -317,8 +321,9 @@ where
         if is_denied && same && !self.has_epochs_credentials() {
             return None;
         }
-        let pong = Examined::read(response, config, allowance).await;
-        let expired = match pong.verdict(config, &Method::POST, Some(&message), same) {
+        let mut pong = Examined::read(response, config, allowance).await;
+        let judge = |pong: &Examined<_>| pong.verdict(config, &Method::POST, Some(&message), same);
+        let expired = match pong.judged(config, allowance, judge).await {
             Verdict::Expired => true,
             Verdict::Unsure => status == answered,
             Verdict::Alive => false,

@@ -42,6 +42,10 @@ pub enum Verdict {
 /// [`HttpAnswer::new`] makes what to test it with.
 pub trait Classify: Send + Sync + 'static {
     /// What this answer says about the session.
+    ///
+    /// Of a body that comes slowly it is shown what has come, and asked again about the rest of it if
+    /// that is [`Verdict::Alive`] so far: see
+    /// [`recovery_timeout`](crate::SessionRecoveryLayer::recovery_timeout).
     fn classify(&self, answer: &HttpAnswer<'_>) -> Verdict;
 
     /// Whether an answer with this status may be about the session at all. A 2xx is not: it is passed

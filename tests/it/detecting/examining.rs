@@ -93,6 +93,30 @@ async fn d9_an_error_whose_words_come_late_is_about_the_session_all_the_same() {
     }
 }
 
+/// D9, J5: so is the answer to the ping that is to settle it.
+#[tokio::test(start_paused = true)]
+async fn d9_a_ping_that_is_answered_slowly_settles_it_all_the_same() {
+    for seconds in [0, 3, 6] {
+        // Given a session that is lost, of which its server speaks, and slowly when it is pinged,
+        let unclear = reply(400, None, "invalid session");
+        let (server, client, session) =
+            answers_once(SessionRecoveryLayer::new(), "tools/call", unclear).await;
+        let (feeder, feed) = feed();
+        feeder.data("invalid ");
+        let mut slow = Some(with_status(400, feed));
+        server.on(move |seen| slow.take_if(|_| seen.what() == "ping"));
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+            feeder.data("session");
+        });
+
+        // when a call meets that, then it is recovered.
+        let answer = send(&client, post(Some(&session), &tool_call(1))).await;
+        assert_eq!(answer.outcome(), Some(Outcome::Replayed), "{seconds}");
+        assert_eq!(server.count("ping"), 1);
+    }
+}
+
 /// D4: the ping goes where the request went, as a message of its own; and whatever means expiry in
 /// answer to a request means it in answer to the ping.
 #[tokio::test]
