@@ -100,6 +100,7 @@ impl<'a> Message<'a> {
 
 /// Whether a body is a batch, if it is JSON-RPC at all.
 pub(crate) fn is_batch(body: &[u8]) -> bool {
+    let body = body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body);
     body.trim_ascii_start().starts_with(b"[")
 }
 
@@ -258,6 +259,7 @@ mod tests {
     #[test]
     fn b3_a_byte_order_mark_is_no_part_of_the_json() {
         assert!(single("\u{feff} {\"id\":1,\"result\":{}}").is_response());
+        assert!(is_batch("\u{feff} []".as_bytes()) && !is_batch("\u{feff}{}".as_bytes()));
     }
 
     #[test]

@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn h1_a_body_over_8_kib_is_not_looked_at() {
+    fn h1_a_message_over_8_kib_is_not_looked_at() {
         for (size, is_looked_at) in [(8 * 1024, true), (8 * 1024 + 1, false), (9_000, false)] {
             let body = |uri: &str| {
                 format!(r#"{{"id":1,"method":"resources/subscribe","params":{{"uri":"{uri}"}}}}"#)
