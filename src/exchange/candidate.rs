@@ -18,7 +18,7 @@ use crate::{
     http_service::HttpService,
     mcp::{Id, InitializeResult, Message, MessageReader, SESSION_ID, is_large_initialize},
     recovery::{callers_headers, end},
-    session::{Endpoint, Epoch, Evicted, Initialize, Key, Session},
+    session::{Endpoint, Epoch, Evicted, Initialize, Key, Session, uri_bytes},
 };
 
 /// What the headers of an `initialize` and its URI may take up, in bytes (rule K9).
@@ -159,18 +159,21 @@ impl Candidate {
         let Some(initialize) = message.and_then(|it| it.initialize_id()) else {
             return (Recorded::No, Evicted::new());
         };
+        let too_large = || too_large(self.endpoint.host(), config.max_initialize_bytes);
+        if body.len() > config.max_initialize_bytes {
+            return too_large();
+        }
         let initialize_request = Initialize {
             accept: self.headers.get(ACCEPT).cloned(),
             content_type: self.headers.get(CONTENT_TYPE).cloned(),
             // Not a slice of a larger buffer of the caller's.
             body: Bytes::copy_from_slice(&body),
-            uri: self.uri.map(Box::new),
             credentials: callers_headers(&self.headers),
             extensions: self.extensions,
         };
-        let len = initialize_request.body.len();
-        if len > config.max_initialize_bytes || initialize_request.bytes() - len > MAX_HEADERS {
-            return too_large(self.endpoint.host(), config.max_initialize_bytes);
+        let headers = initialize_request.bytes() - body.len();
+        if headers + uri_bytes(self.uri.as_ref()) > MAX_HEADERS {
+            return too_large();
         }
         let key = Key {
             id,
@@ -181,6 +184,7 @@ impl Candidate {
         let (session, evicted) = shared.sessions.record(
             key,
             self.renews.as_ref(),
+            self.uri,
             initialize_request,
             config.pauses,
             config.table,

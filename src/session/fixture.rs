@@ -33,7 +33,6 @@ pub(super) fn recorded(sessions: &Sessions, uri: &'static str, id: &'static str)
     let initialize = Initialize {
         accept: None,
         content_type: None,
-        uri: None,
         body: Bytes::from_static(br#"{"id":1,"method":"initialize"}"#),
         credentials: HeaderMap::new(),
         extensions: Extensions::new(),
@@ -42,7 +41,7 @@ pub(super) fn recorded(sessions: &Sessions, uri: &'static str, id: &'static str)
         sessions: 10,
         bytes: usize::MAX,
     };
-    let (session, evicted) = sessions.record(key, None, initialize, PAUSES, limits);
+    let (session, evicted) = sessions.record(key, None, None, initialize, PAUSES, limits);
     assert!(evicted.is_empty());
     session
 }

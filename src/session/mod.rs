@@ -46,7 +46,7 @@ pub(crate) use self::{
     pace::Pauses,
     pending_changes::PendingChanges,
     recovery_error::RecoveryError,
-    session::{Initialize, Key, Session},
+    session::{Initialize, Key, Session, uri_bytes},
     sessions::Evicted,
     state::{State, StateChange},
     table::TableLimits,

@@ -1,7 +1,11 @@
 //! One session of a caller: what was recorded of it, and what it has come to.
 
+mod counting;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use self::counting::uri_bytes;
+pub(super) use self::counting::{Counts, headers_bytes};
 
 use std::sync::{Arc, PoisonError};
 
@@ -16,7 +20,7 @@ use crate::{
     mcp::{EventIds, Id, ListChanged},
     sync::{
         Mutex, MutexGuard,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
 };
 
@@ -54,8 +58,6 @@ pub(crate) struct Key {
 pub(crate) struct Initialize {
     pub(crate) accept: Option<HeaderValue>,
     pub(crate) content_type: Option<HeaderValue>,
-    /// The URI, if it has a query. The session takes it.
-    pub(crate) uri: Option<Box<Uri>>,
     pub(crate) body: Bytes,
     /// The headers that say who asked: for rule D8 alone, and never lent to anybody.
     pub(crate) credentials: HeaderMap,
@@ -89,11 +91,13 @@ struct Content {
 }
 
 impl Session {
-    /// A session that a server has just answered for with the id `upstream`.
+    /// A session that a server has just answered for with the id `upstream`. It was made with this URI,
+    /// if that has a query.
     pub(crate) fn new(
         mut key: Key,
         mut upstream: HeaderValue,
-        mut initialize: Initialize,
+        uri: Option<Uri>,
+        initialize: Initialize,
         pauses: Pauses,
     ) -> Self {
         key.id.set_sensitive(true);
@@ -101,7 +105,7 @@ impl Session {
         let first = Arc::new(Epoch::first(upstream, &key.id));
         Self {
             key,
-            uri: initialize.uri.take(),
+            uri: uri.map(Box::new),
             last_use: AtomicU64::new(0),
             chain: Chain::new(first, pauses),
             initialize,
@@ -302,33 +306,6 @@ impl Session {
         Some(notices).filter(|notices| *notices != ListChanged::default())
     }
 
-    #[cfg(test)]
-    pub(super) fn bytes(&self) -> usize {
-        self.lock_memory().counted
-    }
-
-    /// What the session holds, about, counts from now on (rule K10).
-    pub(super) fn count_in(&self, counts: Counts) {
-        let mut memory = self.lock_memory();
-        memory.counts = Some(counts);
-        self.count_other(&mut memory);
-    }
-
-    /// A recovery has ended: what that left behind counts.
-    pub(crate) fn recount(&self) {
-        self.count_other(&mut self.lock_memory());
-    }
-
-    fn count_other(&self, memory: &mut Memory) {
-        memory.other = size_of::<Self>()
-            + self.key.bytes()
-            + uri_bytes(self.uri.as_deref())
-            + self.initialize.bytes()
-            + self.chain.bytes()
-            + OTHER;
-        self.count(memory);
-    }
-
     pub(super) fn touch(&self, used: u64) {
         self.last_use.fetch_max(used, Ordering::Relaxed);
     }
@@ -360,76 +337,7 @@ impl Session {
         done
     }
 
-    fn count(&self, memory: &mut Memory) {
-        let content = memory.content.as_ref().map_or(0, |content| {
-            size_of::<Content>()
-                + content.event_log.bytes()
-                + content.accepted.bytes()
-                + content.state.bytes()
-                + content.asked.bytes()
-        });
-        let counted = memory.other + content;
-        #[cfg(feature = "store")]
-        let counted = counted + memory.synced.as_ref().map_or(0, |synced| synced.bytes());
-        if let Some(counts) = &memory.counts {
-            counts.change(memory.counted, counted);
-            memory.counted = counted;
-        }
-    }
-
     fn lock_memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Where the bytes that a session holds are counted: with those of all, and of its group.
-#[derive(Clone)]
-pub(super) struct Counts(pub(super) [Arc<AtomicUsize>; 2]);
-
-impl Counts {
-    fn change(&self, before: usize, after: usize) {
-        for count in &self.0 {
-            count.fetch_add(after, Ordering::Relaxed);
-            count.fetch_sub(before, Ordering::Relaxed);
-        }
-    }
-}
-
-/// What else a session takes up: its epoch, its places in the table.
-const OTHER: usize = 640;
-
-impl Key {
-    fn bytes(&self) -> usize {
-        let principal = self.principal.as_ref();
-        self.id.len() + self.endpoint.bytes() + principal.map_or(0, |it| it.as_bytes().len())
-    }
-}
-
-impl Initialize {
-    pub(crate) fn bytes(&self) -> usize {
-        let negotiated = [&self.accept, &self.content_type].into_iter().flatten();
-        self.body.len()
-            + uri_bytes(self.uri.as_deref())
-            + headers_bytes(&self.credentials)
-            + negotiated.map(HeaderValue::len).sum::<usize>()
-    }
-}
-
-fn uri_bytes(uri: Option<&Uri>) -> usize {
-    let path = uri.and_then(Uri::path_and_query);
-    path.map_or(0, |it| it.as_str().len())
-}
-
-/// What headers take up, about: a map has room for more than it holds.
-pub(super) fn headers_bytes(headers: &HeaderMap) -> usize {
-    const MAP: usize = 256;
-    const HEADER: usize = 160;
-
-    let held = headers
-        .iter()
-        .map(|(name, value)| name.as_str().len() + value.len() + HEADER);
-    match headers.is_empty() {
-        true => 0,
-        false => MAP + held.sum::<usize>(),
     }
 }

@@ -133,6 +133,7 @@ impl Sessions {
         &self,
         mut key: Key,
         renews: Option<&Arc<Session>>,
+        uri: Option<Uri>,
         initialize: Initialize,
         pauses: Pauses,
         limits: TableLimits,
@@ -157,7 +158,7 @@ impl Sessions {
             key.id = random_id();
         }
         key.endpoint = table.endpoint(&key);
-        let session = Arc::new(Session::new(key, upstream, initialize, pauses));
+        let session = Arc::new(Session::new(key, upstream, uri, initialize, pauses));
         session.touch(used);
         // It counts: whoever makes one too many pays for it.
         table.insert(&session, used, &self.0.bytes);

@@ -218,7 +218,6 @@ impl Session {
             accept: header(&record.accept),
             content_type: header(&record.content_type),
             body: Bytes::copy_from_slice(record.initialize.get().as_bytes()),
-            uri: None,
             credentials: Default::default(),
             extensions: Default::default(),
         };

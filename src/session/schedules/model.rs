@@ -120,14 +120,13 @@ impl World {
         let initialize = Initialize {
             accept: None,
             content_type: None,
-            uri: None,
             body: Bytes::new(),
             credentials: HeaderMap::new(),
             extensions: of(owner),
         };
         let recorded = self
             .sessions
-            .record(key, None, initialize, PAUSES, self.limits);
+            .record(key, None, None, initialize, PAUSES, self.limits);
         recorded.0
     }
 

@@ -69,15 +69,16 @@ fn k10_what_the_callers_initialize_leaves_behind_counts() {
             endpoint: Arc::new(Endpoint::new(&parts.uri(), &parts.header("host"))),
             principal: Some(parts.text().into()),
         };
+        let [accept, content_type] = [(); 2].map(|()| Some(parts.value()));
+        let uri = format!("/?{}", parts.text()).parse().unwrap();
         let initialize = Initialize {
-            accept: Some(parts.value()),
-            content_type: Some(parts.value()),
-            uri: Some(Box::new(format!("/?{}", parts.text()).parse().unwrap())),
+            accept,
+            content_type,
             body: parts.text().into(),
             credentials: parts.header("cookie"),
             extensions: Extensions::new(),
         };
-        let (session, _) = sessions.record(key, None, initialize, PAUSES, limits());
+        let (session, _) = sessions.record(key, None, Some(uri), initialize, PAUSES, limits());
         session.bytes()
     };
     let mut expected = [LONG; 10];
