@@ -680,12 +680,16 @@ async fn an_unread_result_is_no_change() {
     assert!(!events.last().changes().any());
 }
 
-/// H1: what the old session accepts when it has been replaced is told to the new one at once.
-#[tokio::test(start_paused = true)]
-async fn h1_what_is_accepted_late_is_sent_to_the_new_session() {
-    let scene = scene(layer()).await;
-    // Given a subscription that the old session takes its time for,
-    let (late, gate) = (subscribe("late"), Arc::new(tokio::sync::Notify::new()));
+/// A session with a subscription under way that waits for the gate.
+async fn accepting_late(
+    layer: SessionRecoveryLayer,
+) -> (
+    Scene,
+    Arc<tokio::sync::Notify>,
+    tokio::task::JoinHandle<Answer>,
+) {
+    let scene = scene(layer).await;
+    let gate = Arc::new(tokio::sync::Notify::new());
     let opens = gate.clone();
     let mut asked = 0;
     scene.server.on_async(move |seen| {
@@ -699,8 +703,16 @@ async fn h1_what_is_accepted_late_is_sent_to_the_new_session() {
             }) as Answering
         })
     });
-    let subscribing = scene.spawn(post(Some(&scene.session), &late));
+    let subscribing = scene.spawn(post(Some(&scene.session), &subscribe("late")));
     settle().await;
+    (scene, gate, subscribing)
+}
+
+/// H1: what the old session accepts when it has been replaced is told to the new one at once.
+#[tokio::test(start_paused = true)]
+async fn h1_what_is_accepted_late_is_sent_to_the_new_session() {
+    // Given a subscription that the old session takes its time for,
+    let (scene, gate, subscribing) = accepting_late(layer()).await;
     // when it is replaced, and answers after that,
     scene.recover().await;
     assert_eq!(restored(&scene), state(None, &[]));
@@ -709,4 +721,20 @@ async fn h1_what_is_accepted_late_is_sent_to_the_new_session() {
     settle().await;
     // then the new one is told.
     assert_eq!(restored(&scene), state(None, &["late"]));
+}
+
+/// H1, A5: of a session that nobody records any more it is not known whose its id is by now.
+#[tokio::test(start_paused = true)]
+async fn h1_a_session_that_was_forgotten_is_told_of_nothing() {
+    let sessions = mcp_session_recovery::Sessions::new();
+    let layer = layer().sessions(sessions.clone());
+    let (scene, gate, subscribing) = accepting_late(layer).await;
+    scene.recover().await;
+    // when it is forgotten before the old one answers,
+    sessions.forget_all();
+    gate.notify_one();
+    assert_eq!(subscribing.await.unwrap().status, 200);
+    settle().await;
+    // then nothing is sent to the new one.
+    assert_eq!(restored(&scene), state(None, &[]));
 }
