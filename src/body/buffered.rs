@@ -65,7 +65,7 @@ impl BufferedBody {
         self.trailers.is_some()
     }
 
-    fn frames(&self) -> &[Bytes] {
+    pub(super) fn frames(&self) -> &[Bytes] {
         match &self.data {
             Data::One(bytes) => std::slice::from_ref(bytes),
             Data::Many(frames) => frames,

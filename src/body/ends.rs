@@ -2,9 +2,10 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use super::buffered::BufferedBody;
 use crate::mcp::{Id, id_of_large_request, is_large_initialize};
 
-/// How much of the beginning and of the end is noted, in bytes: a client puts the id of a request
+/// How much of the end is noted, in bytes, as of the beginning: a client puts the id of a request
 /// before its `params` or after them.
 const NOTED: usize = 512;
 
@@ -22,12 +23,15 @@ struct End {
 
 impl Ends {
     /// Of a body of which this has been read, and whether that is all.
-    pub(super) fn new(read: &[u8], is_all: bool) -> Self {
+    pub(super) fn new(read: &BufferedBody, is_all: bool) -> Self {
         let ends = Self {
-            beginning: read[..read.len().min(NOTED)].into(),
+            beginning: read.beginning().into(),
             end: Mutex::default(),
         };
-        ends.pass(read, is_all);
+        for frame in read.frames() {
+            ends.pass(frame, false);
+        }
+        ends.pass(&[], is_all);
         ends
     }
 

@@ -185,7 +185,7 @@ impl<B: Body> RequestBody<B> {
             Rest::Error { .. } => false,
         };
         let begun = Box::pin(Begun {
-            ends: Arc::new(Ends::new(&begun.data(), is_all)),
+            ends: Arc::new(Ends::new(&begun, is_all)),
             read: begun,
             sent: 0,
             rest,
