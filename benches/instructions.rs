@@ -13,7 +13,6 @@ use std::{
     future::{Future, Ready, ready},
     hint::black_box,
     pin::pin,
-    process::Command,
     sync::{
         OnceLock,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -32,15 +31,12 @@ use tower::{
 };
 use tower_http::{follow_redirect::FollowRedirect, set_header::SetRequestHeader};
 
-use testing::benching::{INITIALIZE, INITIALIZE_RESULT, SESSION_ID, request};
+use testing::benching::{INITIALIZE, INITIALIZE_RESULT, SESSION_ID, can_count, request};
 
 fn main() {
-    let installed = |program, argument| Command::new(program).arg(argument).output().is_ok();
-    if !installed("valgrind", "--version") || !installed("gungraun-runner", "--version") {
-        eprintln!("Nothing is counted: valgrind or gungraun-runner is not installed.");
-        return;
+    if can_count() {
+        counted::run();
     }
-    counted::run();
 }
 
 type Body = Full<Bytes>;

@@ -7,7 +7,6 @@
 use std::{
     convert::Infallible,
     future::{Ready, ready},
-    process::Command,
     sync::{
         OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -24,12 +23,9 @@ use tokio::runtime::Runtime;
 use tower::{Layer, util::ServiceFn};
 
 fn main() {
-    let installed = |program, argument| Command::new(program).arg(argument).output().is_ok();
-    if !installed("valgrind", "--version") || !installed("gungraun-runner", "--version") {
-        eprintln!("Nothing is counted: valgrind or gungraun-runner is not installed.");
-        return;
+    if can_count() {
+        counted::run();
     }
-    counted::run();
 }
 
 type Body = Full<Bytes>;

@@ -6,6 +6,7 @@ use std::{
     future::Future,
     net::TcpListener,
     pin::Pin,
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
@@ -26,6 +27,16 @@ use hyper_util::{
 };
 use tokio::runtime::Runtime;
 use tower::Service;
+
+/// Whether what counts instructions is installed; says so if it is not.
+pub fn can_count() -> bool {
+    let installed = |program| Command::new(program).arg("--version").output().is_ok();
+    let can = ["valgrind", "gungraun-runner"].into_iter().all(installed);
+    if !can {
+        eprintln!("Nothing is counted: valgrind or gungraun-runner is not installed.");
+    }
+    can
+}
 
 pub const SESSION_ID: &str = "mcp-session-id";
 pub const INITIALIZE: &[u8] = br#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"bench","version":"1"}}}"#;
