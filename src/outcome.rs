@@ -97,8 +97,7 @@ pub enum Failure {
     Paused,
     /// The session was forgotten while it was being recovered, or before it could be.
     Forgotten,
-    /// The recovery was cut off: the runtime that ran it shut down, or there was none, or the inner
-    /// service panicked.
+    /// The recovery was cut off: the runtime that ran it shut down, or the inner service panicked.
     Cancelled,
 }
 
