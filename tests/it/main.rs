@@ -111,6 +111,7 @@ mod stored {
     mod flushing;
     mod interleaving;
     mod outliving;
+    mod seeds;
 }
 
 mod contract;

@@ -4,8 +4,6 @@
 //! One thread, a clock that stands still, and every request and every operation of the store waits
 //! twice for its turn: before it has its effect, and before its answer arrives. The seed decides
 //! whose turn it is, when calls begin, and when the server restarts.
-//!
-//! `STORE_SEEDS` says how many seeds are tried, `STORE_SEED` runs one.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,24 +23,12 @@ use tokio::{sync::oneshot, task::JoinHandle};
 use tower::{Layer, ServiceExt};
 use tower_test::mock;
 
-const SEEDS: u64 = 60;
+use super::seeds::{Random, each_seed};
+
 const CALLS: u64 = 12;
 const RESTARTS: usize = 4;
 const AT_A_TIME: usize = 5;
 const HOUR: Duration = Duration::from_secs(3600);
-
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % end as u64) as usize
-    }
-}
 
 /// Who waits for a turn.
 #[derive(Clone, Default)]
@@ -382,28 +368,6 @@ async fn ended(seed: u64) {
     let executed = world.executed.lock().unwrap().clone();
     let ids = BTreeSet::from_iter(executed.iter().map(|(call, _)| call));
     assert_eq!(ids.len(), executed.len(), "a call was executed twice");
-}
-
-fn setting(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
-}
-
-/// Runs the property with every seed, each in a runtime of its own.
-fn each_seed<F: Future<Output = ()>>(property: fn(u64) -> F) {
-    let seeds = match setting("STORE_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..setting("STORE_SEEDS").unwrap_or(SEEDS),
-    };
-    for seed in seeds {
-        let run = std::panic::catch_unwind(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_time()
-                .start_paused(true)
-                .build();
-            runtime.unwrap().block_on(property(seed));
-        });
-        assert!(run.is_ok(), "STORE_SEED={seed} fails");
-    }
 }
 
 #[test]
