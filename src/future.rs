@@ -173,7 +173,10 @@ where
     B: Body<Error: Send> + Send + Unpin + 'static,
 {
     let found = match &shared.persistence {
-        Some(persistence) => persistence.find(*key).await,
+        Some(persistence) => {
+            crate::recovery::reconcile::<S, B>(&shared);
+            persistence.find(*key).await
+        }
         None => None,
     };
     match Route::of_found(found, &request) {

@@ -105,6 +105,8 @@ impl Candidate {
         S: HttpService<B>,
         B: Body<Error: Send> + Send + 'static,
     {
+        #[cfg(feature = "store")]
+        crate::recovery::reconcile::<S, B>(shared);
         let (mut head, body) = response.into_parts();
         let (recorded, evicted) = self.record(shared, &mut head);
         for session in evicted {

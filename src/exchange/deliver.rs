@@ -241,7 +241,7 @@ where
         if status.is_success() || is_gone {
             self.shared.sessions.forget(&self.session);
             #[cfg(feature = "store")]
-            recovery::end_everywhere::<S, B>(&self.shared, &self.session, &self.unpack());
+            recovery::end_everywhere(&self.shared, &self.session, self.unpack());
             // A recovery may have made another while the DELETE was on its way.
             let current = self.session.chain().current();
             if !std::ptr::eq(&*current, &**self.epoch()) {

@@ -17,7 +17,7 @@ use crate::{
     config::Shared,
     http_service::HttpService,
     mcp::{HttpAnswer, Id, Verdict},
-    session::{Affinity, Agreed, Epoch, Newer, Persistence, Session, StateChange},
+    session::{Affinity, Agreed, EndedBy, Epoch, Newer, Persistence, Session, StateChange},
     store::{Revision, record::Record},
 };
 
@@ -75,7 +75,7 @@ where
             Newer::Epoch(record, revision) => (record, revision),
             Newer::Ended => return Err(self.ended()),
         };
-        let adopted = self.adopt(&record, revision);
+        let adopted = self.epoch_of(&record, revision);
         let is_alive = timeout_at(deadline, self.is_alive(&adopted.epoch, deadline)).await;
         Ok(Some((adopted, is_alive.unwrap_or(true))))
     }
@@ -91,7 +91,7 @@ where
         let agreed = self.persistence.agree(self.session, epoch, until).await;
         match agreed {
             Agreed::Proposed => Ok(None),
-            Agreed::Other(record, revision) => Ok(Some(self.adopt(&record, revision))),
+            Agreed::Other(record, revision) => Ok(Some(self.epoch_of(&record, revision))),
             Agreed::Ended => Err(self.ended()),
         }
     }
@@ -112,12 +112,13 @@ where
         until.unwrap_or(deadline).min(deadline)
     }
 
-    fn adopt(&self, record: &Record, revision: Revision) -> Adopted {
+    fn epoch_of(&self, record: &Record, revision: Revision) -> Adopted {
         let mut accepted = Response::new(Bytes::new());
         *accepted.status_mut() = StatusCode::ACCEPTED;
         let handshake = self.client.handshake(accepted, Affinity::default());
         let epoch = Arc::new(self.session.stored_epoch(record, handshake));
-        let changes = self.persistence.adopted(self.session, record, revision);
+        let limit = self.shared.config.max_subscriptions;
+        let changes = self.session.merge(record, revision, limit);
         Adopted { epoch, changes }
     }
 
@@ -142,24 +143,18 @@ where
 
 /// The session has ended, in an epoch that another process may have gone on from: that one is ended,
 /// too, with the credentials of whoever ended the session (rule I1). Nobody waits.
-pub(crate) fn end_everywhere<S, B>(shared: &Arc<Shared<S>>, session: &Arc<Session>, head: &Parts)
-where
-    S: HttpService<B>,
-    B: Body<Error: Send> + Send + 'static,
-{
+pub(crate) fn end_everywhere<S>(shared: &Arc<Shared<S>>, session: &Arc<Session>, head: Parts) {
     let Some(persistence) = shared.persistence.clone() else {
         return;
     };
-    let client = Client::<S, B>::of_trigger(shared, session, head);
-    let session = session.clone();
-    let ending = persistence.ending(&session);
+    let ending = persistence.ending(session);
+    let ended = EndedBy {
+        session: session.clone(),
+        head,
+    };
     // Each of its steps has a time-out of its own.
     in_background(Duration::MAX, async move {
-        if let Some(record) = persistence.end(&session).await {
-            let handshake = client.handshake(Response::default(), Affinity::default());
-            let epoch = session.stored_epoch(&record, handshake);
-            client.delete(&UpstreamSession::of(&epoch));
-        }
+        persistence.end(ended).await;
         drop(ending);
     });
 }

@@ -127,6 +127,25 @@ where
         Self::of_trigger(shared, session, &initialize)
     }
 
+    /// A client for whoever made this epoch, or was seen to be of use in it, if that is known.
+    #[cfg(feature = "store")]
+    pub(super) fn of_epoch(
+        shared: &Arc<Shared<S>>,
+        session: &Arc<Session>,
+        epoch: &Epoch,
+    ) -> Option<Self> {
+        match epoch.handshake() {
+            Some(handshake) => Some(Self::of_handshake(shared, session, handshake)),
+            None => {
+                let mut client = Self::of_initialize(shared, session);
+                client
+                    .headers
+                    .extend(callers_headers(session.credentials(epoch)?));
+                Some(client)
+            }
+        }
+    }
+
     /// The same caller, who knows what an epoch's affinity is.
     pub(super) fn in_epoch(mut self, epoch: &Epoch) -> Self {
         if let Some(handshake) = epoch.handshake() {

@@ -12,6 +12,8 @@ mod drain;
 mod handshake;
 mod headers;
 mod ping;
+#[cfg(feature = "store")]
+mod reconcile;
 mod reply;
 mod restore;
 mod task;
@@ -20,9 +22,9 @@ use std::sync::Arc;
 
 use http_body::Body;
 
-#[cfg(feature = "store")]
-pub(crate) use self::agree::end_everywhere;
 use self::client::{Client, UpstreamSession};
+#[cfg(feature = "store")]
+pub(crate) use self::{agree::end_everywhere, reconcile::reconcile};
 pub(crate) use self::{
     headers::{authorization, callers_headers},
     ping::ping,

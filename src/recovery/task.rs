@@ -27,6 +27,8 @@ use super::{
     handshake::{Established, HalfOpen, shake_hands},
     restore::{restore, tell},
 };
+#[cfg(feature = "store")]
+use crate::session::{Chain, Claim, Snapshot};
 use crate::{
     Failure, RecoveryEvent,
     config::{OnRecovery, Shared},
@@ -46,26 +48,40 @@ pub(crate) fn start<S, B>(
     S: HttpService<B>,
     B: Body<Error: Send> + Send + 'static,
 {
-    let host = session.endpoint().host();
-    let span = info_span!("session_recovery", host, epoch = expired.number() + 1);
-    let report = Report {
-        span: span.clone(),
-        host,
-        expired: expired.number(),
-        started: Instant::now(),
-        on_recovery: shared.config.on_recovery.clone(),
-        leader: Some(leader),
-    };
     let recovery = RecoveryTask {
-        client: Arc::new(Client::of_trigger(shared, session, trigger)),
+        client: Arc::new(Client::<S, B>::of_trigger(shared, session, trigger)),
         shared: shared.clone(),
         session: session.clone(),
         expired,
     };
+    let report = recovery.report(leader);
+    let span = report.span.clone();
     // Without a runtime the report is dropped, which ends the recovery as cancelled.
     if let Ok(runtime) = Handle::try_current() {
         runtime.spawn(recovery.run(report).instrument(span));
     }
+}
+
+/// Goes on where another process does, or lets go of a session that another has ended, although no
+/// request has asked for it (rules N3, N6). There is no handshake for that.
+#[cfg(feature = "store")]
+pub(super) fn follow<S, B>(shared: &Arc<Shared<S>>, session: &Arc<Session>)
+where
+    S: HttpService<B>,
+    B: Body<Error: Send> + Send + 'static,
+{
+    let (seen, _) = session.chain().snapshot();
+    let expired = session.chain().epoch(&seen).clone();
+    let Some(client) = Client::<S, B>::of_epoch(shared, session, &expired) else {
+        return;
+    };
+    let recovery = RecoveryTask {
+        client: Arc::new(client),
+        shared: shared.clone(),
+        session: session.clone(),
+        expired,
+    };
+    in_background(Duration::MAX, recovery.follow(seen));
 }
 
 struct RecoveryTask<S, B> {
@@ -98,6 +114,19 @@ where
     S: HttpService<B>,
     B: Body<Error: Send> + Send + 'static,
 {
+    fn report(&self, leader: Leader) -> Report {
+        let host = self.session.endpoint().host();
+        let number = self.expired.number();
+        Report {
+            span: info_span!("session_recovery", host, epoch = number + 1),
+            host,
+            expired: number,
+            started: Instant::now(),
+            on_recovery: self.shared.config.on_recovery.clone(),
+            leader: Some(leader),
+        }
+    }
+
     async fn run(self, mut report: Report) {
         let deadline = self.shared.config.deadline(report.started);
         let mut has_turn = true;
@@ -109,12 +138,12 @@ where
         let result = match next {
             Err(error) => {
                 let failure = error.failure;
+                #[cfg(feature = "store")]
+                self.stays();
                 match has_turn {
                     true => leader.fail(error),
                     false => leader.give_up(error),
                 }
-                #[cfg(feature = "store")]
-                self.session.chain().stays();
                 self.session.recount();
                 super::make_room::<S, B>(&self.shared);
                 Err(failure)
@@ -122,6 +151,63 @@ where
             Ok((next, recovered)) => self.publish(leader, next, recovered),
         };
         report.send(waited, result);
+    }
+
+    /// Whoever comes meanwhile does not wait for this, but recovers the session.
+    #[cfg(feature = "store")]
+    async fn follow(self, seen: Snapshot) {
+        let deadline = self.shared.config.deadline(Instant::now());
+        let agreement = Agreement::new(&self.shared, &self.session, &self.client);
+        let Some(mut agreement) = agreement else {
+            return;
+        };
+        let adopted = match agreement.newer(deadline).await {
+            Ok(Some((adopted, true))) => Some(adopted),
+            // This epoch may have expired as well, which whoever comes next will find.
+            Ok(other) => {
+                self.outrank(other.map(|(other, _)| other.epoch));
+                None
+            }
+            Err(_) => return,
+        };
+        let patience = self.shared.config.recovery_timeout;
+        let own = self.client.authorization();
+        let Claim::Lead(_, _, leader) = Chain::claim(&self.session, &seen, own, patience, true)
+        else {
+            return;
+        };
+        match adopted {
+            Some(adopted) => {
+                let mut report = self.report(leader);
+                if let Some(leader) = report.leader.take() {
+                    let waited = leader.waiting();
+                    let (next, recovered) = self.adopt(adopted);
+                    let result = self.publish(leader, next, recovered);
+                    report.send(waited, result);
+                }
+            }
+            None => {
+                self.stays();
+                leader.give_up(Failure::Paused.into());
+            }
+        }
+    }
+
+    /// What another process went on in has expired, and this epoch has not.
+    #[cfg(feature = "store")]
+    fn outrank(&self, other: Option<Arc<Epoch>>) {
+        if let Some(other) = other {
+            self.session.outrank(&self.expired, &other);
+        }
+    }
+
+    /// Nobody goes on elsewhere: the epoch is as good as it was, if that was in doubt.
+    #[cfg(feature = "store")]
+    fn stays(&self) {
+        if self.session.chain().stays() {
+            // The store is to hold it, then.
+            self.shared.changed(&self.session);
+        }
     }
 
     /// Makes the next epoch, or finds that there is one.
@@ -138,14 +224,16 @@ where
         let expired = match &mut agreement {
             Some(agreement) => match agreement.newer(deadline).await? {
                 Some((adopted, true)) => return Ok(self.adopt(adopted)),
-                Some((adopted, false)) => adopted.epoch,
                 // Nobody goes on elsewhere any more.
-                None if self.session.chain().is_superseded()
-                    && agreement.is_alive(&expired, deadline).await =>
+                other
+                    if self.session.chain().is_superseded()
+                        && agreement.is_alive(&expired, deadline).await =>
                 {
+                    self.outrank(other.map(|(other, _)| other.epoch));
                     *has_turn = false;
                     return Err(Failure::Paused.into());
                 }
+                Some((adopted, false)) => adopted.epoch,
                 None => expired,
             },
             None => expired,
@@ -234,7 +322,7 @@ where
         };
         self.session.announce(epoch.promised());
         #[cfg(feature = "store")]
-        let superseded = self.superseded();
+        let superseded = self.superseded().filter(|it| it.id() != epoch.id());
         let sessions = &self.shared.sessions;
         let published = sessions.publish(&self.session, leader, epoch, assigned);
         if let Err(leader) = published {
@@ -247,11 +335,16 @@ where
             Next::Made(_, session) => {
                 session.keep();
                 super::make_room::<S, B>(&self.shared);
+                #[cfg(feature = "store")]
+                self.session.is_told();
                 // What the old session accepted meanwhile.
                 self.session.state().changes_from(&recovered.restored)
             }
             #[cfg(feature = "store")]
-            Next::Adopted(adopted) => adopted.changes,
+            Next::Adopted(adopted) => {
+                self.session.is_agreed();
+                adopted.changes
+            }
         };
         #[cfg(feature = "store")]
         if let Some(epoch) = superseded {

@@ -280,15 +280,19 @@ impl Chain {
         self.is_first.store(false, Ordering::Release);
     }
 
-    /// Whoever comes next shall see to it that the session goes on where another process does.
+    /// Whoever comes next shall see to it that the session goes on where another process does. Not
+    /// if that is seen to, or is a matter of an epoch that has expired.
     #[cfg(feature = "store")]
-    pub(super) fn supersede(&self, epoch: &Epoch) {
+    pub(super) fn supersede(&self, epoch: &Epoch) -> bool {
         let mut state = self.lock();
-        if state.is_in(epoch) && state.flight.is_none() && !state.expired {
+        let is_there = state.flight.is_none() && !state.expired && !state.forgotten;
+        let is_used = is_there && state.is_in(epoch);
+        if is_used {
             state.expired = true;
             state.superseded = true;
             self.is_first.store(false, Ordering::Release);
         }
+        is_used
     }
 
     /// Whether that is what the recovery under way is for: once it is published, the epoch has to
@@ -298,14 +302,15 @@ impl Chain {
         self.lock().superseded
     }
 
-    /// The current epoch is as good as it was.
+    /// The current epoch is as good as it was, if it was superseded.
     #[cfg(feature = "store")]
-    pub(crate) fn stays(&self) {
+    pub(crate) fn stays(&self) -> bool {
         let mut state = self.lock();
-        if state.superseded {
-            state.superseded = false;
+        let stays = std::mem::take(&mut state.superseded);
+        if stays {
             state.expired = false;
         }
+        stays
     }
 
     /// No recovery shall be published any more (rule I3).

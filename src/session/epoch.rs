@@ -6,6 +6,9 @@ use bytes::Bytes;
 use http::{Extensions, HeaderMap, HeaderValue, Response, Uri, Version};
 use tokio::sync::Notify;
 
+#[cfg(feature = "store")]
+use crate::sync::atomic::AtomicU64;
+
 use super::{Affinity, session::headers_bytes};
 use crate::{
     mcp::{InitializeResult, ListChanged, SESSION_ID, each_session_header},
@@ -20,7 +23,7 @@ pub(crate) struct Epoch {
     number: u64,
     /// That in the store, which others go by, too. They may have made fewer epochs than this process.
     #[cfg(feature = "store")]
-    stored: u64,
+    stored: AtomicU64,
     id: Option<HeaderValue>,
     /// Whether a caller's requests differ from this epoch's (rule C3).
     translates: bool,
@@ -90,7 +93,7 @@ impl Epoch {
         Self {
             number: 0,
             #[cfg(feature = "store")]
-            stored: 0,
+            stored: AtomicU64::new(0),
             translates: id != callers_id,
             id: Some(id),
             result: OnceLock::new(),
@@ -132,7 +135,7 @@ impl Epoch {
         Self {
             number: self.number + 1,
             #[cfg(feature = "store")]
-            stored: self.stored + 1,
+            stored: AtomicU64::new(self.stored() + 1),
             id,
             translates: true,
             outdated_versions,
@@ -153,7 +156,7 @@ impl Epoch {
     pub(super) fn restored(known: KnownEpoch, handshake: Option<Handshake>) -> Self {
         Self {
             number: known.number,
-            stored: known.stored,
+            stored: AtomicU64::new(known.stored),
             translates: known.number > 0 || known.id.as_ref() != Some(&known.callers_id),
             id: known.id,
             result: known.result.map(OnceLock::from).unwrap_or_default(),
@@ -174,7 +177,14 @@ impl Epoch {
     /// Its number in the store.
     #[cfg(feature = "store")]
     pub(super) fn stored(&self) -> u64 {
+        self.stored.load(Ordering::Relaxed)
+    }
+
+    /// In the store it is to stand for a later one than this, which has expired.
+    #[cfg(feature = "store")]
+    pub(super) fn outrank(&self, expired: &Self) {
         self.stored
+            .fetch_max(expired.stored() + 1, Ordering::Relaxed);
     }
 
     #[cfg(feature = "store")]

@@ -34,7 +34,9 @@ mod table;
 mod whose;
 
 #[cfg(feature = "store")]
-pub(crate) use self::persistence::{Agreed, Newer, Persistence, PersistenceConfig};
+pub(crate) use self::persistence::{
+    Agreed, EndedBy, Newer, Persistence, PersistenceConfig, Reconcile,
+};
 use self::random_id::random_id;
 pub(crate) use self::{
     affinity::Affinity,

@@ -33,6 +33,8 @@ pub(crate) struct Synced {
     pub(super) seen: Option<StoredEpoch>,
     /// The epochs that were published although the store did not answer.
     pub(super) unagreed: Vec<StoredEpoch>,
+    /// What an epoch of this process's making has been told, where the store has brought more since.
+    pub(super) told: Option<Box<State>>,
     /// It is to be written.
     pub(super) is_queued: bool,
     /// The session has ended, and its record with it.
@@ -62,7 +64,9 @@ impl StoredEpoch {
 impl Synced {
     pub(super) fn bytes(&self) -> usize {
         let unagreed = self.unagreed.capacity() * size_of::<StoredEpoch>();
-        size_of::<Self>() + self.state.bytes() + unagreed
+        let told = self.told.as_ref();
+        let told = told.map_or(0, |told| size_of::<State>() + told.bytes());
+        size_of::<Self>() + self.state.bytes() + unagreed + told
     }
 
     /// The store holds the session in this epoch.
@@ -197,6 +201,14 @@ impl Session {
         })
     }
 
+    /// The session stays in `epoch`, since what the store holds has expired: that is to know it for
+    /// the later one.
+    pub(crate) fn outrank(&self, epoch: &Epoch, expired: &Epoch) {
+        epoch.outrank(expired);
+        let epoch = self.as_stored(epoch);
+        self.with_synced(|_, synced| synced.not_agreed(epoch));
+    }
+
     /// The epoch in a record of this session, as this process counts them.
     pub(crate) fn stored_epoch(&self, record: &Record, handshake: Handshake) -> Epoch {
         let mut known = known_epoch(self.id(), record);
@@ -235,7 +247,7 @@ impl Session {
 
     /// The store holds this state: what this process has changed since it last knew is changed in
     /// that. Gives those changes.
-    pub(super) fn merge(
+    pub(crate) fn merge(
         &self,
         record: &Record,
         revision: Revision,
@@ -248,7 +260,11 @@ impl Session {
             for change in own.iter().cloned() {
                 merged.apply(change, limit);
             }
-            *state = merged;
+            let before = std::mem::replace(state, merged);
+            // Who changed it has told the epoch that both are in, but not one that is not agreed on.
+            if !synced.unagreed.is_empty() && synced.told.is_none() {
+                synced.told = Some(Box::new(before));
+            }
             synced.state = theirs;
             synced.revision = Some(revision);
             synced.incarnation = record.incarnation.or(synced.incarnation);
@@ -256,6 +272,29 @@ impl Session {
             synced.seen = Some(StoredEpoch::of(record));
             own
         })
+    }
+}
+
+impl Session {
+    /// What the epoch that the store holds now has not been told of the session's state.
+    pub(super) fn take_untold(&self) -> Vec<StateChange> {
+        self.with_synced(|state, synced| match synced.told.take() {
+            Some(told) => state.changes_from(&told),
+            None => Vec::new(),
+        })
+    }
+
+    /// The epoch that is made holds all that is there, or is told of it.
+    pub(crate) fn is_told(&self) {
+        self.with_synced(|_, synced| synced.told = None);
+    }
+
+    /// The session goes on in the epoch that the store holds.
+    pub(crate) fn is_agreed(&self) {
+        self.with_synced(|_, synced| {
+            synced.unagreed.clear();
+            synced.told = None;
+        });
     }
 }
 

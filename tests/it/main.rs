@@ -112,6 +112,7 @@ mod stored {
     mod interleaving;
     mod outliving;
     mod seeds;
+    mod sick;
 }
 
 mod contract;

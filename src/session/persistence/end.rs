@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use http::request::Parts;
 use tokio::{sync::watch, time::timeout};
 
 use super::{ATTEMPTS, CONTENDED, Loaded, NO_ANSWER, Persistence, Task, lock};
@@ -19,6 +20,16 @@ use crate::{
 
 /// A process that comes to it later than this has not been recovering the session when it ended.
 const SHORTEST_MARK: Duration = Duration::from_secs(60);
+
+/// How many of those are kept, while the store is away, with what it takes to end an epoch that
+/// another process has made.
+const MAX_ENDED_BY: usize = 256;
+
+/// A session that has ended, and the head of the request that ended it.
+pub(crate) struct EndedBy {
+    pub(crate) session: Arc<Session>,
+    pub(crate) head: Parts,
+}
 
 impl Persistence {
     /// The session has ended: it is not written any more. [`end`](Self::end) has to follow while
@@ -42,20 +53,26 @@ impl Persistence {
         })
     }
 
-    /// The session has ended. Gives what the store held of it if that is an epoch of another
-    /// process's, which somebody has to end.
-    pub(crate) async fn end(self: &Arc<Self>, session: &Session) -> Option<Box<Record>> {
-        let (key, of) = (session.key().stored(), session.incarnation());
+    /// The session has ended, everywhere: if not now, when the store is back.
+    pub(crate) async fn end(self: &Arc<Self>, by: EndedBy) {
+        let (key, of) = (by.session.key().stored(), by.session.incarnation());
         let marked = timeout(self.patience(), self.mark(key, of)).await;
         match self.health.noted(marked.unwrap_or(Err(NO_ANSWER))) {
-            Some(replaced) => {
-                let current = session.chain().current();
-                replaced.filter(|record| session.is_behind(&current, record))
-            }
+            Some(replaced) => self.has_replaced(replaced, &by),
             None => {
-                self.push(Task::End(key, of));
-                None
+                let has_room = lock(&self.queue).len() < MAX_ENDED_BY;
+                self.push(Task::End(key, of, has_room.then(|| Box::new(by))));
             }
+        }
+    }
+
+    /// A mark has taken the place of this. If it is an epoch of another process's, that has to be
+    /// ended, too.
+    pub(super) fn has_replaced(&self, record: Option<Box<Record>>, by: &EndedBy) {
+        let current = by.session.chain().current();
+        let other = record.filter(|record| by.session.is_behind(&current, record));
+        if let (Some(reconciler), Some(record)) = (self.reconciler.get(), other) {
+            reconciler.end(by, &record);
         }
     }
 

@@ -12,6 +12,7 @@ mod find;
 mod fixture;
 mod flush;
 mod health;
+mod reconcile;
 mod writer;
 
 use std::{
@@ -27,8 +28,11 @@ use tokio::{
 };
 
 pub(super) use self::flush::KeptBy;
-use self::{contained::Contained, end::Endings, find::Finding, health::Health};
-use super::{Epoch, Pauses, Session, Sessions, StateChange, TableLimits};
+use self::{
+    contained::Contained, end::Endings, find::Finding, health::Health, reconcile::Reconciler,
+};
+pub(crate) use self::{end::EndedBy, reconcile::Reconcile};
+use super::{Epoch, Pauses, Session, Sessions, TableLimits};
 use crate::store::{
     Revision, Saved, SessionStore, StoreError, StoreErrorKind, StoreKey, Stored, ended::Ended,
     record::Record,
@@ -46,6 +50,7 @@ pub(crate) struct Persistence {
     endings: Endings,
     writer: Mutex<Option<JoinHandle<()>>>,
     wake: Arc<Notify>,
+    reconciler: Reconciler,
 }
 
 /// What it goes by.
@@ -66,7 +71,7 @@ enum Task {
     /// If the session is still there.
     Save(Weak<Session>),
     /// The end of a session, by its key and incarnation.
-    End(StoreKey, Option<u64>),
+    End(StoreKey, Option<u64>, Option<Box<EndedBy>>),
 }
 
 /// What the store has of a session that is about to be recovered (rule N4).
@@ -119,6 +124,7 @@ impl Persistence {
             endings: Endings::default(),
             writer: Mutex::default(),
             wake: Arc::default(),
+            reconciler: Reconciler::default(),
         });
         persistence.sessions.0.kept_by.add(&persistence);
         persistence
@@ -190,24 +196,13 @@ impl Persistence {
         let agreed = timeout_at(deadline, self.save(session, epoch)).await;
         match self.health.noted(agreed.unwrap_or(Err(NO_ANSWER))) {
             Some(agreed) => agreed,
+            None if self.has_ended(session) => Agreed::Ended,
             None => {
                 let epoch = session.as_stored(epoch);
                 session.with_synced(|_, synced| synced.not_agreed(epoch));
                 Agreed::Proposed
             }
         }
-    }
-
-    /// The session goes on in the epoch of this record. Gives what this process has changed in its
-    /// state, which that epoch has not been told.
-    pub(crate) fn adopted(
-        &self,
-        session: &Session,
-        record: &Record,
-        revision: Revision,
-    ) -> Vec<StateChange> {
-        session.with_synced(|_, synced| synced.unagreed.clear());
-        session.merge(record, revision, self.config.max_subscriptions)
     }
 
     /// Saves the session as one in `epoch`, unless another process has gone on from there.

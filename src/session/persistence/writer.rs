@@ -35,7 +35,7 @@ impl Persistence {
                 queue.retain(Task::is_of_use);
             }
             match task {
-                Task::End(key, _) if queue.len() >= MAX_ENDS => self.endings.marked(key),
+                Task::End(key, ..) if queue.len() >= MAX_ENDS => self.endings.marked(key),
                 task => queue.push_back(task),
             }
         }
@@ -107,31 +107,39 @@ impl Persistence {
     /// Whether the store was asked for that.
     async fn write(&self, task: &Task) -> Result<bool, StoreError> {
         let session = match task {
-            Task::End(key, of) => return self.mark(*key, *of).await.map(|_| true),
+            Task::End(key, of, by) => {
+                let replaced = self.mark(*key, *of).await?;
+                if let Some(by) = by {
+                    self.has_replaced(replaced, by);
+                }
+                return Ok(true);
+            }
             Task::Save(session) => session.upgrade(),
         };
-        let Some(session) = session.filter(|session| !self.has_ended(session)) else {
+        let Some(session) = session else {
             return Ok(false);
         };
         session.with_synced(|_, synced| synced.is_queued = false);
         let epoch = session.chain().current();
-        match self.save(&session, &epoch).await {
-            Ok(Agreed::Proposed) => Ok(true),
-            // What it has of another epoch, or of an end, is what counts. Where no recovery is in sight
-            // that would find it, since this epoch is as good as any, there has to be one.
-            Ok(Agreed::Other(..) | Agreed::Ended) => {
-                session.chain().supersede(&epoch);
-                Ok(true)
-            }
+        if self.has_ended(&session) {
+            // It may have been recovered when that was found.
+            self.reconcile(&session, &epoch, &Agreed::Ended);
+            return Ok(false);
+        }
+        let saved = match self.save(&session, &epoch).await {
             Err(error) if error.kind() == StoreErrorKind::Corrupt => {
                 // Nobody can read it, nor replace it without having read it.
                 self.health.noted::<()>(Err(error));
                 self.config.store.remove(session.key().stored()).await?;
                 set_revision(&session, None);
-                self.save(&session, &epoch).await.map(|_| true)
+                self.save(&session, &epoch).await
             }
-            Err(error) => Err(error),
-        }
+            saved => saved,
+        };
+        saved.map(|agreed| {
+            self.reconcile(&session, &epoch, &agreed);
+            true
+        })
     }
 }
 
@@ -212,7 +220,7 @@ mod tests {
     fn end(number: usize) -> Task {
         let mut key = [0; 32];
         key[..8].copy_from_slice(&number.to_le_bytes());
-        Task::End(StoreKey::from_bytes(key), None)
+        Task::End(StoreKey::from_bytes(key), None, None)
     }
 
     // Nothing is written: there is no runtime.

@@ -239,6 +239,95 @@ async fn n3_of_two_epochs_that_were_published_while_the_store_was_away_one_is_le
     }
 }
 
+/// Nor does anybody have to call for that.
+#[tokio::test(start_paused = true)]
+async fn n3_what_another_process_made_is_gone_on_in_without_a_request() {
+    // Given two processes, each in an epoch of its own making,
+    let store = FaultyStore::new();
+    let (one, other) = two(&store).await;
+    store.set(Mode::Hangs);
+    one.server.restart();
+    assert_eq!(echoed(&one.call(1).await), 1);
+    assert_eq!(echoed(&other.call(2).await), 2);
+    assert_eq!(one.server.live().len(), 2);
+
+    // when the store is back and nobody calls,
+    store.set(Mode::Works);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+
+    // then one of them is left, in which both go on.
+    let live = one.server.live();
+    assert_eq!(live.len(), 1, "{:?}", one.server.log());
+    for scene in [&one, &other] {
+        assert_eq!(echoed(&scene.call(3).await), 3);
+        assert_eq!(one.server.last("tools/call").session(), Some(&*live[0]));
+    }
+    assert_eq!(one.server.count("initialize"), 3);
+}
+
+/// H1: an epoch that was published without the store is told what had come to the store before.
+#[tokio::test(start_paused = true)]
+async fn n3_what_the_store_turns_out_to_hold_is_told_to_an_epoch_of_ones_own() {
+    // Given a session whose state another process has changed, and the store knows that,
+    let store = FaultyStore::new();
+    let others = store.another_way();
+    let (one, other) = two_over(&store, &others).await;
+    others.set(Mode::Down);
+    let subscribe = serde_json::json!({
+        "jsonrpc": "2.0", "id": 9, "method": "resources/subscribe", "params": {"uri": "file:///a"},
+    });
+    one.send(post(Some(&one.session), &subscribe)).await;
+    settle().await;
+    // and a process that could not ask, and recovered it,
+    one.server.restart();
+    assert_eq!(echoed(&other.call(1).await), 1);
+    let live = one.server.live();
+    assert!(one.server.subscriptions(&live[0]).is_empty());
+
+    // when the store is there again, then its session is told.
+    others.set(Mode::Works);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(one.server.subscriptions(&live[0]), ["file:///a"]);
+    // So whoever follows has nothing to tell.
+    assert_eq!(echoed(&one.call(2).await), 2);
+    settle().await;
+    assert_eq!(one.server.live(), live);
+    assert_eq!(one.server.count("resources/subscribe"), 2);
+}
+
+/// However many there were before it.
+#[tokio::test(start_paused = true)]
+async fn n3_an_epoch_that_lives_counts_for_later_than_one_that_has_expired() {
+    // Given a process that has published two epochs without the store, the last of which has come
+    // to it since, and has expired,
+    let store = FaultyStore::new();
+    let others = store.another_way();
+    let (one, other) = two_over(&store, &others).await;
+    for way in [&store, &others] {
+        way.set(Mode::Down);
+    }
+    for _ in 0..2 {
+        one.server.restart();
+        assert_eq!(echoed(&one.call(1).await), 1);
+    }
+    store.set(Mode::Works);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    one.server.restart();
+    // and another in the first of its own, which lives,
+    assert_eq!(echoed(&other.call(2).await), 2);
+    let live = one.server.live();
+
+    // when the store is there for that one, too,
+    others.set(Mode::Works);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+
+    // then both go on in the one that lives.
+    assert_eq!(echoed(&one.call(3).await), 3);
+    assert_eq!(echoed(&other.call(4).await), 4);
+    assert_eq!(one.server.live(), live);
+    assert_eq!(one.server.count("initialize"), 4);
+}
+
 /// Nothing is given up for a record that is gone again.
 #[tokio::test(start_paused = true)]
 async fn n3_an_epoch_that_lives_is_kept_where_the_store_has_no_other() {

@@ -91,6 +91,67 @@ async fn n6_an_epoch_that_was_published_without_the_store_ends_with_the_session(
     assert_eq!(one.server.count("initialize"), 2);
 }
 
+/// N5, I3: a mark that could not be put ends, once it can be, what another process went on in.
+#[tokio::test(start_paused = true)]
+async fn n6_a_mark_that_comes_late_ends_the_epoch_that_it_replaces() {
+    for mode in [Mode::Down, Mode::Hangs] {
+        // Given a session that has ended in a process that cannot reach the store, where another
+        // one has gone on from there,
+        let store = FaultyStore::new();
+        let others = store.another_way();
+        let (one, other) = two_over(&store, &others).await;
+        one.server.restart();
+        assert_eq!(echoed(&other.call(1).await), 1);
+        settle().await;
+        store.set(mode);
+        let status = one.send(delete(&one.session)).await.status;
+        assert_eq!((status, one.server.live().len()), (404, 1));
+
+        // when the store is there again, then that epoch is ended, without anybody's request,
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        store.set(Mode::Works);
+        tokio::time::sleep(Duration::from_secs(15)).await;
+        assert!(one.server.live().is_empty(), "{mode:?}");
+        let deleted = one.server.last("DELETE");
+        assert_eq!(deleted.header("authorization"), Some("Bearer secret-token"));
+        // and does not come back.
+        assert_eq!(other.call(2).await.status, 404);
+        assert_eq!(one.server.count("initialize"), 2);
+    }
+}
+
+/// I3: also if that has no answer of the store itself.
+#[tokio::test(start_paused = true)]
+async fn n6_a_mark_that_is_found_during_a_recovery_ends_what_that_publishes() {
+    let slow = Mode::Slow(Duration::from_millis(400));
+    let wait = async |millis| tokio::time::sleep(Duration::from_millis(millis)).await;
+    // Given a process that is at writing a change,
+    let store = FaultyStore::new();
+    let others = store.another_way();
+    let (one, other) = two_over(&store, &others).await;
+    others.set(slow);
+    other.send(post(Some(&other.session), &set_level())).await;
+    settle().await;
+    // and recovers the session, which has ended in another one,
+    others.set(Mode::Works);
+    one.server.restart();
+    let (gate, call) = other.recovering().await;
+    one.send(delete(&one.session)).await;
+
+    // when the change meets the mark while the recovery waits for the store in vain,
+    others.set(slow);
+    wait(300).await;
+    gate.open();
+    wait(10).await;
+    others.set(Mode::Works);
+    wait(40_000).await;
+
+    // then the session has ended there, too.
+    assert_eq!(join([call]).await[0].status, 404);
+    assert!(one.server.live().is_empty(), "{:?}", one.server.log());
+    assert_eq!(other.call(2).await.status, 404);
+}
+
 #[tokio::test(start_paused = true)]
 async fn n6_a_recovery_of_another_process_does_not_bring_back_what_has_ended() {
     let store = FaultyStore::new();

@@ -70,6 +70,14 @@ impl FaultyStore {
         *self.0.mode.lock().unwrap() = mode;
     }
 
+    /// Works, if it was full.
+    pub(super) fn make_room(&self) {
+        let mut mode = self.0.mode.lock().unwrap();
+        if *mode == Mode::Full {
+            *mode = Mode::Works;
+        }
+    }
+
     /// A layer with this store.
     pub(super) fn layer(&self) -> SessionRecoveryLayer {
         SessionRecoveryLayer::new().store(self.clone())

@@ -1,0 +1,53 @@
+//! What is done about a session that the store turns out to have otherwise (rules N3, H1), by whoever
+//! can reach the server, which the store's side cannot.
+
+use std::sync::{Arc, OnceLock};
+
+use super::{Agreed, EndedBy, Persistence};
+use crate::{
+    session::{Epoch, Session, StateChange},
+    store::record::Record,
+};
+
+/// The layer's way to the server.
+pub(crate) trait Reconcile: Send + Sync {
+    /// Tells the session's current epoch what other processes have changed in it.
+    fn tell(&self, session: &Arc<Session>, changes: Vec<StateChange>);
+
+    /// Goes on where another process does, or lets go of a session that another has ended.
+    fn follow(&self, session: &Arc<Session>);
+
+    /// Ends an epoch that another process has made of a session that has ended.
+    fn end(&self, ended: &EndedBy, record: &Record);
+}
+
+/// It is there from the first session on that is recorded or found.
+pub(super) type Reconciler = OnceLock<Box<dyn Reconcile>>;
+
+impl Persistence {
+    /// Has what the writer finds out seen to by this, unless something sees to it already.
+    pub(crate) fn reconcile_with<R: Reconcile + 'static>(&self, reconcile: impl FnOnce() -> R) {
+        self.reconciler.get_or_init(|| Box::new(reconcile()));
+    }
+
+    /// The store has the session as it was written, or has it otherwise.
+    pub(super) fn reconcile(&self, session: &Arc<Session>, epoch: &Epoch, agreed: &Agreed) {
+        let reconciler = self.reconciler.get();
+        match agreed {
+            Agreed::Proposed => {
+                let untold = session.take_untold();
+                if let Some(reconciler) = reconciler.filter(|_| !untold.is_empty()) {
+                    reconciler.tell(session, untold);
+                }
+            }
+            // What it has of another epoch, or of an end, is what counts. Where no recovery is in
+            // sight that would find it, since this epoch is as good as any, there has to be one.
+            Agreed::Other(..) | Agreed::Ended => {
+                let is_superseded = session.chain().supersede(epoch);
+                if let Some(reconciler) = reconciler.filter(|_| is_superseded) {
+                    reconciler.follow(session);
+                }
+            }
+        }
+    }
+}
