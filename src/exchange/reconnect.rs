@@ -138,7 +138,7 @@ where
                     let streams = is_event_stream(response.headers());
                     if streams && response.status().is_success() {
                         // A proof of life (rule J4).
-                        if epoch.may_be_of_no_use() {
+                        if epoch.is_unproven_recovery() {
                             session.chain().lives(&epoch);
                         }
                         return Some(response.into_body());

@@ -224,7 +224,7 @@ impl Chain {
         if !leads {
             return Claim::NotLed;
         }
-        if state.epoch.settle() {
+        if state.epoch.doubt() {
             // What made it was of no use.
             state.useless(chain.pauses);
         }
@@ -262,7 +262,7 @@ impl Chain {
 
     /// A request that was sent again found its new epoch expired, too (rule J4).
     pub(crate) fn useless(&self, epoch: &Epoch) {
-        if epoch.settle() {
+        if epoch.doubt() {
             self.lock().useless(self.pauses);
         }
     }

@@ -54,6 +54,8 @@ const RECOVERED: u8 = 1;
 /// Another process made it.
 #[cfg(feature = "store")]
 const RESTORED: u8 = 2;
+/// A recovery made it, and what was sent again in it found no session, which need not be the last word.
+const DOUBTED: u8 = 3;
 
 /// What a recovery leaves behind in the epoch it made.
 pub(crate) struct Handshake {
@@ -318,8 +320,13 @@ impl Epoch {
     }
 
     /// Whether nothing has shown yet that the recovery which made it, if one did, was of use.
-    pub(crate) fn may_be_of_no_use(&self) -> bool {
+    pub(super) fn may_be_of_no_use(&self) -> bool {
         self.unproven.load(Ordering::Relaxed) == RECOVERED
+    }
+
+    /// Whether a recovery made it, and nothing has shown yet that it lives.
+    pub(crate) fn is_unproven_recovery(&self) -> bool {
+        is_recovered(self.unproven.load(Ordering::Relaxed))
     }
 
     /// Whether nothing has shown yet that it lives.
@@ -328,10 +335,23 @@ impl Epoch {
         self.unproven.load(Ordering::Relaxed) != PROVEN
     }
 
-    /// It is settled whether the recovery was of use; true the first time, if there was one.
-    pub(super) fn settle(&self) -> bool {
-        self.is_unproven() && self.unproven.swap(PROVEN, Ordering::Relaxed) == RECOVERED
+    /// The recovery was of no use, so far; true the first time, if there was one.
+    pub(super) fn doubt(&self) -> bool {
+        let (of, to) = (RECOVERED, DOUBTED);
+        let doubted = self
+            .unproven
+            .compare_exchange(of, to, Ordering::Relaxed, Ordering::Relaxed);
+        doubted.is_ok()
     }
+
+    /// There is no more to be shown; true the first time, if a recovery made it.
+    pub(super) fn settle(&self) -> bool {
+        self.is_unproven() && is_recovered(self.unproven.swap(PROVEN, Ordering::Relaxed))
+    }
+}
+
+fn is_recovered(unproven: u8) -> bool {
+    unproven == RECOVERED || unproven == DOUBTED
 }
 
 #[cfg(test)]

@@ -273,6 +273,43 @@ async fn j4_what_proves_that_the_session_lives_ends_the_pauses() {
 }
 
 /// A proof that comes late, from an epoch that has been replaced, is none of the new one's.
+/// Also where the first answer in the new session was that there is none: another replica's, say.
+#[tokio::test(start_paused = true)]
+async fn j4_what_proves_that_the_session_lives_does_so_after_a_replay_in_vain() {
+    let no_method = json!({"jsonrpc": "2.0", "id": 1, "error": {"code": -32601, "message": "no"}});
+    let proofs = [None, Some(json_reply(404, &no_method))];
+    for (nth, proof) in proofs.into_iter().enumerate() {
+        // Given a session whose replay is answered once as if it was not there,
+        let server = Server::new(Profile::TypeScript);
+        let layer = SessionRecoveryLayer::new()
+            .recovery_pause(Duration::from_secs(10), Duration::from_secs(1000));
+        let client = client(&server, layer);
+        let session = handshake(&client).await;
+        server.restart();
+        let (known, mut replies) = (server.clone(), vec![proof, Some(no_session())]);
+        server.on(move |seen| {
+            let is_known = seen
+                .session()
+                .is_some_and(|it| known.live().contains(&it.to_owned()));
+            let answers = is_known && seen.what() == "tools/call";
+            answers.then(|| replies.pop().flatten())?
+        });
+        let answer = send(&client, call(&session)).await;
+        assert_eq!(
+            (answer.status, answer.outcome()),
+            (404, Some(Outcome::Replayed))
+        );
+
+        // when it is answered there after that, then the pause is over, and no other is longer for it.
+        assert_eq!(send(&client, call(&session)).await.outcome(), None);
+        for _ in 0..2 {
+            server.restart();
+            let answer = send(&client, call(&session)).await;
+            assert_eq!(answer.outcome(), Some(Outcome::Replayed), "{nth}");
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn j4_an_old_epochs_answer_proves_nothing_of_the_new_one() {
     let server = Server::new(Profile::TypeScript);
