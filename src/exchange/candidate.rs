@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{
-    Extensions, HeaderMap, HeaderValue, Request, Response, StatusCode, Uri,
+    Extensions, HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri,
     header::{ACCEPT, CONTENT_TYPE},
     request::Parts,
 };
@@ -166,7 +166,7 @@ impl Candidate {
             return too_large();
         }
         let initialize_request = Initialize {
-            accept: self.headers.get(ACCEPT).cloned(),
+            accept: combined(&self.headers, &ACCEPT),
             content_type: self.headers.get(CONTENT_TYPE).cloned(),
             // Not a slice of a larger buffer of the caller's.
             body: Bytes::copy_from_slice(&body),
@@ -205,6 +205,19 @@ impl Candidate {
             is_answer
         };
         (Recorded::Yes(reader.map(|reader| (reader, look))), evicted)
+    }
+}
+
+/// All lines of a header as one, which means the same (RFC 9110, 5.3).
+fn combined(headers: &HeaderMap, name: &HeaderName) -> Option<HeaderValue> {
+    let lines: Vec<_> = headers.get_all(name).iter().collect();
+    match &lines[..] {
+        [] => None,
+        [only] => Some(HeaderValue::clone(only)),
+        lines => {
+            let lines: Vec<_> = lines.iter().map(|line| line.as_bytes()).collect();
+            HeaderValue::from_bytes(&lines.join(&b", "[..])).ok()
+        }
     }
 }
 

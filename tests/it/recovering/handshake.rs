@@ -135,6 +135,25 @@ async fn e5_the_handshake_is_the_recorded_one_with_the_triggers_credentials() {
 
 /// E5: `Mcp-Method` and the like describe one message. What is not an `initialize` must not say
 /// that it is one.
+/// RFC 9110, 5.3: several lines of a header are one, with commas between them.
+#[tokio::test(start_paused = true)]
+async fn e5_what_a_caller_accepts_may_be_said_in_several_lines() {
+    let server = Server::new(Profile::TypeScript);
+    let client = mocked(&server, SessionRecoveryLayer::new());
+    let lines = [
+        ("accept", "application/json"),
+        ("accept", "text/event-stream;q=0.5"),
+    ];
+    let opening = with_headers(post(None, &initialize()), &lines);
+    let session = send(&client, opening).await.session().unwrap().to_owned();
+    server.restart();
+    send(&client, post(Some(&session), &tool_call(1))).await;
+    assert_eq!(
+        server.last("initialize").header("accept"),
+        Some("application/json, text/event-stream;q=0.5")
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn e5_a_recorded_mcp_method_is_that_of_initialize_alone() {
     let server = Server::new(Profile::TypeScript);
