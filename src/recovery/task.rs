@@ -163,11 +163,17 @@ where
         };
         let adopted = match agreement.newer(deadline).await {
             Ok(Some((adopted, true))) => Some(adopted),
-            // This epoch may have expired as well, which whoever comes next will find.
-            Ok(other) => {
-                self.outrank(other.map(|(other, _)| other.epoch));
-                None
+            Ok(Some((adopted, false))) => {
+                if agreement.is_alive(&self.expired, deadline).await {
+                    self.session.outrank(&self.expired, &adopted.epoch);
+                    None
+                } else {
+                    // Whoever comes next will find that both have expired: there is none to be ended.
+                    self.session.chain().stays();
+                    Some(adopted)
+                }
             }
+            Ok(None) => None,
             Err(_) => return,
         };
         let patience = self.shared.config.recovery_timeout;
@@ -190,14 +196,6 @@ where
                 self.stays();
                 leader.give_up(Failure::Paused.into());
             }
-        }
-    }
-
-    /// What another process went on in has expired, and this epoch has not.
-    #[cfg(feature = "store")]
-    fn outrank(&self, other: Option<Arc<Epoch>>) {
-        if let Some(other) = other {
-            self.session.outrank(&self.expired, &other);
         }
     }
 
@@ -229,7 +227,9 @@ where
                     if self.session.chain().is_superseded()
                         && agreement.is_alive(&expired, deadline).await =>
                 {
-                    self.outrank(other.map(|(other, _)| other.epoch));
+                    if let Some((other, _)) = other {
+                        self.session.outrank(&expired, &other.epoch);
+                    }
                     *has_turn = false;
                     return Err(Failure::Paused.into());
                 }
@@ -254,9 +254,13 @@ where
         let epoch = Arc::new(expired.next(id, established.result, handshake));
         #[cfg(feature = "store")]
         if let Some(agreement) = &mut agreement {
-            if let Some(adopted) = agreement.propose(&epoch, deadline).await? {
-                // What this one has made is dropped, and with that ended.
-                return Ok(self.adopt(adopted));
+            while let Some(adopted) = agreement.propose(&epoch, deadline).await? {
+                if agreement.is_alive(&adopted.epoch, deadline).await {
+                    // What this one has made is dropped, and with that ended.
+                    return Ok(self.adopt(adopted));
+                }
+                // It was written late, and has expired before that.
+                self.session.outrank(&epoch, &adopted.epoch);
             }
         }
         recovered.epoch = epoch.number();
