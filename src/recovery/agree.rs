@@ -80,19 +80,26 @@ where
         Ok(Some((adopted, is_alive.unwrap_or(true))))
     }
 
-    /// Proposes an epoch. Gives the one of another process, if that was first. Fails if another
-    /// process has ended the session.
+    /// Proposes an epoch. Gives it back, and that of another process if that was first and lives.
+    /// Fails if another process has ended the session.
     pub(super) async fn propose(
         &mut self,
-        epoch: &Epoch,
+        mut epoch: Epoch,
         deadline: Instant,
-    ) -> Result<Option<Adopted>, Failure> {
-        let until = self.until(deadline);
-        let agreed = self.persistence.agree(self.session, epoch, until).await;
-        match agreed {
-            Agreed::Proposed => Ok(None),
-            Agreed::Other(record, revision) => Ok(Some(self.epoch_of(&record, revision))),
-            Agreed::Ended => Err(self.ended()),
+    ) -> Result<(Epoch, Option<Adopted>), Failure> {
+        loop {
+            let until = self.until(deadline);
+            let agreed = self.persistence.agree(self.session, &epoch, until).await;
+            let other = match agreed {
+                Agreed::Proposed => return Ok((epoch, None)),
+                Agreed::Other(record, revision) => self.epoch_of(&record, revision),
+                Agreed::Ended => return Err(self.ended()),
+            };
+            if self.is_alive(&other.epoch, deadline).await {
+                return Ok((epoch, Some(other)));
+            }
+            // It was written late, and has expired before that.
+            epoch.come_after(&other.epoch);
         }
     }
 

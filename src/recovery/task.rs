@@ -163,13 +163,15 @@ where
         };
         let adopted = match agreement.newer(deadline).await {
             Ok(Some((adopted, true))) => Some(adopted),
-            Ok(Some((adopted, false))) => {
+            Ok(Some((mut adopted, false))) => {
                 if agreement.is_alive(&self.expired, deadline).await {
                     self.session.outrank(&self.expired, &adopted.epoch);
                     None
                 } else {
-                    // Whoever comes next will find that both have expired: there is none to be ended.
+                    // Both have expired: whoever comes next recovers it. There is none to be ended, nor
+                    // to be told.
                     self.session.chain().stays();
+                    adopted.changes.clear();
                     Some(adopted)
                 }
             }
@@ -185,6 +187,8 @@ where
         match adopted {
             Some(adopted) => {
                 let mut report = self.report(leader);
+                // There was no handshake that could have been of no use (rule J4).
+                adopted.epoch.settle();
                 if let Some(leader) = report.leader.take() {
                     let waited = leader.waiting();
                     let (next, recovered) = self.adopt(adopted);
@@ -251,20 +255,18 @@ where
         let affinity = self.client.affinity(before);
         let handshake = self.client.handshake(established.accepted, affinity);
         let id = established.session.upstream().id.clone();
-        let epoch = Arc::new(expired.next(id, established.result, handshake));
+        let epoch = expired.next(id, established.result, handshake);
         #[cfg(feature = "store")]
-        if let Some(agreement) = &mut agreement {
-            while let Some(adopted) = agreement.propose(&epoch, deadline).await? {
-                if agreement.is_alive(&adopted.epoch, deadline).await {
-                    // What this one has made is dropped, and with that ended.
-                    return Ok(self.adopt(adopted));
-                }
-                // It was written late, and has expired before that.
-                self.session.outrank(&epoch, &adopted.epoch);
-            }
-        }
+        let epoch = match &mut agreement {
+            Some(agreement) => match agreement.propose(epoch, deadline).await? {
+                (epoch, None) => epoch,
+                // What this one has made is dropped, and with that ended.
+                (_, Some(adopted)) => return Ok(self.adopt(adopted)),
+            },
+            None => epoch,
+        };
         recovered.epoch = epoch.number();
-        Ok((Next::Made(epoch, established.session), recovered))
+        Ok((Next::Made(Arc::new(epoch), established.session), recovered))
     }
 
     #[cfg(feature = "store")]

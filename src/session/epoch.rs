@@ -182,6 +182,13 @@ impl Epoch {
         self.stored.load(Ordering::Relaxed)
     }
 
+    /// It is the one after this, which another process has made.
+    #[cfg(feature = "store")]
+    pub(crate) fn come_after(&mut self, other: &Self) {
+        self.number = self.number.max(other.number + 1);
+        self.outrank(other);
+    }
+
     /// In the store it is to stand for a later one than this, which has expired.
     #[cfg(feature = "store")]
     pub(super) fn outrank(&self, expired: &Self) {
@@ -345,7 +352,7 @@ impl Epoch {
     }
 
     /// There is no more to be shown; true the first time, if a recovery made it.
-    pub(super) fn settle(&self) -> bool {
+    pub(crate) fn settle(&self) -> bool {
         self.is_unproven() && is_recovered(self.unproven.swap(PROVEN, Ordering::Relaxed))
     }
 }
