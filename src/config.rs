@@ -9,7 +9,7 @@ use crate::{
     RecoveryEvent,
     http_service::SharedService,
     mcp::{Classify, Message},
-    session::{Pauses, Principal, Session, Sessions, TableLimits},
+    session::{Epoch, Pauses, Principal, Session, Sessions, TableLimits},
 };
 #[cfg(feature = "store")]
 use crate::{
@@ -99,14 +99,18 @@ impl<S> Shared<S> {
         let _ = session;
     }
 
-    /// Whether somebody may go on with a session that this process forgets: then its upstream
-    /// session is not to be ended (rule I2).
-    pub(crate) fn keeps(&self, session: &Session) -> bool {
+    /// Whether somebody may go on with a session that this process forgets, in this epoch: then its
+    /// upstream session is not to be ended (rule I2).
+    pub(crate) fn keeps(&self, session: &Arc<Session>, epoch: &Epoch) -> bool {
         #[cfg(feature = "store")]
         if let Some(persistence) = &self.persistence {
-            return persistence.keeps(session);
+            let keeps = persistence.keeps(session, epoch);
+            if keeps {
+                persistence.write_last(session);
+            }
+            return keeps;
         }
-        let _ = session;
+        let _ = (session, epoch);
         false
     }
 }

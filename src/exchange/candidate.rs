@@ -17,7 +17,7 @@ use crate::{
     config::Shared,
     http_service::HttpService,
     mcp::{Id, InitializeResult, Message, MessageReader, SESSION_ID, is_large_initialize},
-    recovery::{callers_headers, end},
+    recovery::{callers_headers, let_go},
     session::{Endpoint, Epoch, Evicted, Initialize, Key, Session, uri_bytes},
 };
 
@@ -109,12 +109,7 @@ impl Candidate {
         crate::recovery::reconcile::<S, B>(shared);
         let (mut head, body) = response.into_parts();
         let (recorded, evicted) = self.record(shared, &mut head);
-        for session in evicted {
-            if shared.keeps(&session) {
-                continue;
-            }
-            end::<S, B>(shared, &session, &session.chain().current());
-        }
+        evicted.iter().for_each(|it| let_go::<S, B>(shared, it));
         let body = match recorded {
             Recorded::Yes(Some((reader, look))) => {
                 ResponseBody::wrapped(Tap::new(body, reader, look))

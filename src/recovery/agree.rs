@@ -28,6 +28,9 @@ pub(super) struct Agreement<'a, S, B> {
     persistence: &'a Arc<Persistence>,
     session: &'a Arc<Session>,
     client: &'a Client<S, B>,
+    /// Whoever made the epoch that is recovered, if the trigger is somebody else's: what a server says
+    /// to a stranger proves nothing (rule D8).
+    owner: Option<Client<S, B>>,
     /// How much longer the store may take.
     patience: Duration,
 }
@@ -37,6 +40,16 @@ pub(super) struct Adopted {
     pub(super) epoch: Arc<Epoch>,
     /// What it has not been told.
     pub(super) changes: Vec<StateChange>,
+}
+
+/// What a server says of a session that it is asked about.
+#[derive(PartialEq, Eq)]
+enum Said {
+    /// Not that it does not know it.
+    Alive,
+    Expired,
+    /// Not to whoever asked.
+    Denied,
 }
 
 impl<'a, S, B> Agreement<'a, S, B>
@@ -49,15 +62,24 @@ where
         shared: &'a Arc<Shared<S>>,
         session: &'a Arc<Session>,
         client: &'a Client<S, B>,
+        expired: &Epoch,
     ) -> Option<Self> {
         let persistence = shared.persistence.as_ref()?;
+        let owner = Client::of_epoch(shared, session, expired);
+        let is_another = |it: &Client<S, B>| it.authorization() != client.authorization();
         Some(Self {
             shared,
             persistence,
             session,
             client,
+            owner: owner.filter(is_another),
             patience: persistence.deadline() - Instant::now(),
         })
+    }
+
+    /// No request waits for it.
+    pub(super) fn is_patient(&mut self) {
+        self.patience = self.shared.config.recovery_timeout;
     }
 
     /// The epoch that another process has made meanwhile, and whether the server still knows it.
@@ -70,14 +92,13 @@ where
         let asked = Instant::now();
         let newer = self.persistence.newer(self.session, until).await;
         self.patience = self.patience.saturating_sub(asked.elapsed());
-        let (record, revision) = match newer {
-            Newer::No => return Ok(None),
-            Newer::Epoch(record, revision) => (record, revision),
-            Newer::Ended => return Err(self.ended()),
-        };
-        let adopted = self.epoch_of(&record, revision);
-        let is_alive = timeout_at(deadline, self.is_alive(&adopted.epoch, deadline)).await;
-        Ok(Some((adopted, is_alive.unwrap_or(true))))
+        match newer {
+            Newer::No => Ok(None),
+            Newer::Epoch(record, revision) => {
+                Ok(Some(self.look_at(&record, revision, deadline).await))
+            }
+            Newer::Ended => Err(self.ended()),
+        }
     }
 
     /// Proposes an epoch. Gives it back, and that of another process if that was first and lives.
@@ -90,12 +111,12 @@ where
         loop {
             let until = self.until(deadline);
             let agreed = self.persistence.agree(self.session, &epoch, until).await;
-            let other = match agreed {
+            let (other, is_alive) = match agreed {
                 Agreed::Proposed => return Ok((epoch, None)),
-                Agreed::Other(record, revision) => self.epoch_of(&record, revision),
+                Agreed::Other(record, revision) => self.look_at(&record, revision, deadline).await,
                 Agreed::Ended => return Err(self.ended()),
             };
-            if self.is_alive(&other.epoch, deadline).await {
+            if is_alive {
                 return Ok((epoch, Some(other)));
             }
             // It was written late, and has expired before that.
@@ -119,32 +140,66 @@ where
         until.unwrap_or(deadline).min(deadline)
     }
 
-    fn epoch_of(&self, record: &Record, revision: Revision) -> Adopted {
-        let mut accepted = Response::new(Bytes::new());
-        *accepted.status_mut() = StatusCode::ACCEPTED;
-        let handshake = self.client.handshake(accepted, Affinity::default());
-        let epoch = Arc::new(self.session.stored_epoch(record, handshake));
+    /// The epoch of another process, and whether the server knows it.
+    async fn look_at(
+        &mut self,
+        record: &Record,
+        revision: Revision,
+        deadline: Instant,
+    ) -> (Adopted, bool) {
+        let is_alive = self.is_alive(&self.epoch_of(record), deadline).await;
+        // By now it is known whose credentials are good.
+        let epoch = Arc::new(self.epoch_of(record));
         let limit = self.shared.config.max_subscriptions;
         let changes = self.session.merge(record, revision, limit);
-        Adopted { epoch, changes }
+        (Adopted { epoch, changes }, is_alive)
+    }
+
+    fn epoch_of(&self, record: &Record) -> Epoch {
+        let mut accepted = Response::new(Bytes::new());
+        *accepted.status_mut() = StatusCode::ACCEPTED;
+        let client = self.owner.as_ref().unwrap_or(self.client);
+        let handshake = client.handshake(accepted, Affinity::default());
+        self.session.stored_epoch(record, handshake)
     }
 
     /// Asks the server whether it knows the epoch. Only a plain no is one.
-    pub(super) async fn is_alive(&self, epoch: &Epoch, deadline: Instant) -> bool {
+    pub(super) async fn is_alive(&mut self, epoch: &Epoch, deadline: Instant) -> bool {
+        if let Some(owner) = &self.owner {
+            match self.ask(owner, epoch, deadline).await {
+                // Those credentials are no longer good.
+                Said::Denied => self.owner = None,
+                said => return said == Said::Alive,
+            }
+        }
+        self.ask(self.client, epoch, deadline).await != Said::Expired
+    }
+
+    async fn ask(&self, client: &Client<S, B>, epoch: &Epoch, deadline: Instant) -> Said {
+        let said = timeout_at(deadline, self.ask_for_long(client, epoch, deadline)).await;
+        said.unwrap_or(Said::Alive)
+    }
+
+    async fn ask_for_long(&self, client: &Client<S, B>, epoch: &Epoch, deadline: Instant) -> Said {
         let id = Id::from("mcp-session-recovery/ping".to_owned());
         let ping = Bytes::from(format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"ping"}}"#));
         let upstream = UpstreamSession::of(epoch);
-        let Ok(response) = self.client.post(&upstream, ping.clone()).await else {
-            return true;
+        let Ok(response) = client.post(&upstream, ping.clone()).await else {
+            return Said::Alive;
         };
         let config = &self.shared.config;
-        if response.status().is_success() || !config.classify.examines(response.status()) {
-            return true;
+        let status = response.status();
+        if status.is_success() || !config.classify.examines(status) {
+            return Said::Alive;
         }
         let response = whole(response, config, patience(deadline)).await;
         let (head, body) = response.into_parts();
         let answer = HttpAnswer::of(&Method::POST, Some(&ping), &head, &body);
-        config.classify.classify(&answer) != Verdict::Expired
+        match (config.classify.classify(&answer), status) {
+            (Verdict::Expired, _) => Said::Expired,
+            (_, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => Said::Denied,
+            _ => Said::Alive,
+        }
     }
 }
 

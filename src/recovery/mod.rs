@@ -43,11 +43,20 @@ where
     S: HttpService<B>,
     B: Body<Error: Send> + Send + 'static,
 {
-    for session in shared.sessions.shrink(shared.config.table) {
-        if shared.keeps(&session) {
-            continue;
-        }
-        end::<S, B>(shared, &session, &session.chain().current());
+    let evicted = shared.sessions.shrink(shared.config.table);
+    evicted.iter().for_each(|it| let_go::<S, B>(shared, it));
+}
+
+/// The session was forgotten to make room. Unless it is in the store, where somebody may find it,
+/// its upstream session is ended (rules I2, N1).
+pub(crate) fn let_go<S, B>(shared: &Arc<Shared<S>>, session: &Arc<Session>)
+where
+    S: HttpService<B>,
+    B: Body<Error: Send> + Send + 'static,
+{
+    let epoch = session.chain().current();
+    if !shared.keeps(session, &epoch) {
+        end::<S, B>(shared, session, &epoch);
     }
 }
 

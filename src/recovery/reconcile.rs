@@ -59,6 +59,12 @@ where
         }
     }
 
+    fn let_go(&self, session: &Arc<Session>) {
+        if let Some(shared) = self.shared.upgrade() {
+            super::let_go::<S, B>(&shared, session);
+        }
+    }
+
     fn end(&self, ended: &EndedBy, record: &Record) {
         if let Some(shared) = self.shared.upgrade() {
             let session = &ended.session;

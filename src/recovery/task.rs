@@ -157,10 +157,11 @@ where
     #[cfg(feature = "store")]
     async fn follow(self, seen: Snapshot) {
         let deadline = self.shared.config.deadline(Instant::now());
-        let agreement = Agreement::new(&self.shared, &self.session, &self.client);
+        let agreement = Agreement::new(&self.shared, &self.session, &self.client, &self.expired);
         let Some(mut agreement) = agreement else {
             return;
         };
+        agreement.is_patient();
         let adopted = match agreement.newer(deadline).await {
             Ok(Some((adopted, true))) => Some(adopted),
             Ok(Some((mut adopted, false))) => {
@@ -221,7 +222,8 @@ where
     ) -> Result<(Next<'_, S, B>, Recovered), RecoveryError> {
         let expired = self.expired.clone();
         #[cfg(feature = "store")]
-        let mut agreement = Agreement::new(&self.shared, &self.session, &self.client);
+        let mut agreement =
+            Agreement::new(&self.shared, &self.session, &self.client, &self.expired);
         #[cfg(feature = "store")]
         let expired = match &mut agreement {
             Some(agreement) => match agreement.newer(deadline).await? {
@@ -385,8 +387,8 @@ where
     /// for, unless it has ended.
     #[cfg(feature = "store")]
     fn forgotten(&self, next: Next<'_, S, B>) {
-        if let Next::Made(_, session) = next {
-            if self.shared.keeps(&self.session) {
+        if let Next::Made(epoch, session) = next {
+            if self.shared.keeps(&self.session, &epoch) {
                 session.keep();
             }
         }

@@ -31,6 +31,8 @@ mod state;
 #[cfg(feature = "store")]
 mod stored;
 mod table;
+#[cfg(feature = "store")]
+mod unstored;
 mod whose;
 
 #[cfg(feature = "store")]

@@ -260,7 +260,14 @@ impl Session {
 
     /// Notes a change that the server accepted (rule H1).
     pub(crate) fn apply(&self, change: StateChange, limit: usize) {
-        self.content(|content| content.state.apply(change, limit));
+        let mut memory = self.lock_memory();
+        #[cfg(feature = "store")]
+        if let Some(synced) = &mut memory.synced {
+            synced.unstored.note(change.clone());
+        }
+        let content = memory.content.get_or_insert_default();
+        content.state.apply(change, limit);
+        self.count(&mut memory);
     }
 
     /// What a new session has to be told.

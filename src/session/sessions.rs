@@ -174,11 +174,11 @@ impl Sessions {
     ///
     /// If another has its id upstream, the server has handed that out since (rule A5).
     #[cfg(feature = "store")]
-    pub(super) fn restore(&self, session: Session, limits: TableLimits) -> Arc<Session> {
+    pub(super) fn restore(&self, session: Session, limits: TableLimits) -> (Arc<Session>, Evicted) {
         let used = self.tick();
         let mut table = self.write();
         if let Some(session) = table.get(session.key()) {
-            return session.clone();
+            return (session.clone(), Evicted::new());
         }
         let current = session.chain().current();
         if let Some(id) = current.id() {
@@ -188,11 +188,13 @@ impl Sessions {
         }
         let session = Arc::new(session);
         session.touch(used);
-        // Those that make room are in the store themselves: nothing is ended.
-        while table.len >= limits.sessions.max(1) && table.evict(Group::len).is_some() {}
+        let mut evicted = Evicted::new();
+        while table.len >= limits.sessions.max(1) {
+            evicted.extend(table.evict(Group::len));
+        }
         table.insert(&session, used, &self.0.bytes);
-        self.make_room(&mut table, limits);
-        session
+        evicted.append(&mut self.make_room(&mut table, limits));
+        (session, evicted)
     }
 
     /// The sessions that were used since this returned `since`, and what it returns now.

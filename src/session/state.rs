@@ -150,6 +150,24 @@ impl StateChange {
         Some(change(string(text?)?.into_owned()))
     }
 
+    /// What it is about: a level or a URI.
+    #[cfg(feature = "store")]
+    pub(super) fn text(&self) -> &str {
+        match self {
+            Self::LogLevel(text) | Self::Subscribe(text) | Self::Unsubscribe(text) => text,
+        }
+    }
+
+    /// Whether nothing is left of this after another.
+    #[cfg(feature = "store")]
+    pub(super) fn is_undone_by(&self, later: &Self) -> bool {
+        match (self, later) {
+            (Self::LogLevel(_), Self::LogLevel(_)) => true,
+            (Self::LogLevel(_), _) | (_, Self::LogLevel(_)) => false,
+            (one, other) => one.text() == other.text(),
+        }
+    }
+
     /// The method of the request that asks for it.
     pub(crate) fn method(&self) -> &'static str {
         match self {

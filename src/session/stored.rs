@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 
 use super::{
     Endpoint, Epoch, Handshake, Initialize, Key, Pauses, Session, State, StateChange,
-    epoch::KnownEpoch,
+    epoch::KnownEpoch, unstored::Unstored,
 };
 use crate::{
     mcp::{InitializeResult, ListChanged},
@@ -22,8 +22,8 @@ use crate::{
 pub(crate) struct Synced {
     /// The revision to replace; `None` where there is nothing.
     pub(super) revision: Option<Revision>,
-    /// The state in it: what is not in there is a change of this process's.
-    pub(super) state: State,
+    /// What this process has changed since it was last written or read.
+    pub(super) unstored: Unstored,
     /// Tells the session from others that the server gives the same id.
     pub(super) incarnation: Option<u64>,
     /// It has been written or read. Until then, whatever has its key is of an earlier session: the
@@ -66,7 +66,7 @@ impl Synced {
         let unagreed = self.unagreed.capacity() * size_of::<StoredEpoch>();
         let told = self.told.as_ref();
         let told = told.map_or(0, |told| size_of::<State>() + told.bytes());
-        size_of::<Self>() + self.state.bytes() + unagreed + told
+        size_of::<Self>() + self.unstored.bytes() + unagreed + told
     }
 
     /// The store holds the session in this epoch.
@@ -236,13 +236,28 @@ impl Session {
         let state = State::of_stored(&record.state, max_subscriptions);
         let synced = Synced {
             revision: Some(revision),
-            state: state.clone(),
             incarnation: record.incarnation,
             is_known: true,
             seen: Some(StoredEpoch::of(record)),
             ..Synced::default()
         };
         Self::restored(key, epoch, initialize, pauses, state, synced)
+    }
+
+    /// The store holds this, in no later epoch than this process knows of. One that is older than what
+    /// the store has held before is of a store that has lost what came since (rule N5).
+    pub(super) fn take_in(&self, record: &Record, revision: Revision, limit: usize) {
+        let is_lost = self.with_synced(|_, synced| {
+            let seen = synced.seen.as_ref();
+            let is_lost = seen.is_some_and(|seen| record.epoch < seen.number);
+            if is_lost {
+                synced.revision = Some(revision);
+            }
+            is_lost
+        });
+        if !is_lost {
+            self.merge(record, revision, limit);
+        }
     }
 
     /// The store holds this state: what this process has changed since it last knew is changed in
@@ -255,8 +270,8 @@ impl Session {
     ) -> Vec<StateChange> {
         let theirs = State::of_stored(&record.state, limit);
         self.with_synced(|state, synced| {
-            let own = state.changes_from(&synced.state);
-            let mut merged = theirs.clone();
+            let own = synced.unstored.changes();
+            let mut merged = theirs;
             for change in own.iter().cloned() {
                 merged.apply(change, limit);
             }
@@ -265,7 +280,6 @@ impl Session {
             if !synced.unagreed.is_empty() && synced.told.is_none() {
                 synced.told = Some(Box::new(before));
             }
-            synced.state = theirs;
             synced.revision = Some(revision);
             synced.incarnation = record.incarnation.or(synced.incarnation);
             synced.is_known = true;

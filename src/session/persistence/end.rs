@@ -12,7 +12,7 @@ use std::{
 use http::request::Parts;
 use tokio::{sync::watch, time::timeout};
 
-use super::{ATTEMPTS, CONTENDED, Loaded, NO_ANSWER, Persistence, Task, lock};
+use super::{ATTEMPTS, CONTENDED, Loaded, MAX_LAST, NO_ANSWER, Persistence, Task, lock};
 use crate::{
     session::Session,
     store::{Saved, StoreError, StoreErrorKind, StoreKey, ended::Ended, record::Record},
@@ -20,10 +20,6 @@ use crate::{
 
 /// A process that comes to it later than this has not been recovering the session when it ended.
 const SHORTEST_MARK: Duration = Duration::from_secs(60);
-
-/// How many of those are kept, while the store is away, with what it takes to end an epoch that
-/// another process has made.
-const MAX_ENDED_BY: usize = 256;
 
 /// A session that has ended, and the head of the request that ended it.
 pub(crate) struct EndedBy {
@@ -60,7 +56,7 @@ impl Persistence {
         match self.health.noted(marked.unwrap_or(Err(NO_ANSWER))) {
             Some(replaced) => self.has_replaced(replaced, &by),
             None => {
-                let has_room = lock(&self.queue).len() < MAX_ENDED_BY;
+                let has_room = lock(&self.queue).len() < MAX_LAST;
                 self.push(Task::End(key, of, has_room.then(|| Box::new(by))));
             }
         }

@@ -30,6 +30,8 @@ impl Persistence {
     /// The session that another process recorded under this key. Whoever asks for the same waits for
     /// the same answer.
     pub(crate) async fn find(self: &Arc<Self>, key: Key) -> Option<Arc<Session>> {
+        // What is found is used, which the writer tells the store of.
+        self.start_writer();
         let deadline = self.deadline();
         let mut found = self.ask(key, deadline)?;
         let found = timeout_at(deadline, found.wait_for(Option::is_some)).await;
@@ -76,7 +78,9 @@ impl Persistence {
                         config.pauses,
                         config.max_subscriptions,
                     );
-                    Some(persistence.sessions.restore(session, config.table))
+                    let (session, evicted) = persistence.sessions.restore(session, config.table);
+                    persistence.let_go(&evicted);
+                    Some(session)
                 }
                 _ => None,
             };

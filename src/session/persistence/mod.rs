@@ -70,6 +70,8 @@ pub(crate) struct PersistenceConfig {
 enum Task {
     /// If the session is still there.
     Save(Weak<Session>),
+    /// Although it is not: it was forgotten for want of room before it was written.
+    SaveLast(Arc<Session>),
     /// The end of a session, by its key and incarnation.
     End(StoreKey, Option<u64>, Option<Box<EndedBy>>),
 }
@@ -108,6 +110,8 @@ enum Loaded {
 const ATTEMPTS: usize = 8;
 const NO_ANSWER: StoreError = StoreError::new(StoreErrorKind::TimedOut, "no answer in time");
 const CONTENDED: StoreError = StoreError::new(StoreErrorKind::Other, "others write the record");
+/// How many of what waits to be written may keep a session that the table has let go of.
+const MAX_LAST: usize = 256;
 /// How many ends are kept in mind while the store is away.
 const MAX_ENDS: usize = 16 * 1024;
 
@@ -146,14 +150,28 @@ impl Persistence {
     pub(crate) fn changed(self: &Arc<Self>, session: &Arc<Session>) {
         let is_new =
             session.with_synced(|_, synced| !std::mem::replace(&mut synced.is_queued, true));
-        if is_new {
-            self.push(Task::Save(Arc::downgrade(session)));
+        match is_new {
+            true => self.push(Task::Save(Arc::downgrade(session))),
+            // A runtime may have shut down in the meantime.
+            false => self.start_writer(),
         }
     }
 
-    /// Whether the store holds the session, so that somebody may go on with it.
-    pub(crate) fn keeps(&self, session: &Session) -> bool {
-        session.with_synced(|_, synced| synced.revision.is_some() && !synced.is_removed)
+    /// Whether the store holds the session in this epoch, so that somebody may go on with it.
+    pub(crate) fn keeps(&self, session: &Session, epoch: &Epoch) -> bool {
+        let epoch = session.as_stored(epoch);
+        session.with_synced(|_, synced| {
+            let holds = synced.revision.is_some() && synced.seen.as_ref() == Some(&epoch);
+            holds && !synced.is_removed
+        })
+    }
+
+    /// This process forgets the session for want of room: what has changed in it is written still.
+    pub(crate) fn write_last(self: &Arc<Self>, session: &Arc<Session>) {
+        let is_queued = session.with_synced(|_, synced| synced.is_queued);
+        if is_queued && lock(&self.queue).len() < MAX_LAST {
+            self.push(Task::SaveLast(session.clone()));
+        }
     }
 
     /// The record of another process that has gone on from the session's current epoch (rule N4).
@@ -169,7 +187,7 @@ impl Persistence {
                 if session.is_behind(&epoch, &record) {
                     return Newer::Epoch(record, revision);
                 }
-                session.merge(&record, revision, self.config.max_subscriptions);
+                session.take_in(&record, revision, self.config.max_subscriptions);
             }
             Some(Loaded::Ended(mark, _)) if self.is_ended_by(session, &mark) => {
                 return Newer::Ended;
@@ -209,8 +227,10 @@ impl Persistence {
     async fn save(&self, session: &Session, epoch: &Epoch) -> Result<Agreed, StoreError> {
         let key = session.key().stored();
         for _ in 0..ATTEMPTS {
-            let (state, revision, is_removed) = session
-                .with_synced(|state, synced| (state.clone(), synced.revision, synced.is_removed));
+            let (state, noted, revision, is_removed) = session.with_synced(|state, synced| {
+                let noted = synced.unstored.noted();
+                (state.clone(), noted, synced.revision, synced.is_removed)
+            });
             if is_removed {
                 return Ok(Agreed::Ended);
             }
@@ -227,7 +247,7 @@ impl Persistence {
             if let Saved::Yes(revision) = saved.await? {
                 session.with_synced(|_, synced| {
                     synced.revision = Some(revision);
-                    synced.state = state;
+                    synced.unstored.stored(noted);
                     synced.is_known = true;
                     synced.agreed(stored);
                 });
@@ -247,7 +267,7 @@ impl Persistence {
                     if session.is_behind(epoch, &record) {
                         return Ok(Agreed::Other(record, revision));
                     }
-                    session.merge(&record, revision, self.config.max_subscriptions);
+                    session.take_in(&record, revision, self.config.max_subscriptions);
                 }
             }
         }

@@ -17,6 +17,9 @@ pub(crate) trait Reconcile: Send + Sync {
     /// Goes on where another process does, or lets go of a session that another has ended.
     fn follow(&self, session: &Arc<Session>);
 
+    /// The session was forgotten to make room.
+    fn let_go(&self, session: &Arc<Session>);
+
     /// Ends an epoch that another process has made of a session that has ended.
     fn end(&self, ended: &EndedBy, record: &Record);
 }
@@ -28,6 +31,13 @@ impl Persistence {
     /// Has what the writer finds out seen to by this, unless something sees to it already.
     pub(crate) fn reconcile_with<R: Reconcile + 'static>(&self, reconcile: impl FnOnce() -> R) {
         self.reconciler.get_or_init(|| Box::new(reconcile()));
+    }
+
+    /// These have made room for one that was found.
+    pub(super) fn let_go(&self, evicted: &[Arc<Session>]) {
+        if let Some(reconciler) = self.reconciler.get() {
+            evicted.iter().for_each(|it| reconciler.let_go(it));
+        }
     }
 
     /// The store has the session as it was written, or has it otherwise.

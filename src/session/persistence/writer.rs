@@ -16,7 +16,10 @@ use tokio::{
 };
 
 use super::{Agreed, MAX_ENDS, NO_ANSWER, Persistence, Task, lock, set_revision};
-use crate::store::{StoreError, StoreErrorKind};
+use crate::{
+    session::Session,
+    store::{StoreError, StoreErrorKind},
+};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
@@ -92,12 +95,13 @@ impl Persistence {
     }
 
     fn again(&self, task: Task) {
-        let is_queued = match &task {
-            // It may have changed, and be in the queue again.
-            Task::Save(session) => session.upgrade().is_none_or(|session| {
+        // It may have changed, and be in the queue again.
+        let is_queued = match (&task, task.session()) {
+            (Task::Save(_), Some(session)) => {
                 session.with_synced(|_, synced| std::mem::replace(&mut synced.is_queued, true))
-            }),
-            Task::End(..) => false,
+            }
+            (Task::Save(_), None) => true,
+            (Task::SaveLast(_) | Task::End(..), _) => false,
         };
         if !is_queued {
             lock(&self.queue).push_back(task);
@@ -114,7 +118,7 @@ impl Persistence {
                 }
                 return Ok(true);
             }
-            Task::Save(session) => session.upgrade(),
+            Task::Save(_) | Task::SaveLast(_) => task.session(),
         };
         let Some(session) = session else {
             return Ok(false);
@@ -158,16 +162,31 @@ impl Drop for Taken<'_> {
 }
 
 impl Task {
+    /// The session that is to be written, if it is there.
+    fn session(&self) -> Option<Arc<Session>> {
+        match self {
+            Self::Save(session) => session.upgrade(),
+            Self::SaveLast(session) => Some(session.clone()),
+            Self::End(..) => None,
+        }
+    }
+
     fn is_of_use(&self) -> bool {
         match self {
             Self::Save(session) => session.strong_count() > 0,
-            Self::End(..) => true,
+            Self::SaveLast(_) | Self::End(..) => true,
         }
     }
 }
 
 impl Drop for Persistence {
     fn drop(&mut self) {
+        // The sessions may live on in a table that another shares.
+        for task in lock(&self.queue).drain(..) {
+            if let Some(session) = task.session() {
+                session.with_synced(|_, synced| synced.is_queued = false);
+            }
+        }
         // The writer finds that there is nothing more to do.
         self.wake.notify_one();
     }

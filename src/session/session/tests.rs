@@ -159,7 +159,7 @@ fn k10_what_is_known_of_a_store_counts() {
         let session = recorded(&sessions, "http://a.test/mcp", "1");
         let none = session.bytes();
         let change = StateChange::Subscribe(parts.text());
-        session.with_synced(|_, synced| synced.state.apply(change, 9));
+        session.with_synced(|_, synced| synced.unstored.note(change));
         assert!(session.bytes() - none > size_of::<super::super::stored::Synced>());
         session.bytes()
     };
