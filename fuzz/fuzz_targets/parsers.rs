@@ -350,8 +350,8 @@ fn read(chunks: &[Bytes], limit: usize, interest: Interest) -> (Told, EventReade
 fn stream(chunks: &[Bytes], limit: usize) {
     let text = chunks.concat();
     let plain = Events::read(&text);
-    let (all, reader) = read(chunks, limit, Interest::All);
-    let (responses, other) = read(chunks, limit, Interest::Responses);
+    let (all, mut reader) = read(chunks, limit, Interest::All);
+    let (responses, mut other) = read(chunks, limit, Interest::Responses);
     let messages = plain.messages();
     assert!(all.data.len() <= messages.len());
     if all.large == 0 {
@@ -363,7 +363,7 @@ fn stream(chunks: &[Bytes], limit: usize) {
         let last = all.ids.last().map_or("", |id| id);
         assert!(plain.last_id.is_empty() || plain.last_id == last);
     }
-    for reader in [&reader, &other] {
+    for reader in [&mut reader, &mut other] {
         assert_eq!(reader.is_resumable(), !plain.last_id.is_empty());
         let (boundary, line) = (at_boundary(&text), end_of_line(&text));
         assert_eq!(reader.is_between_events(), boundary);

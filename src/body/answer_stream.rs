@@ -207,7 +207,7 @@ impl Awaited {
     fn give_up(&mut self, reason: LostResponse) -> Bytes {
         match std::mem::replace(self, Self::Nothing) {
             Self::First(id) => reason.events(&[id]),
-            Self::Responses(reading) => {
+            Self::Responses(mut reading) => {
                 // They are events of their own even if the stream stopped inside one.
                 let mut last = reading.reader.end_of_open_event();
                 last.extend_from_slice(&reason.events(&reading.pending.lost()));

@@ -48,6 +48,9 @@ pub(crate) struct EventReader {
     limit: usize,
     /// What has come since the last blank line.
     open: Vec<u8>,
+    /// What is known of that, and of how much of it: known when it is first asked for, and not found
+    /// out anew for each byte that comes.
+    known: Option<(Box<EventBlock>, usize)>,
     /// In its place, once that is over the limit.
     large: Option<Box<EventBlock>>,
     /// The byte before what comes next.
@@ -74,6 +77,7 @@ impl EventReader {
             interest,
             limit: limit.saturating_add(OTHER_FIELDS),
             open: Vec::new(),
+            known: None,
             large: None,
             before: b'\n',
             is_first: true,
@@ -108,6 +112,7 @@ impl EventReader {
                 Some(large) => self.end_large(*large, &mut each),
                 None => {
                     let mut open = std::mem::take(&mut self.open);
+                    self.known = None;
                     self.look(&open, &mut each);
                     open.clear();
                     open.shrink_to(USUAL);
@@ -134,9 +139,10 @@ impl EventReader {
         // A byte order mark may be cut, too.
         let (few, bytes) = bytes.split_at(BOM.len().min(bytes.len()));
         self.open.extend_from_slice(few);
-        let mut large = self.open_block();
+        let mut large = EventBlock::of(self.without_bom(&self.open));
         large.feed(bytes);
         self.open = Vec::new();
+        self.known = None;
         self.large = Some(Box::new(large));
     }
 
@@ -208,26 +214,29 @@ impl EventReader {
 
     /// The same for events that may be written in any way. Gives the last id.
     fn search<'a>(&self, events: &'a [u8], each: &mut impl FnMut(Event<'_>)) -> Option<&'a [u8]> {
-        // The last id line, which may be followed by the data of its event, and the last id told.
+        // The id line that counts so far, which may be followed by the data of its event, and the last
+        // one: what is before that is not looked at again. And the last id told.
         let (mut line, mut last) = (None, None);
         let mut decoded = 0;
         let mut candidates = Candidates::of(events);
         while let Some((at, mark)) = candidates.next() {
             match mark {
                 Mark::Field => {
-                    if let Some(earlier) = line.replace(at) {
+                    let mut counts = at;
+                    if let Some((earlier, before)) = line {
                         // Of two in one event the last one counts.
-                        if is_after_boundary(&events[earlier..at]) {
+                        if is_after_boundary(&events[before..at]) {
                             last = tell_line(events, earlier, each).or(last);
                         } else if id_in(&events[at..]).is_none() {
-                            line = Some(earlier);
+                            counts = earlier;
                         }
                     }
+                    line = Some((counts, at));
                 }
                 Mark::Member if self.interest == Interest::Responses && at >= decoded => {
                     let event = event_around(events, at);
                     decoded = event.end;
-                    if let Some(line) = line.take_if(|line| *line < event.start) {
+                    if let Some((line, _)) = line.take_if(|(line, _)| *line < event.start) {
                         last = tell_line(events, line, each).or(last);
                     }
                     let place = at - event.start;
@@ -243,7 +252,7 @@ impl EventReader {
             }
         }
         match line {
-            Some(line) => tell_line(events, line, each).or(last),
+            Some((line, _)) => tell_line(events, line, each).or(last),
             None => last,
         }
     }
@@ -268,39 +277,47 @@ impl EventReader {
         self.is_resumable
     }
 
-    fn open_block(&self) -> EventBlock {
-        EventBlock::of(self.without_bom(&self.open))
-    }
-
-    fn with_open_block<T>(&self, ask: impl FnOnce(&EventBlock) -> T) -> T {
-        match &self.large {
-            Some(large) => ask(large),
-            None => ask(&self.open_block()),
+    fn with_open_block<T>(&mut self, ask: impl FnOnce(&EventBlock) -> T) -> T {
+        if let Some(large) = &self.large {
+            return ask(large);
         }
+        if self.is_first && self.open.len() < BOM.len() {
+            // It may be half a byte order mark.
+            return ask(&EventBlock::of(&self.open));
+        }
+        let (mut block, known) = self.known.take().unwrap_or_default();
+        let rest = match known {
+            0 => self.without_bom(&self.open),
+            _ => &self.open[known..],
+        };
+        block.feed(rest);
+        let told = ask(&block);
+        self.known = Some((block, self.open.len()));
+        told
     }
 
     /// Whether another stream may go on from here: none of the events has been cut.
-    pub(crate) fn is_between_events(&self) -> bool {
+    pub(crate) fn is_between_events(&mut self) -> bool {
         self.open.is_empty() && self.large.is_none()
             || !begins_in_event(&self.open) && self.with_open_block(|open| !open.is_in_event())
     }
 
     /// Whether an event may be put in here, and the stream go on after it.
-    pub(crate) fn has_room(&self) -> bool {
+    pub(crate) fn has_room(&mut self) -> bool {
         self.open.is_empty() && self.large.is_none()
             || !begins_in_event(&self.open)
                 && self.with_open_block(|open| open.is_at_line_start() && !open.is_in_event())
     }
 
     /// Bytes that end an open line, so that what follows is one of its own. Empty if none is open.
-    pub(crate) fn end_of_line(&self) -> &'static str {
+    pub(crate) fn end_of_line(&mut self) -> &'static str {
         self.with_open_block(EventBlock::end_of_line)
     }
 
     /// Bytes that end an open event so that no client takes it for a message: what was cut off
     /// becomes an event of a type that nobody listens to, and the id that it would have set stays
     /// what it was. Empty if none is open.
-    pub(crate) fn end_of_open_event(&self) -> Vec<u8> {
+    pub(crate) fn end_of_open_event(&mut self) -> Vec<u8> {
         let (end_of_line, is_in_event, sets_id) =
             self.with_open_block(|open| (open.end_of_line(), open.is_in_event(), open.sets_id()));
         let mut end = end_of_line.as_bytes().to_vec();
@@ -316,6 +333,7 @@ impl EventReader {
     /// Begins anew: what is read next is another stream's, and comes without a byte order mark.
     pub(crate) fn restart(&mut self) {
         self.open = Vec::new();
+        self.known = None;
         self.large = None;
         self.before = b'\n';
         self.is_first = false;

@@ -5,7 +5,7 @@ use crate::mcp::LargeAnswer;
 fn read(reader: EventReader, chunks: &[&[u8]]) -> (EventReader, Vec<String>) {
     let mut reader = reader;
     let mut told = Vec::new();
-    for chunk in chunks {
+    for (nth, chunk) in chunks.iter().enumerate() {
         reader.read(chunk, |event| {
             told.push(match event {
                 Event::Id(id) => format!("id {}", String::from_utf8_lossy(id)),
@@ -17,6 +17,10 @@ fn read(reader: EventReader, chunks: &[&[u8]]) -> (EventReader, Vec<String>) {
                 },
             });
         });
+        if nth % 2 == 1 {
+            // What it knows of an open event, it goes on from.
+            reader.has_room();
+        }
     }
     (reader, told)
 }
@@ -38,7 +42,7 @@ fn e6_lines_end_with_lf_cr_or_crlf_and_fields_come_in_any_order() {
         "id: 1\rdata: {}\r\r",
         "retry: 5\r\nid: 1\r\ndata:{}\r\n\r\n",
     ] {
-        let (reader, told) = read_all(text);
+        let (mut reader, told) = read_all(text);
         assert_eq!(told, ["{}", "id 1"], "{text:?}");
         assert!(reader.is_between_events(), "{text:?}");
     }
@@ -74,7 +78,7 @@ fn g1_a_comment_a_retry_or_a_byte_order_mark_is_in_no_event_however_the_bytes_ar
         ("\u{feff}: x\r\n", true, true, ""),
         ("\u{feff}data: x\n", false, false, ""),
     ] {
-        for (reader, _) in [read_all(text), read_bytes(text)] {
+        for (mut reader, _) in [read_all(text), read_bytes(text)] {
             assert_eq!(reader.is_between_events(), is_between, "{text:?}");
             assert_eq!(reader.has_room(), has_room, "{text:?}");
             assert_eq!(reader.end_of_line(), end_of_line, "{text:?}");
@@ -96,7 +100,7 @@ fn g7_an_event_that_is_cut_off_sets_no_id() {
         ("id: 6\n\ni", "\nevent: truncated\n\n"),
         ("id: 6\n\nid\n\nid: 7\n", "id: \nevent: truncated\n\n"),
     ] {
-        for (reader, _) in [read_all(text), read_bytes(text)] {
+        for (mut reader, _) in [read_all(text), read_bytes(text)] {
             let added = reader.end_of_open_event();
             assert_eq!(String::from_utf8_lossy(&added), end, "{text:?}");
             let whole = [text.as_bytes(), &added].concat();
@@ -108,7 +112,7 @@ fn g7_an_event_that_is_cut_off_sets_no_id() {
     }
     let mut reader = EventReader::new(1024, Interest::Responses);
     reader.resume_from(b"5");
-    let (reader, _) = read(reader, &[b"id: 7\n"]);
+    let (mut reader, _) = read(reader, &[b"id: 7\n"]);
     assert_eq!(reader.end_of_open_event(), b"id: 5\nevent: truncated\n\n");
     assert!(reader.is_resumable());
 }
@@ -212,7 +216,7 @@ fn g5_of_an_event_over_the_limit_its_beginning_and_its_end_are_known() {
             );
             let chunks: Vec<_> = text.as_bytes().chunks(size.min(text.len())).collect();
             let reader = EventReader::new(0, Interest::Responses);
-            let (reader, all) = read(reader, &chunks);
+            let (mut reader, all) = read(reader, &chunks);
             assert_eq!(all, [told, "id b", "{\"id\":1,\"result\":2}"], "{size}");
             assert!(reader.is_between_events() && reader.is_resumable());
         }
@@ -227,7 +231,7 @@ fn g5_of_an_event_over_the_limit_its_beginning_and_its_end_are_known() {
         (format!(": {filler}\n"), &[]),
         (format!(": {filler}\nid: 7\n\n"), &["id 7"]),
     ] {
-        let (reader, all) = read(EventReader::new(0, Interest::Responses), &[text.as_bytes()]);
+        let (mut reader, all) = read(EventReader::new(0, Interest::Responses), &[text.as_bytes()]);
         assert_eq!(all, told);
         let is_comment = text.starts_with(':') || !told.is_empty();
         assert_eq!(reader.is_between_events(), is_comment);
@@ -380,7 +384,7 @@ fn g9_skimming_finds_what_decoding_finds_however_the_bytes_are_cut() {
         let shown = format!("{seed}: {:?} {chunks:?}", String::from_utf8_lossy(&stream));
 
         let skimming = EventReader::new(1 << 20, Interest::Responses);
-        let (reader, told) = read(skimming, &chunks);
+        let (mut reader, told) = read(skimming, &chunks);
         let (ids, data): (Vec<_>, Vec<_>) = told.iter().partition(|it| it.starts_with("id "));
         let data: Vec<_> = data.into_iter().filter(|it| may_answer(it)).collect();
         let answers: Vec<_> = plain.messages.iter().filter(|it| may_answer(it)).collect();
@@ -400,7 +404,7 @@ fn g9_skimming_finds_what_decoding_finds_however_the_bytes_are_cut() {
         // As one that keeps next to nothing has it.
         let mut small = EventReader::new(0, Interest::Responses);
         small.limit = BOM.len() + below(40);
-        let (small, told) = read(small, &chunks);
+        let (mut small, told) = read(small, &chunks);
         let ids: Vec<_> = told.iter().filter(|it| it.starts_with("id ")).collect();
         assert_eq!(ids, expected.iter().collect::<Vec<_>>(), "{shown}");
         assert_eq!(small.last_id, reader.last_id, "{shown}");
@@ -419,4 +423,32 @@ fn g9_skimming_finds_what_decoding_finds_however_the_bytes_are_cut() {
         assert_eq!(closed.messages, plain.messages, "{shown}");
         assert!(!closed.is_in_event, "{shown}");
     }
+}
+
+/// A server may write an event of a megabyte in lines that count for nothing.
+#[test]
+#[cfg_attr(miri, ignore = "it takes too long")]
+fn k_id_lines_that_do_not_count_are_read_in_a_time_that_grows_with_them_not_with_their_square() {
+    let ignored = "id:\0\n".repeat(200_000);
+    let stream = format!("data: x\nid: 1\n{ignored}\ndata: y\nid: 2\nid:\0\n\n");
+    let reader = EventReader::new(2 * stream.len(), Interest::Responses);
+    let (reader, told) = read(reader, &[stream.as_bytes()]);
+    assert_eq!(told, ["id 1", "id 2"]);
+    assert_eq!(reader.last_id, b"2");
+}
+
+/// It is asked each time that the server has nothing to say, and the server may say it byte by byte.
+#[test]
+#[cfg_attr(miri, ignore = "it takes too long")]
+fn k_whether_there_is_room_costs_no_more_the_longer_an_event_is_open() {
+    let begun = format!(": comment\n{}data: ", "data: x\n".repeat(100_000));
+    let mut reader = EventReader::new(2 * begun.len(), Interest::Responses);
+    reader.read(begun.as_bytes(), |_| {});
+    for _ in 0..100_000 {
+        reader.read(b"x", |_| {});
+        assert!(!reader.has_room() && !reader.is_between_events());
+    }
+    assert_eq!(reader.end_of_line(), "\n");
+    reader.read(b"\n\n: comment\n", |_| {});
+    assert!(reader.has_room() && reader.is_between_events());
 }
