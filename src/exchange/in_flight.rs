@@ -7,14 +7,17 @@ use std::{
     time::Duration,
 };
 
-use http::{Method, Request, Response};
+use http::{Method, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
 
-use super::{Exchange, examine::examine, send_first};
+use super::{
+    Exchange,
+    examine::examine,
+    wait::{SetOut, set_out},
+};
 use crate::{
     Outcome,
-    body::RequestBody,
     http_service::{HttpService, LayerResponse, LayerResult},
     session::OrphanTimer,
 };
@@ -140,23 +143,6 @@ where
     }
 }
 
-/// Sends a request through a service that was made ready for it, on the cold path.
-pub(super) async fn send<S, B>(
-    mut service: S,
-    exchange: Exchange<S, B>,
-    request: Request<RequestBody<B>>,
-) -> LayerResult<S, B>
-where
-    S: HttpService<B>,
-    B: Body<Error: Send> + Send + 'static,
-{
-    let sending = service.call(request);
-    // What its readiness held is the request's now.
-    drop(service);
-    // Large, and of no use once it is through.
-    Box::pin(InFlight::new(sending, exchange)).await
-}
-
 /// Apart from the hot path, where the stack that it takes to make this future would be paid for by
 /// every request.
 #[cold]
@@ -174,7 +160,8 @@ where
 }
 
 /// Sends a GET that was left behind without an answer in the epoch that is current now, as its
-/// stream would have moved there (rules G1, G2, G4).
+/// stream would have moved there (rules G1, G2, G4). It may be left behind there as well, any number
+/// of times, so it is not waited for here.
 async fn send_anew<S, B>(mut exchange: Exchange<S, B>) -> Next<S, B>
 where
     S: HttpService<B>,
@@ -182,7 +169,11 @@ where
 {
     exchange.outcome = Some(Outcome::Replayed);
     let body = exchange.body();
-    Next::Answer(send_first(exchange, body).await)
+    match set_out(exchange, body).await {
+        Ok((SetOut::Sent(sending, exchange), _)) => Next::Sent(sending, exchange),
+        Ok((SetOut::Answer(response), _)) => Next::answer(response),
+        Err(error) => Next::Answer(Err(error)),
+    }
 }
 
 impl<S, B> Exchange<S, B>

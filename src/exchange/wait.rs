@@ -6,7 +6,7 @@ use std::future::poll_fn;
 use http::{Method, Request};
 use http_body::Body;
 
-use super::{Exchange, exchange::unknown_session, in_flight::send};
+use super::{Exchange, InFlight, exchange::unknown_session};
 use crate::{
     Failure, Outcome, Recovery, Refusal,
     body::{RequestBody, ResponseBody},
@@ -15,11 +15,41 @@ use crate::{
 };
 
 /// Sends a request for the first time, once its session is there to be used and the inner service
-/// is ready. While it waits for the session it holds nothing of the service.
+/// is ready, and sees it through.
 pub(crate) async fn send_first<S, B>(
-    mut exchange: Exchange<S, B>,
+    exchange: Exchange<S, B>,
     body: RequestBody<B>,
 ) -> LayerResult<S, B>
+where
+    S: HttpService<B>,
+    B: Body<Error: Send> + Send + 'static,
+{
+    let (set_out, waited) = set_out(exchange, body).await?;
+    let mut response = match set_out {
+        // Large, and of no use once it is through.
+        SetOut::Sent(sending, exchange) => Box::pin(InFlight::new(sending, exchange)).await?,
+        SetOut::Answer(response) => response,
+    };
+    if let Some(waited) = waited {
+        // If the new session had expired as well, the response tells of that.
+        response.extensions_mut().get_or_insert(waited);
+    }
+    Ok(response)
+}
+
+/// What has become of a request that was to be sent for the first time.
+pub(super) enum SetOut<S: HttpService<B>, B: Body> {
+    Sent(S::Future, Exchange<S, B>),
+    /// It was not sent, and this is what the caller gets.
+    Answer(LayerResponse<S, B>),
+}
+
+/// Waits for the session, holding nothing of the inner service, then for that, and sends the
+/// request. Tells, too, whether it has waited for a new session.
+pub(super) async fn set_out<S, B>(
+    mut exchange: Exchange<S, B>,
+    body: RequestBody<B>,
+) -> Result<(SetOut<S, B>, Option<Recovery>), S::Error>
 where
     S: HttpService<B>,
     B: Body<Error: Send> + Send + 'static,
@@ -29,12 +59,12 @@ where
     let mut stays = is_initialize;
     let is_response = exchange.is_response(&body);
     let mut has_waited = false;
-    let service = loop {
+    let mut service = loop {
         if !stays && !exchange.is_current() {
             match exchange.wait(is_response).await {
                 Waited::Moved => has_waited = true,
                 Waited::Stays => stays = true,
-                Waited::Answer(response) => return Ok(response),
+                Waited::Answer(response) => return Ok((SetOut::Answer(response), None)),
             }
         }
         let mut service = exchange.shared.inner.get();
@@ -51,22 +81,20 @@ where
     }
     let is_taken = has_ended || exchange.is_taken();
     if is_taken && !is_initialize {
-        return Ok(exchange.turn_away());
+        return Ok((SetOut::Answer(exchange.turn_away()), None));
     }
-    let mut response = match exchange.address(request.headers_mut()) {
+    let set_out = match exchange.address(request.headers_mut()) {
         Ok(()) => {
             if is_taken {
                 request.headers_mut().remove(SESSION_ID);
             }
-            send(service, exchange, request).await?
+            SetOut::Sent(service.call(request), exchange)
         }
-        Err(response) => response.map(ResponseBody::whole),
+        Err(response) => SetOut::Answer(response.map(ResponseBody::whole)),
     };
-    if let Some(waited) = waited {
-        // If the new session had expired as well, the response tells of that.
-        response.extensions_mut().get_or_insert(waited);
-    }
-    Ok(response)
+    // What its readiness held is the request's now.
+    drop(service);
+    Ok((set_out, waited))
 }
 
 /// What a request does after it has waited for its session.

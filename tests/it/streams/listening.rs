@@ -569,6 +569,24 @@ async fn g1_a_get_without_a_head_goes_on_in_the_new_session() {
     assert_eq!(stream.now().await, NEW);
 }
 
+/// G1: nor does it cost more the more sessions it outlives.
+#[tokio::test(start_paused = true)]
+async fn g1_a_get_without_a_head_outlives_any_number_of_sessions() {
+    let scene = scene(layer()).await;
+    never_answer(&scene.server, "GET");
+    let opening = scene.spawn(get(&scene.session, None));
+    settle().await;
+    for _ in 0..3_000 {
+        scene.recover().await;
+    }
+    settle().await;
+    assert_eq!(scene.server.count("GET"), 3_001);
+    let last = scene.server.last("GET");
+    assert_eq!(last.session(), scene.server.last("ping").session());
+    assert!(!opening.is_finished());
+    opening.abort();
+}
+
 /// G4: a GET that asks for an answer is told that it is lost, once its session is replaced and the
 /// time for the answer is up.
 #[tokio::test(start_paused = true)]
