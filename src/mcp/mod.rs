@@ -54,7 +54,7 @@ pub(crate) use self::{
     prompt_answer::begins_with_answer,
     reader::MessageReader,
     skim::Skimmed,
-    summary::Summary,
+    summary::{MAX_BATCH, Summary},
 };
 
 /// A JSON-RPC message as an event, as servers write it.

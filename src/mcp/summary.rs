@@ -6,7 +6,7 @@ use super::{Id, Message, skim::Skimmed};
 
 /// How many messages of a batch are attended to. A larger batch passes like any other, but no
 /// answer to it is missed: to keep count of those would cost more than it is worth.
-const MAX_BATCH: usize = 1024;
+pub(crate) const MAX_BATCH: usize = 1024;
 
 /// What the layer goes by in the body of a request.
 #[derive(Clone, Default)]

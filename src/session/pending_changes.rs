@@ -1,7 +1,7 @@
 //! What a session was asked to hold, and has not said yet that it does (rule H1).
 
 use super::StateChange;
-use crate::mcp::{Id, Message, Skimmed, is_batch};
+use crate::mcp::{Id, MAX_BATCH, Message, Skimmed, is_batch};
 
 /// The changes of state that requests ask for, each until its answer is there.
 #[derive(Default)]
@@ -35,17 +35,19 @@ impl PendingChanges {
     #[cold]
     fn parse(body: &[u8]) -> Self {
         let mut pending = Self::default();
+        let mut messages = 0;
         let read = Message::each(body, |message| {
+            messages += 1;
             let params = message.params().map_or(0, str::len);
-            if message.is_request() && params <= Self::MAX_MESSAGE {
+            if message.is_request() && params <= Self::MAX_MESSAGE && messages <= MAX_BATCH {
                 pending
                     .0
                     .extend(message.parsed_id().zip(StateChange::of(&message)));
             }
         });
         match read {
-            Some(()) => pending,
-            None => Self::default(),
+            Some(()) if messages <= MAX_BATCH => pending,
+            _ => Self::default(),
         }
     }
 
@@ -188,6 +190,22 @@ mod tests {
             let body = body(&"x".repeat(size - body("").len()));
             let pending = PendingChanges::in_body(body.as_bytes(), None);
             assert_eq!(pending.is_some(), is_looked_at, "{size}");
+        }
+    }
+
+    #[test]
+    fn k_the_changes_of_a_batch_over_the_limit_are_not_attended_to() {
+        for (messages, is_looked_at) in [(1024, true), (1025, false), (20_000, false)] {
+            let each: Vec<_> = (0..messages)
+                .map(|id| {
+                    format!(
+                        r#"{{"id":{id},"method":"resources/subscribe","params":{{"uri":"a"}}}}"#
+                    )
+                })
+                .collect();
+            let batch = format!("[{}]", each.join(","));
+            let pending = PendingChanges::in_body(batch.as_bytes(), None);
+            assert_eq!(pending.is_some(), is_looked_at, "{messages}");
         }
     }
 }
