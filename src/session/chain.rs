@@ -347,8 +347,9 @@ impl Leader {
         self.flight.waiting()
     }
 
-    /// Makes `epoch` the current one and lets everyone go on in it. If the session was forgotten
-    /// meanwhile, or the flight was given up, nothing is published and the leader is given back.
+    /// Makes `epoch` the current one. Whoever waits goes on in it once that is told. If the session was
+    /// forgotten meanwhile, or the flight was given up, nothing is published and the leader is given
+    /// back.
     ///
     /// `shares` says that the server does not tell the session from another caller's, so that no
     /// answer can prove that the recovery was of use (rule A5). `is_taken` says that it has given the
@@ -358,7 +359,7 @@ impl Leader {
         epoch: Arc<Epoch>,
         shares: bool,
         is_taken: bool,
-    ) -> Result<(), Self> {
+    ) -> Result<Published, Self> {
         let chain = self.session.chain();
         let replaced = {
             let mut state = chain.lock();
@@ -373,9 +374,10 @@ impl Leader {
             replaced
         };
         self.has_ended = true;
-        self.end.tell(Ok(()));
-        replaced.replace();
-        Ok(())
+        Ok(Published {
+            leader: self,
+            replaced,
+        })
     }
 
     /// Ends the recovery without a new epoch.
@@ -403,6 +405,21 @@ impl Leader {
             }
         }
         self.end.tell(result);
+    }
+}
+
+/// A recovery that has ended well, which nobody has been told yet.
+#[must_use]
+pub(super) struct Published {
+    leader: Leader,
+    replaced: Arc<Epoch>,
+}
+
+impl Published {
+    /// Wakes whoever waited for it, and the streams of the epoch that it has replaced.
+    pub(super) fn tell(self) {
+        self.leader.end.tell(Ok(()));
+        self.replaced.replace();
     }
 }
 

@@ -82,8 +82,10 @@ impl Sessions {
     /// Forgets every session. Requests that carry their ids pass through untouched from then on;
     /// nothing is sent to any server. What a store keeps of them stays there, and is found again.
     pub fn forget_all(&self) {
+        // Dropped last: what sessions hold of their callers may ask the table.
+        let forgotten;
         let mut table = self.write();
-        let forgotten = std::mem::take(&mut *table);
+        forgotten = std::mem::take(&mut *table);
         // Of handshakes under way the server still says whose each is.
         table.assigned = forgotten.assigned;
         // Before anybody can publish an epoch of theirs, which would be listed.
@@ -140,16 +142,18 @@ impl Sessions {
     ) -> (Arc<Session>, Evicted) {
         let upstream = key.id.clone();
         let used = self.tick();
+        // Dropped last: what they hold of their callers may ask the table.
+        let holders;
         let mut table = self.write();
         table.assigned.take(&key.endpoint, &upstream);
-        let holders = table.holders(&key.endpoint, &upstream);
+        holders = table.holders(&key.endpoint, &upstream);
         let is_renewed = |holder: &Arc<Session>| renews.is_some_and(|it| Arc::ptr_eq(it, holder));
         if let Some(renewed) = holders.iter().find(|holder| is_renewed(holder)) {
             key.id = renewed.id().clone();
         }
-        for holder in holders {
+        for holder in &holders {
             if *holder.key() == key {
-                table.remove(&holder);
+                table.remove(holder);
             } else {
                 holder.chain().expire();
             }
@@ -176,9 +180,10 @@ impl Sessions {
     #[cfg(feature = "store")]
     pub(super) fn restore(&self, session: Session, limits: TableLimits) -> (Arc<Session>, Evicted) {
         let used = self.tick();
+        let mut evicted = Evicted::new();
         let mut table = self.write();
         if let Some(session) = table.get(session.key()) {
-            return (session.clone(), Evicted::new());
+            return (session.clone(), evicted);
         }
         let current = session.chain().current();
         if let Some(id) = current.id() {
@@ -188,7 +193,6 @@ impl Sessions {
         }
         let session = Arc::new(session);
         session.touch(used);
-        let mut evicted = Evicted::new();
         while table.len >= limits.sessions.max(1) {
             evicted.extend(table.evict(Group::len));
         }

@@ -94,7 +94,7 @@ impl Sessions {
             && before.id() == epoch.id()
             && !table.handed_out.differ(session.endpoint());
         let is_taken = assigned.is_some_and(Assigned::is_taken) && !shares;
-        leader.publish(epoch.clone(), shares, is_taken)?;
+        let published = leader.publish(epoch.clone(), shares, is_taken)?;
         if !is_taken {
             others.iter().for_each(|other| other.chain().expire());
         }
@@ -105,6 +105,9 @@ impl Sessions {
             table.assigned.remove(&it.id, &it.taken);
         }
         session.recount();
+        // Whoever is woken may ask the table at once.
+        drop(table);
+        published.tell();
         Ok(())
     }
 

@@ -118,6 +118,7 @@ mod stored {
 mod contract;
 mod hyper;
 mod plain;
+mod reentrancy;
 mod rmcp_server;
 mod rules;
 
