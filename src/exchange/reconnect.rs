@@ -123,7 +123,9 @@ where
                 // There is no use in an epoch that is being recovered.
                 if let Some(flight) = flight.take() {
                     let ended = timeout(patience.saturating_mul(2), flight.ended()).await;
-                    if matches!(ended, Ok(Ok(()))) {
+                    // One that was abandoned or given up has made nothing (rule E10).
+                    let has_moved = || !Arc::ptr_eq(&session.chain().current(), &epoch);
+                    if matches!(ended, Ok(Ok(()))) && has_moved() {
                         break;
                     }
                 }

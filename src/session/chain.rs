@@ -156,12 +156,13 @@ impl Chain {
         self.lock().epoch.clone()
     }
 
-    /// The recovery under way, if there is one.
+    /// The recovery under way, if there is one to wait for.
     pub(crate) fn under_way(&self) -> Option<Flight> {
         if self.is_first.load(Ordering::Acquire) {
             return None;
         }
-        self.lock().flight.clone()
+        let flight = self.lock().flight.clone();
+        flight.filter(|flight| !flight.is_abandoned(Instant::now()))
     }
 
     /// Whether it is of use to ask the server about `epoch`.

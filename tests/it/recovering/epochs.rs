@@ -297,6 +297,38 @@ fn e10_a_recovery_whose_runtime_is_not_driven_any_more_leaves_nobody_behind() {
     assert_eq!(server.live().len(), 1);
 }
 
+/// G1, E10: nor does it keep a listening stream that waits for it to be opened anew.
+#[test]
+fn e10_a_stream_does_not_wait_for_a_recovery_whose_runtime_is_not_driven_any_more() {
+    // Given a stream that has not heard yet that its session has moved, to one whose recovery nobody
+    // drives any more,
+    let stuck = runtime();
+    let (scene, response) = stuck.block_on(async {
+        let scene = testing::streams::scene(SessionRecoveryLayer::new()).await;
+        let _fed = testing::streams::feed_all(&scene.server, "GET");
+        let response = scene.unread(get(&scene.session, None)).await;
+        scene.recover().await;
+        scene.server.restart();
+        let _gate = hold(&scene.server, "initialize");
+        drop(scene.spawn(post(Some(&scene.session), &tool_call(1))));
+        settle().await;
+        assert_eq!(scene.server.count("initialize"), 3);
+        (scene, response)
+    });
+    runtime().block_on(async {
+        // when it is read,
+        let mut stream = testing::streams::Stream::of(response);
+        stream.now().await;
+        assert!(stream.is_open());
+        assert_eq!(scene.server.count("GET"), 1);
+        // then it goes on as if that had failed, as soon as it cannot live any more.
+        tokio::time::sleep(Duration::from_secs(21)).await;
+        stream.now().await;
+        assert_eq!(scene.server.count("GET"), 2);
+        assert!(stream.ended_cleanly());
+    });
+}
+
 /// E1, K5: a recovery without any time is one recovery all the same.
 #[tokio::test(start_paused = true)]
 async fn e1_a_recovery_time_out_of_zero_makes_no_storm() {
