@@ -141,6 +141,8 @@ where
             if epoch.is_restored() {
                 let headers = recovery::callers_headers(&self.unpack().headers);
                 epoch.learn_credentials(headers);
+                self.session.recount();
+                recovery::make_room::<S, B>(&self.shared);
             }
             self.session.chain().lives(epoch);
         }

@@ -257,6 +257,8 @@ impl Epoch {
         let handshake = self.handshake.as_ref().map_or(0, |it| it.bytes());
         let versions = self.outdated_versions.iter().chain(self.version());
         let versions = versions.map(|version| size_of_val(version) + version.len());
+        #[cfg(feature = "store")]
+        let handshake = handshake + self.shown_by().map_or(0, headers_bytes);
         size_of::<Self>()
             + self.id.as_ref().map_or(0, HeaderValue::len)
             + versions.sum::<usize>()

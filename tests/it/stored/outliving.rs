@@ -491,3 +491,26 @@ async fn n1_what_the_table_has_no_room_for_is_found_in_the_store() {
     assert_eq!(server.live().len(), 3);
     assert_eq!(server.count("DELETE"), 0);
 }
+
+/// D8, K10: who has shown that it lives is remembered, and that counts.
+#[tokio::test(start_paused = true)]
+async fn k10_what_is_learned_of_a_stored_session_counts() {
+    // Given two sessions that another process recorded,
+    let store = FaultyStore::new();
+    let server = Server::new(Profile::TypeScript);
+    let other = mocked(&server, store.layer());
+    let stored = [handshake(&other).await, handshake(&other).await];
+    settle().await;
+    // when each is used with as many bytes of credentials as all may take up together,
+    let sessions = Sessions::new();
+    let layer = store.layer().max_sessions_bytes(64 * 1024);
+    let client = mocked(&server, layer.sessions(sessions.clone()));
+    for session in &stored {
+        let request = post(Some(session), &tool_call(1));
+        let long = "x".repeat(64 * 1024).leak();
+        let request = with_headers(request, &[("authorization", long)]);
+        assert_eq!(send(&client, request).await.status, 200);
+    }
+    // then one of them makes room.
+    assert_eq!(sessions.len(), 1);
+}
