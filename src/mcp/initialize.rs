@@ -11,7 +11,7 @@ use foldhash::quality::RandomState;
 use http::HeaderValue;
 use serde_json::{Value, value::RawValue};
 
-use super::{Id, Message, members, string};
+use super::{Id, Message, lenient_text, members, string};
 
 /// What of a session's `InitializeResult` the layer goes by. Everything that is only compared is
 /// kept as a digest, so that a recorded session stays small.
@@ -209,7 +209,7 @@ pub(crate) fn propose_version(body: &Bytes, version: Option<&HeaderValue>) -> Op
     let Some((version, (start, end))) = version.and_then(|version| Some((version, span()?))) else {
         return Some((body.clone(), id));
     };
-    let proposed = Value::from(version.to_str().unwrap_or_default()).to_string();
+    let proposed = Value::from(lenient_text(version.as_bytes())).to_string();
     let proposed = [&body[..start], proposed.as_bytes(), &body[end..]].concat();
     Some((proposed.into(), id))
 }
@@ -266,6 +266,20 @@ mod tests {
             };
             let proposed = propose(&body("a").into(), "b");
             assert_eq!(proposed, body("b"), "{odd}");
+        }
+    }
+
+    #[test]
+    fn e5_whatever_version_was_negotiated_is_proposed() {
+        let body = |version: &str| {
+            format!(
+                r#"{{"id":1,"method":"initialize","params":{{"protocolVersion":"{version}"}}}}"#
+            )
+        };
+        for version in ["2025-\u{e4}", "2025 11"] {
+            let told = result(&format!(r#"{{"protocolVersion":"{version}"}}"#));
+            let (proposed, _) = propose_version(&body("x").into(), told.version()).unwrap();
+            assert_eq!(proposed, body(version));
         }
     }
 
