@@ -118,13 +118,14 @@ where
         let (epoch, head) = (self.epoch.clone(), self.head.clone());
         Box::pin(async move {
             let patience = shared.config.recovery_timeout;
+            // Known sooner than told.
+            let has_moved = || !Arc::ptr_eq(&session.chain().current(), &epoch);
             let mut has_failed = false;
             loop {
                 // There is no use in an epoch that is being recovered.
                 if let Some(flight) = flight.take() {
                     let ended = timeout(patience.saturating_mul(2), flight.ended()).await;
                     // One that was abandoned or given up has made nothing (rule E10).
-                    let has_moved = || !Arc::ptr_eq(&session.chain().current(), &epoch);
                     if matches!(ended, Ok(Ok(()))) && has_moved() {
                         break;
                     }
@@ -148,14 +149,14 @@ where
                 }
                 // The epoch may have been lost meanwhile.
                 flight = session.chain().under_way();
-                if epoch.is_replaced() {
+                if has_moved() {
                     break;
                 }
                 if flight.is_none() || std::mem::replace(&mut has_failed, true) {
                     return None;
                 }
             }
-            // The epoch has been replaced, and the stream is about to be opened in the next.
+            // The epoch is being replaced, and the stream is about to be opened in the next.
             std::future::pending().await
         })
     }
