@@ -28,7 +28,7 @@ use super::{
     restore::{restore, tell},
 };
 #[cfg(feature = "store")]
-use crate::session::{Chain, Claim, Snapshot};
+use crate::session::{Chain, Claim, Doing, Snapshot};
 use crate::{
     Failure, RecoveryEvent,
     config::{OnRecovery, Shared},
@@ -65,7 +65,7 @@ pub(crate) fn start<S, B>(
 /// Goes on where another process does, or lets go of a session that another has ended, although no
 /// request has asked for it (rules N3, N6). There is no handshake for that.
 #[cfg(feature = "store")]
-pub(super) fn follow<S, B>(shared: &Arc<Shared<S>>, session: &Arc<Session>)
+pub(super) fn follow<S, B>(shared: &Arc<Shared<S>>, session: &Arc<Session>, doing: Doing)
 where
     S: HttpService<B>,
     B: Body<Error: Send> + Send + 'static,
@@ -81,7 +81,10 @@ where
         session: session.clone(),
         expired,
     };
-    in_background(Duration::MAX, recovery.follow(seen));
+    in_background(Duration::MAX, async move {
+        recovery.follow(seen).await;
+        drop(doing);
+    });
 }
 
 struct RecoveryTask<S, B> {

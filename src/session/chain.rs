@@ -251,13 +251,15 @@ impl Chain {
         Claim::Lead(state.epoch.clone(), flight, leader)
     }
 
-    /// An answer proved that the session of `epoch` lives (rule J4).
+    /// An answer proved that the session of `epoch` lives (rule J4). While that is being recovered the
+    /// answer may be older than what showed that it has expired.
     pub(crate) fn lives(&self, epoch: &Epoch) {
-        if epoch.settle() {
-            let mut state = self.lock();
-            if state.is_in(epoch) {
-                state.pace.reset();
-            }
+        if !epoch.is_unproven() {
+            return;
+        }
+        let mut state = self.lock();
+        if state.is_in(epoch) && state.flight.is_none() && epoch.settle() {
+            state.pace.reset();
         }
     }
 

@@ -37,7 +37,7 @@ mod whose;
 
 #[cfg(feature = "store")]
 pub(crate) use self::persistence::{
-    Agreed, EndedBy, Newer, Persistence, PersistenceConfig, Reconcile,
+    Agreed, Doing, EndedBy, Newer, Persistence, PersistenceConfig, Reconcile,
 };
 use self::random_id::random_id;
 pub(crate) use self::{

@@ -10,9 +10,9 @@ use std::{
 };
 
 use http::request::Parts;
-use tokio::{sync::watch, time::timeout};
+use tokio::time::timeout;
 
-use super::{ATTEMPTS, CONTENDED, Loaded, MAX_LAST, NO_ANSWER, Persistence, Task, lock};
+use super::{ATTEMPTS, CONTENDED, Doing, Loaded, MAX_LAST, NO_ANSWER, Persistence, Task, lock};
 use crate::{
     session::Session,
     store::{Saved, StoreError, StoreErrorKind, StoreKey, ended::Ended, record::Record},
@@ -30,9 +30,10 @@ pub(crate) struct EndedBy {
 impl Persistence {
     /// The session has ended: it is not written any more. [`end`](Self::end) has to follow while
     /// what this returns is kept.
-    pub(crate) fn ending(&self, session: &Session) -> Ending {
+    pub(crate) fn ending(&self, session: &Session) -> Doing {
         session.with_synced(|_, synced| synced.is_removed = true);
-        self.endings.begin(session.key().stored())
+        self.endings.begin(session.key().stored());
+        self.under_way.begin()
     }
 
     /// Whether it has.
@@ -127,50 +128,21 @@ impl Persistence {
 
 /// The sessions that have ended in this process and have not been marked yet: nobody is to find
 /// them in the store.
-pub(super) struct Endings {
-    keys: Mutex<HashSet<StoreKey>>,
-    /// How many are at it for the first time.
-    under_way: watch::Sender<usize>,
-}
-
-/// One of them that somebody is about to mark, until it is dropped.
-pub(crate) struct Ending(watch::Sender<usize>);
+#[derive(Default)]
+pub(super) struct Endings(Mutex<HashSet<StoreKey>>);
 
 impl Endings {
-    fn begin(&self, key: StoreKey) -> Ending {
-        lock(&self.keys).insert(key);
-        self.under_way.send_modify(|many| *many += 1);
-        Ending(self.under_way.clone())
+    fn begin(&self, key: StoreKey) {
+        lock(&self.0).insert(key);
     }
 
     /// It is marked, or given up.
     pub(super) fn marked(&self, key: StoreKey) {
-        lock(&self.keys).remove(&key);
+        lock(&self.0).remove(&key);
     }
 
     pub(super) fn has(&self, key: StoreKey) -> bool {
-        lock(&self.keys).contains(&key)
-    }
-
-    /// Waits until none is under way.
-    pub(super) async fn none(&self) {
-        let mut many = self.under_way.subscribe();
-        let _ = many.wait_for(|many| *many == 0).await;
-    }
-}
-
-impl Default for Endings {
-    fn default() -> Self {
-        Self {
-            keys: Mutex::default(),
-            under_way: watch::channel(0).0,
-        }
-    }
-}
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        self.0.send_modify(|many| *many -= 1);
+        lock(&self.0).contains(&key)
     }
 }
 

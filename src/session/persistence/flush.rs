@@ -10,6 +10,9 @@ use crate::{
     store::{StoreError, StoreErrorKind},
 };
 
+/// How often what follows from what was written is waited for.
+const ROUNDS: usize = 3;
+
 impl Sessions {
     /// Waits until the stores have what they were to be told of these sessions: for a process that is
     /// about to end, or to hand over to another. Needs the feature `store`.
@@ -67,9 +70,19 @@ impl Sessions {
 
 impl Persistence {
     async fn flush(&self) -> Result<(), StoreError> {
+        for _ in 0..ROUNDS {
+            // Each of them may queue something, and what is written may show that there is more to do.
+            let _ = timeout(self.patience(), self.under_way.none()).await;
+            self.flush_queue().await?;
+            if self.under_way.is_none() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn flush_queue(&self) -> Result<(), StoreError> {
         let patience = self.patience();
-        // Each of them queues something.
-        let _ = timeout(patience, self.endings.none()).await;
         let mut flushed = Ok(());
         // What fails is at the end again.
         let queued = lock(&self.queue).len();

@@ -13,6 +13,7 @@ mod fixture;
 mod flush;
 mod health;
 mod reconcile;
+mod under_way;
 mod writer;
 
 use std::{
@@ -30,8 +31,9 @@ use tokio::{
 pub(super) use self::flush::KeptBy;
 use self::{
     contained::Contained, end::Endings, find::Finding, health::Health, reconcile::Reconciler,
+    under_way::UnderWay,
 };
-pub(crate) use self::{end::EndedBy, reconcile::Reconcile};
+pub(crate) use self::{end::EndedBy, reconcile::Reconcile, under_way::Doing};
 use super::{Epoch, Pauses, Session, Sessions, TableLimits};
 use crate::store::{
     Revision, Saved, SessionStore, StoreError, StoreErrorKind, StoreKey, Stored, ended::Ended,
@@ -48,6 +50,7 @@ pub(crate) struct Persistence {
     /// Held by whoever writes something of the queue.
     writing: tokio::sync::Mutex<()>,
     endings: Endings,
+    under_way: UnderWay,
     writer: Mutex<Option<JoinHandle<()>>>,
     wake: Arc<Notify>,
     reconciler: Reconciler,
@@ -126,6 +129,7 @@ impl Persistence {
             queue: Mutex::default(),
             writing: tokio::sync::Mutex::default(),
             endings: Endings::default(),
+            under_way: UnderWay::default(),
             writer: Mutex::default(),
             wake: Arc::default(),
             reconciler: Reconciler::default(),

@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use super::{Agreed, EndedBy, Persistence};
+use super::{Agreed, Doing, EndedBy, Persistence};
 use crate::{
     session::{Epoch, Session, StateChange},
     store::record::Record,
@@ -15,7 +15,8 @@ pub(crate) trait Reconcile: Send + Sync {
     fn tell(&self, session: &Arc<Session>, changes: Vec<StateChange>);
 
     /// Goes on where another process does, or lets go of a session that another has ended.
-    fn follow(&self, session: &Arc<Session>);
+    /// What there is to write afterwards is queued when `doing` is dropped.
+    fn follow(&self, session: &Arc<Session>, doing: Doing);
 
     /// The session was forgotten to make room.
     fn let_go(&self, session: &Arc<Session>);
@@ -55,7 +56,7 @@ impl Persistence {
             Agreed::Other(..) | Agreed::Ended => {
                 let is_superseded = session.chain().supersede(epoch);
                 if let Some(reconciler) = reconciler.filter(|_| is_superseded) {
-                    reconciler.follow(session);
+                    reconciler.follow(session, self.under_way.begin());
                 }
             }
         }
