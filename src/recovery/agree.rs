@@ -33,6 +33,8 @@ pub(super) struct Agreement<'a, S, B> {
     owner: Option<Client<S, B>>,
     /// How much longer the store may take.
     patience: Duration,
+    /// Nobody has found that the epoch has expired.
+    is_unasked: bool,
 }
 
 /// An epoch that another process has made.
@@ -74,12 +76,15 @@ where
             client,
             owner: owner.filter(is_another),
             patience: persistence.deadline() - Instant::now(),
+            is_unasked: false,
         })
     }
 
-    /// No request waits for it.
-    pub(super) fn is_patient(&mut self) {
+    /// The same for an epoch that no request has found expired, so that none waits either.
+    pub(super) fn without_a_request(mut self) -> Self {
         self.patience = self.shared.config.recovery_timeout;
+        self.is_unasked = true;
+        self
     }
 
     /// The epoch that another process has made meanwhile, and whether the server still knows it.
@@ -126,11 +131,9 @@ where
 
     /// There is no session any more (rule N6). An epoch that has not expired is ended with it.
     fn ended(&self) -> Failure {
-        let chain = self.session.chain();
-        let superseded = chain.is_superseded().then(|| chain.current());
         self.shared.sessions.forget(self.session);
-        if let Some(epoch) = superseded {
-            super::end::<S, B>(self.shared, self.session, &epoch);
+        if self.is_unasked {
+            super::end::<S, B>(self.shared, self.session, &self.session.chain().current());
         }
         Failure::Forgotten
     }

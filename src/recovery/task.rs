@@ -28,7 +28,7 @@ use super::{
     restore::{restore, tell},
 };
 #[cfg(feature = "store")]
-use crate::session::{Chain, Claim, Doing, Snapshot};
+use crate::session::{Chain, Doing};
 use crate::{
     Failure, RecoveryEvent,
     config::{OnRecovery, Shared},
@@ -70,8 +70,7 @@ where
     S: HttpService<B>,
     B: Body<Error: Send> + Send + 'static,
 {
-    let (seen, _) = session.chain().snapshot();
-    let expired = session.chain().epoch(&seen).clone();
+    let expired = session.chain().current();
     let Some(client) = Client::<S, B>::of_epoch(shared, session, &expired) else {
         return;
     };
@@ -82,7 +81,7 @@ where
         expired,
     };
     in_background(Duration::MAX, async move {
-        recovery.follow(seen).await;
+        recovery.follow().await;
         drop(doing);
     });
 }
@@ -141,8 +140,6 @@ where
         let result = match next {
             Err(error) => {
                 let failure = error.failure;
-                #[cfg(feature = "store")]
-                self.stays();
                 match has_turn {
                     true => leader.fail(error),
                     false => leader.give_up(error),
@@ -156,63 +153,48 @@ where
         report.send(waited, result);
     }
 
-    /// Whoever comes meanwhile does not wait for this, but recovers the session.
+    /// Nobody waits for this: until it is over, requests go on in the epoch that there is.
     #[cfg(feature = "store")]
-    async fn follow(self, seen: Snapshot) {
+    async fn follow(self) {
         let deadline = self.shared.config.deadline(Instant::now());
-        let agreement = Agreement::new(&self.shared, &self.session, &self.client, &self.expired);
-        let Some(mut agreement) = agreement else {
+        let own = &self.expired;
+        let agreement = Agreement::new(&self.shared, &self.session, &self.client, own);
+        let Some(mut agreement) = agreement.map(Agreement::without_a_request) else {
             return;
         };
-        agreement.is_patient();
-        let adopted = match agreement.newer(deadline).await {
-            Ok(Some((adopted, true))) => Some(adopted),
-            Ok(Some((mut adopted, false))) => {
-                if agreement.is_alive(&self.expired, deadline).await {
-                    self.session.outrank(&self.expired, &adopted.epoch);
-                    None
-                } else {
-                    // Both have expired: whoever comes next recovers it. There is none to be ended, nor
-                    // to be told.
-                    self.session.chain().stays();
-                    adopted.changes.clear();
-                    Some(adopted)
-                }
-            }
-            Ok(None) => None,
-            Err(_) => return,
+        let (mut adopted, is_alive) = match agreement.newer(deadline).await {
+            Ok(Some(newer)) => newer,
+            // It is gone again, or the store is away.
+            Ok(None) => return self.shared.changed(&self.session),
+            Err(_ended) => return,
         };
-        let patience = self.shared.config.recovery_timeout;
-        let own = self.client.authorization();
-        let Claim::Lead(_, _, leader) = Chain::claim(&self.session, &seen, own, patience, true)
-        else {
-            return;
-        };
-        match adopted {
-            Some(adopted) => {
-                let mut report = self.report(leader);
-                // There was no handshake that could have been of no use (rule J4).
-                adopted.epoch.settle();
-                if let Some(leader) = report.leader.take() {
-                    let waited = leader.waiting();
-                    let (next, recovered) = self.adopt(adopted);
-                    let result = self.publish(leader, next, recovered);
-                    report.send(waited, result);
-                }
-            }
-            None => {
-                self.stays();
-                leader.give_up(Failure::Paused.into());
-            }
-        }
-    }
-
-    /// Nobody goes on elsewhere: the epoch is as good as it was, if that was in doubt.
-    #[cfg(feature = "store")]
-    fn stays(&self) {
-        if self.session.chain().stays() {
-            // The store is to hold it, then.
+        let is_own_alive = !is_alive && agreement.is_alive(own, deadline).await;
+        if is_own_alive {
+            // Nobody goes on elsewhere any more. The store is to hold this, then.
+            self.session.outrank(own, &adopted.epoch);
             self.shared.changed(&self.session);
+            return;
+        }
+        let patience = self.shared.config.recovery_timeout;
+        let Some(leader) = Chain::follow(&self.session, own, patience) else {
+            return;
+        };
+        // There was no handshake that could have been of no use (rule J4).
+        adopted.epoch.settle();
+        if !is_alive {
+            // Nor is there anybody to tell: whoever comes next recovers it.
+            adopted.changes.clear();
+        }
+        let mut report = self.report(leader);
+        if let Some(leader) = report.leader.take() {
+            let waited = leader.waiting();
+            let replaced = own.clone();
+            let (next, recovered) = self.adopt(adopted);
+            let result = self.publish(leader, next, recovered);
+            if result.is_ok() && is_alive {
+                self.end_later(replaced);
+            }
+            report.send(waited, result);
         }
     }
 
@@ -231,17 +213,6 @@ where
         let expired = match &mut agreement {
             Some(agreement) => match agreement.newer(deadline).await? {
                 Some((adopted, true)) => return Ok(self.adopt(adopted)),
-                // Nobody goes on elsewhere any more.
-                other
-                    if self.session.chain().is_superseded()
-                        && agreement.is_alive(&expired, deadline).await =>
-                {
-                    if let Some((other, _)) = other {
-                        self.session.outrank(&expired, &other.epoch);
-                    }
-                    *has_turn = false;
-                    return Err(Failure::Paused.into());
-                }
                 Some((adopted, false)) => adopted.epoch,
                 None => expired,
             },
@@ -332,8 +303,6 @@ where
             Next::Adopted(adopted) => (adopted.epoch.clone(), None),
         };
         self.session.announce(epoch.promised());
-        #[cfg(feature = "store")]
-        let superseded = self.superseded().filter(|it| it.id() != epoch.id());
         let sessions = &self.shared.sessions;
         let published = sessions.publish(&self.session, leader, epoch, assigned);
         if let Err(leader) = published {
@@ -357,10 +326,6 @@ where
                 adopted.changes
             }
         };
-        #[cfg(feature = "store")]
-        if let Some(epoch) = superseded {
-            self.end_later(epoch);
-        }
         // What was not agreed on in time is written when the store is there.
         self.shared.changed(&self.session);
         if self.shared.config.restore_state {
@@ -369,14 +334,8 @@ where
         Ok(recovered)
     }
 
-    /// The epoch that has not expired, but is not the one that the processes have agreed on.
-    #[cfg(feature = "store")]
-    fn superseded(&self) -> Option<Arc<Epoch>> {
-        let chain = self.session.chain();
-        chain.is_superseded().then(|| chain.current())
-    }
-
-    /// Ends such an epoch, when those who are still in it have had their time (rule G6).
+    /// Ends an epoch that is not the one that the processes have agreed on, when those who are still in
+    /// it have had their time (rule G6).
     #[cfg(feature = "store")]
     fn end_later(&self, epoch: Arc<Epoch>) {
         let (shared, session) = (self.shared.clone(), self.session.clone());

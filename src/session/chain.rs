@@ -238,17 +238,17 @@ impl Chain {
             let paused = || Arc::new(Failure::Paused.into());
             return Claim::Failed(shared.cloned().unwrap_or_else(paused));
         }
-        chain.is_first.store(false, Ordering::Release);
-        state.flights += 1;
-        let (flight, end) = Flight::new(state.flights, now, patience);
-        state.flight = Some(flight.clone());
-        let leader = Leader {
-            session: of.clone(),
-            flight: flight.clone(),
-            end,
-            has_ended: false,
-        };
+        let (flight, leader) = Leader::take(of, &mut state, patience);
         Claim::Lead(state.epoch.clone(), flight, leader)
+    }
+
+    /// Takes the lead from this epoch to one that another process has made, unless that is a recovery's
+    /// to find. There is no handshake for which there could be a pause.
+    #[cfg(feature = "store")]
+    pub(crate) fn follow(of: &Arc<Session>, epoch: &Epoch, patience: Duration) -> Option<Leader> {
+        let mut state = of.chain().lock();
+        let is_free = state.flight.is_none() && !state.forgotten;
+        (is_free && state.is_in(epoch)).then(|| Leader::take(of, &mut state, patience).1)
     }
 
     /// An answer proved that the session of `epoch` lives (rule J4). While that is being recovered the
@@ -283,39 +283,6 @@ impl Chain {
         self.is_first.store(false, Ordering::Release);
     }
 
-    /// Whoever comes next shall see to it that the session goes on where another process does. Not
-    /// if that is seen to, or is a matter of an epoch that has expired.
-    #[cfg(feature = "store")]
-    pub(super) fn supersede(&self, epoch: &Epoch) -> bool {
-        let mut state = self.lock();
-        let is_there = state.flight.is_none() && !state.expired && !state.forgotten;
-        let is_used = is_there && state.is_in(epoch);
-        if is_used {
-            state.expired = true;
-            state.superseded = true;
-            self.is_first.store(false, Ordering::Release);
-        }
-        is_used
-    }
-
-    /// Whether that is what the recovery under way is for: once it is published, the epoch has to
-    /// be ended.
-    #[cfg(feature = "store")]
-    pub(crate) fn is_superseded(&self) -> bool {
-        self.lock().superseded
-    }
-
-    /// The current epoch is as good as it was, if it was superseded.
-    #[cfg(feature = "store")]
-    pub(crate) fn stays(&self) -> bool {
-        let mut state = self.lock();
-        let stays = std::mem::take(&mut state.superseded);
-        if stays {
-            state.expired = false;
-        }
-        stays
-    }
-
     /// No recovery shall be published any more (rule I3).
     pub(super) fn forget(&self) {
         self.lock().forgotten = true;
@@ -345,6 +312,20 @@ pub(crate) struct Leader {
 }
 
 impl Leader {
+    fn take(of: &Arc<Session>, state: &mut State, patience: Duration) -> (Flight, Self) {
+        of.chain().is_first.store(false, Ordering::Release);
+        state.flights += 1;
+        let (flight, end) = Flight::new(state.flights, Instant::now(), patience);
+        state.flight = Some(flight.clone());
+        let leader = Self {
+            session: of.clone(),
+            flight: flight.clone(),
+            end,
+            has_ended: false,
+        };
+        (flight, leader)
+    }
+
     /// How many requests have waited for this recovery so far.
     pub(crate) fn waiting(&self) -> usize {
         self.flight.waiting()

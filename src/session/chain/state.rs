@@ -16,9 +16,6 @@ pub(super) struct State {
     pub(super) epoch: Arc<Epoch>,
     /// The epoch is known to have expired, although no request has met that yet (rule A5).
     pub(super) expired: bool,
-    /// It has not, as far as is known, but another process goes on in another one (rule N3).
-    #[cfg(feature = "store")]
-    pub(super) superseded: bool,
     /// The server calls the epoch as it called the one before, and another caller's, too: it does
     /// not tell its sessions apart.
     shares: bool,
@@ -40,8 +37,6 @@ impl State {
         Self {
             epoch: first,
             expired: false,
-            #[cfg(feature = "store")]
-            superseded: false,
             shares: false,
             flight: None,
             flights: 0,
@@ -100,10 +95,6 @@ impl State {
     /// (rule A5). One that does not tell its sessions apart may be sent it all the same.
     pub(super) fn expire(&mut self) {
         self.expired = true;
-        #[cfg(feature = "store")]
-        {
-            self.superseded = false;
-        }
         if !self.shares {
             self.epoch.reassign();
         }
@@ -122,10 +113,6 @@ impl State {
         self.failures = 0;
         self.error = None;
         self.expired = false;
-        #[cfg(feature = "store")]
-        {
-            self.superseded = false;
-        }
         self.shares = shares;
         if shares && epoch.settle() {
             self.pace.useless(pauses, now);

@@ -72,38 +72,24 @@ async fn e10_what_an_abandoned_recovery_publishes_is_refused() {
     assert_eq!(session.chain().current().id(), Some(&third));
 }
 
-/// N3: it is about the epoch that was seen to be superseded, and no other.
+/// N3: what another process has made takes the place of the epoch that was looked at, and of no
+/// other; if that is being recovered, it is for the recovery to find.
 #[cfg(feature = "store")]
 #[test]
-fn n3_an_epoch_is_superseded_while_it_is_there_to_be_used() {
+fn n3_what_another_process_made_is_followed_from_the_epoch_that_there_is() {
     let (session, first) = recovered();
-    let chain = session.chain();
-    let epoch = chain.current();
-    chain.lives(&epoch);
-    assert!(!chain.is_superseded());
-    // Given an epoch that is gone, one that is being recovered, one that is known to have expired,
-    chain.supersede(&first);
-    assert!(chain.snapshot().1 && !chain.is_superseded());
+    let epoch = session.chain().current();
+    let patience = Duration::from_secs(1);
+    session.chain().lives(&epoch);
+    assert!(Chain::follow(&session, &first, patience).is_none());
     let leader = lead(&session);
-    chain.supersede(&epoch);
-    assert!(!chain.is_superseded());
-    leader.give_up(Failure::Forgotten.into());
-    assert!(chain.snapshot().1);
-    chain.expire();
-    chain.supersede(&epoch);
-    // then there is nothing to be done about it.
-    assert!(!chain.snapshot().1 && !chain.is_superseded());
-    chain.stays();
-    assert!(!chain.snapshot().1);
-}
-
-#[cfg(feature = "store")]
-#[test]
-fn n3_a_superseded_epoch_stays_if_nobody_goes_on_elsewhere() {
-    let (session, _) = recovered();
-    let chain = session.chain();
-    chain.supersede(&chain.current());
-    assert!(!chain.snapshot().1 && chain.is_superseded());
-    chain.stays();
-    assert!(chain.snapshot().1 && !chain.is_superseded());
+    assert!(Chain::follow(&session, &epoch, patience).is_none());
+    // A pause is none for it.
+    leader.fail(Failure::TimedOut.into());
+    assert!(session.chain().is_paused(&epoch, None));
+    let leader = Chain::follow(&session, &epoch, patience).expect("it is there");
+    assert!(session.chain().is_recovering());
+    drop(leader);
+    session.forget();
+    assert!(Chain::follow(&session, &epoch, patience).is_none());
 }

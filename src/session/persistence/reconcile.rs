@@ -51,12 +51,12 @@ impl Persistence {
                     reconciler.tell(session, untold);
                 }
             }
-            // What it has of another epoch, or of an end, is what counts. Where no recovery is in
-            // sight that would find it, since this epoch is as good as any, there has to be one.
+            // What it has of another epoch, or of an end, is what counts. A recovery would find it.
             Agreed::Other(..) | Agreed::Ended => {
-                let is_superseded = session.chain().supersede(epoch);
-                if let Some(reconciler) = reconciler.filter(|_| is_superseded) {
-                    reconciler.follow(session, self.under_way.begin());
+                if session.chain().is_current(epoch) {
+                    if let Some(reconciler) = reconciler {
+                        reconciler.follow(session, self.under_way.begin());
+                    }
                 }
             }
         }
