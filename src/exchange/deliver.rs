@@ -243,7 +243,12 @@ where
         if status.is_success() || is_gone {
             self.shared.sessions.forget(&self.session);
             #[cfg(feature = "store")]
-            recovery::end_everywhere(&self.shared, &self.session, self.unpack());
+            {
+                if let Some(found) = self.shared.sessions.forget_found(&self.session) {
+                    recovery::end::<S, B>(&self.shared, &found, &found.chain().current());
+                }
+                recovery::end_everywhere(&self.shared, &self.session, self.unpack());
+            }
             // A recovery may have made another while the DELETE was on its way.
             let current = self.session.chain().current();
             if !std::ptr::eq(&*current, &**self.epoch()) {

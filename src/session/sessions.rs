@@ -219,6 +219,17 @@ impl Sessions {
         self.write().remove(session);
     }
 
+    /// Forgets a session that has ended, where it had made room and was found again in the store.
+    #[cfg(feature = "store")]
+    pub(crate) fn forget_found(&self, ended: &Session) -> Option<Arc<Session>> {
+        let found = self.read().get(ended.key()).cloned()?;
+        let of = found.incarnation()?;
+        (ended.incarnation() == Some(of)).then(|| {
+            self.forget(&found);
+            found
+        })
+    }
+
     /// What lets at most `limit` handshakes at an endpoint go on at a time, oldest first.
     pub(crate) fn handshakes(&self, endpoint: &Arc<Endpoint>, limit: usize) -> Arc<Semaphore> {
         let handshakes = self.0.handshakes.lock();

@@ -197,7 +197,11 @@ impl Session {
                 stored.number > own.number
                     || stored.number == own.number && stored.upstream != own.upstream
             }
-            false => synced.seen.as_ref() != Some(&stored) && !synced.unagreed.contains(&stored),
+            false => {
+                let seen = synced.seen.as_ref();
+                let is_new = |seen: &StoredEpoch| stored.number >= seen.number && stored != *seen;
+                seen.is_none_or(is_new) && !synced.unagreed.contains(&stored)
+            }
         })
     }
 
