@@ -187,6 +187,18 @@ impl Session {
         }
     }
 
+    /// Whether the record is of another session, which the server gave the same id later (rule A5). The
+    /// first to know the id from then on is that one.
+    pub(super) fn is_displaced_by(&self, record: &Record) -> bool {
+        self.with_synced(|_, synced| match (synced.incarnation, record.incarnation) {
+            (Some(own), Some(other)) if synced.is_known && own != other => {
+                synced.revision = None;
+                true
+            }
+            _ => false,
+        })
+    }
+
     /// Whether another process has gone on, from `epoch` or from before it (rule N3). What was
     /// published without the store gives way to what others have written since, however many epochs
     /// that is on either side.

@@ -186,6 +186,8 @@ impl Persistence {
         }
         let loaded = timeout_at(deadline, self.load(session.key().stored())).await;
         match self.health.noted(loaded.unwrap_or(Err(NO_ANSWER))) {
+            // The server has given its id to another caller since: it is not in the store any more.
+            Some(Loaded::Record(record, _)) if session.is_displaced_by(&record) => {}
             Some(Loaded::Record(record, revision)) if is_known(session) => {
                 let epoch = session.chain().current();
                 if session.is_behind(&epoch, &record) {
@@ -264,6 +266,9 @@ impl Persistence {
                     return Ok(Agreed::Ended);
                 }
                 Loaded::Ended(_, revision) => set_revision(session, Some(revision)),
+                Loaded::Record(record, _) if session.is_displaced_by(&record) => {
+                    return Ok(Agreed::Proposed);
+                }
                 Loaded::Record(_, revision) if !is_known(session) => {
                     set_revision(session, Some(revision));
                 }

@@ -341,6 +341,55 @@ async fn a5_n3_what_an_earlier_session_of_the_same_id_held_is_not_restored() {
     }
 }
 
+/// Nor does the first one go on in what another caller was given since, in whichever process.
+#[tokio::test(start_paused = true)]
+async fn a5_n3_the_record_of_a_later_session_of_the_same_id_is_not_gone_on_in() {
+    // Given two callers, each with a process, whom the server has called the same, one after the
+    // other,
+    let store = FaultyStore::new();
+    let server = Server::new(Profile::TypeScriptJson);
+    server.set_ids(Ids::Counting);
+    let [one, other] = [(); 2].map(|()| mocked(&server, store.layer()));
+    let session = handshake(&one).await;
+    settle().await;
+    server.restart();
+    assert_eq!(handshake(&other).await, session);
+    let subscribe = |uri: &str| {
+        let params = serde_json::json!({ "uri": uri });
+        let message = serde_json::json!({
+            "jsonrpc": "2.0", "id": 9, "method": "resources/subscribe", "params": params,
+        });
+        post(Some(&session), &message)
+    };
+    send(&other, subscribe("file:///others")).await;
+    settle().await;
+
+    // when both have to be recovered, and are not called the same any more,
+    server.set_ids(Ids::Unique);
+    server.restart();
+    let call = |id| post(Some(&session), &tool_call(id));
+    assert_eq!(echoed(&send(&one, call(1)).await), 1);
+    assert_eq!(echoed(&send(&other, call(2)).await), 2);
+    tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+
+    // then each is in a session of its own, with what is its own,
+    let at = |id: u64| {
+        let calls = server.all("tools/call");
+        let last = calls.iter().rfind(|seen| seen.message()["id"] == id);
+        last.unwrap().session().unwrap().to_owned()
+    };
+    assert_eq!(echoed(&send(&one, call(3)).await), 3);
+    assert_eq!(echoed(&send(&other, call(4)).await), 4);
+    let [ones, others] = [at(3), at(4)];
+    assert_ne!(ones, others);
+    assert!(server.subscriptions(&ones).is_empty());
+    assert_eq!(server.subscriptions(&others), ["file:///others"]);
+    // and it is the later one that the store knows.
+    let third = mocked(&server, store.layer());
+    assert_eq!(echoed(&send(&third, call(5)).await), 5);
+    assert_eq!(at(5), others);
+}
+
 #[tokio::test(start_paused = true)]
 async fn n1_callers_that_come_at_once_wait_for_the_same_answer() {
     let store = FaultyStore::new();
