@@ -8,6 +8,7 @@ mod affinity;
 mod assigned;
 mod by_id;
 mod chain;
+mod earlier;
 mod endpoint;
 mod epoch;
 mod event_log;

@@ -82,16 +82,23 @@ impl Sessions {
     /// Forgets every session. Requests that carry their ids pass through untouched from then on;
     /// nothing is sent to any server. What a store keeps of them stays there, and is found again.
     pub fn forget_all(&self) {
-        // Dropped last: what sessions hold of their callers may ask the table.
-        let forgotten;
         let mut table = self.write();
-        forgotten = std::mem::take(&mut *table);
-        // Of handshakes under way the server still says whose each is.
+        let forgotten = std::mem::take(&mut *table);
+        // Of handshakes under way, and of what waits in an earlier epoch, the server still says whose
+        // each is.
         table.assigned = forgotten.assigned;
+        table.earlier = forgotten.earlier;
         // Before anybody can publish an epoch of theirs, which would be listed.
         for session in forgotten.by_id.all() {
+            table
+                .earlier
+                .left(session.endpoint(), &session.chain().current());
             session.forget();
         }
+        drop(table);
+        // What sessions hold of their callers may ask the table.
+        drop((forgotten.by_id, forgotten.moved, forgotten.groups));
+        self.write().earlier.drop_unused();
     }
 
     /// The session that a request of this principal with this id, URI and headers belongs to. No
@@ -143,7 +150,7 @@ impl Sessions {
         let upstream = key.id.clone();
         let used = self.tick();
         // Dropped last: what they hold of their callers may ask the table.
-        let holders;
+        let (holders, _given_away);
         let mut table = self.write();
         table.assigned.take(&key.endpoint, &upstream);
         holders = table.holders(&key.endpoint, &upstream);
@@ -158,6 +165,7 @@ impl Sessions {
                 holder.chain().expire();
             }
         }
+        _given_away = table.earlier.reassign(&key.endpoint, &upstream);
         if table.get(&key).is_some() {
             key.id = random_id();
         }

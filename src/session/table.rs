@@ -11,6 +11,7 @@ use super::{
     Endpoint, Epoch, Key, Principal, Session,
     assigned::{Assignments, HandedOut},
     by_id::ById,
+    earlier::Earlier,
     session::Counts,
 };
 use crate::sync::atomic::{AtomicUsize, Ordering};
@@ -27,9 +28,10 @@ pub(crate) struct TableLimits {
 #[derive(Default)]
 pub(super) struct Table {
     pub(super) by_id: ById,
-    moved: ById,
+    pub(super) moved: ById,
     pub(super) groups: HashMap<Option<Principal>, HashMap<Arc<Endpoint>, Group>>,
     pub(super) assigned: Assignments,
+    pub(super) earlier: Earlier,
     pub(super) handed_out: HandedOut,
     pub(super) len: usize,
 }
@@ -99,11 +101,16 @@ impl Table {
         if !self.by_id.remove(session.id(), session) {
             return;
         }
-        self.unlist_moved(session, &session.chain().current());
+        let current = session.chain().current();
+        self.unlist_moved(session, &current);
+        self.earlier.left(session.endpoint(), &current);
         self.group(session).by_use.remove(&session.use_known());
         self.drop_empty_group(session);
         self.handed_out.removed(session.endpoint());
         self.len -= 1;
+        if self.len == 0 {
+            self.earlier.drop_unused();
+        }
         session.forget();
     }
 

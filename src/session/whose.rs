@@ -54,12 +54,15 @@ impl Sessions {
     /// is known to have lost its session (rule A5): also this one, which is in the new one once that
     /// is published, and not before.
     pub(crate) fn assign(&self, session: &Arc<Session>, id: &HeaderValue) -> Assigned {
+        // Dropped last: what it holds of a caller may ask the table.
+        let _given_away;
         let mut table = self.write();
         table.handed_out.note(session.endpoint(), id);
         table.assigned.take(session.endpoint(), id);
         let taken = table.assigned.insert(session, id);
         let holders = table.holders(session.endpoint(), id);
         holders.iter().for_each(|holder| holder.chain().expire());
+        _given_away = table.earlier.reassign(session.endpoint(), id);
         Assigned {
             sessions: self.clone(),
             id: id.clone(),
@@ -99,6 +102,9 @@ impl Sessions {
             others.iter().for_each(|other| other.chain().expire());
         }
         table.unlist_moved(session, &before);
+        let id = epoch.id().filter(|_| assigned.is_none());
+        let _given_away = id.map(|id| table.earlier.reassign(session.endpoint(), id));
+        table.earlier.left(session.endpoint(), &before);
         table.list_moved(session, &epoch);
         if let Some(it) = assigned {
             // From here on the record names the id: whoever ends that may end the session.
@@ -199,13 +205,74 @@ mod tests {
         // At another endpoint it is another id.
         assert!(!elsewhere.chain().is_expired());
         assert!(!sessions.names(&away, &id("1")));
+        // It stays another's, whatever becomes of that handshake.
         drop(assigned);
-        assert!(!sessions.is_anothers(&one, &first));
         assert!(!sessions.names(one.endpoint(), &id("1")));
-        // Nor does it matter whether that is published yet.
-        drop(recover(&sessions, &two, &id("1")));
         assert!(sessions.is_anothers(&one, &first));
-        assert!(sessions.uses(one.endpoint(), &id("1")));
+    }
+
+    /// F2: what waits to be sent in an epoch that its session has left.
+    #[test]
+    fn a5_an_id_that_was_given_away_stays_anothers_when_he_has_let_go_of_it() {
+        type GiveAway = fn(&Sessions, &Arc<Session>);
+        let ways: [(&str, GiveAway); 4] = [
+            ("a handshake that failed", |sessions, other| {
+                drop(sessions.assign(other, &id("1")));
+            }),
+            ("one that went on to another id", |sessions, other| {
+                drop(recover(sessions, other, &id("1")));
+                other.chain().lives(&other.chain().current());
+                drop(recover(sessions, other, &id("4")));
+            }),
+            ("a caller who is forgotten by now", |sessions, _| {
+                let caller = recorded(sessions, ENDPOINT, "1");
+                sessions.forget(&caller);
+            }),
+            // N3
+            ("an epoch of another process's", |sessions, other| {
+                let epoch = next(other, &id("1"));
+                let published = sessions.publish(other, lead(other), epoch, None);
+                assert!(published.is_ok());
+                sessions.forget(other);
+            }),
+        ];
+        for (way, give_away) in ways {
+            for is_forgotten in [false, true] {
+                let sessions = Sessions::new();
+                let [one, two] = ["1", "2"].map(|id| recorded(&sessions, ENDPOINT, id));
+                let elsewhere = recorded(&sessions, "http://other.test/mcp", "1");
+                let [first, others] = [&one, &elsewhere].map(|it| it.chain().current());
+                // Given a session that has left the epoch, or is not recorded any more,
+                match is_forgotten {
+                    false => drop(recover(&sessions, &one, &id("3"))),
+                    true => sessions.forget(&one),
+                }
+                drop(recover(&sessions, &elsewhere, &id("3")));
+                assert!(!sessions.is_anothers(&one, &first));
+
+                // when the server gives the id to
+                give_away(&sessions, &two);
+
+                // then it is another's, and not at another endpoint.
+                assert!(sessions.is_anothers(&one, &first), "{way} {is_forgotten}");
+                assert!(!sessions.is_anothers(&elsewhere, &others), "{way}");
+            }
+        }
+    }
+
+    #[test]
+    fn a5_an_id_that_was_given_away_stays_anothers_when_all_is_forgotten() {
+        let sessions = Sessions::new();
+        let [one, two] = ["1", "2"].map(|id| recorded(&sessions, ENDPOINT, id));
+        let [first, second] = [&one, &two].map(|it| it.chain().current());
+        drop(recover(&sessions, &one, &id("3")));
+        sessions.forget_all();
+        for id in ["1", "2"] {
+            let caller = recorded(&sessions, ENDPOINT, id);
+            sessions.forget(&caller);
+        }
+        assert!(sessions.is_anothers(&one, &first));
+        assert!(sessions.is_anothers(&two, &second));
     }
 
     #[test]

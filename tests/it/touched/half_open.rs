@@ -3,11 +3,12 @@
 
 use std::time::Duration;
 
-use mcp_session_recovery::{Failure, Outcome, Refusal, SessionRecoveryLayer, Sessions};
+use mcp_session_recovery::{Failure, Outcome, Principal, Refusal, SessionRecoveryLayer, Sessions};
 use serde_json::json;
 use testing::scenario::{Door, answer, hang, heal, is, slow, start};
 use testing::whose::*;
 use testing::*;
+use tower::ServiceExt;
 
 /// Ada goes by "1" and Bob by "2", on a server that counts.
 async fn ada_and_bob() -> (Server, User, User) {
@@ -18,6 +19,10 @@ async fn ada_and_bob() -> (Server, User, User) {
     let bob = User::connect(&client, "Bob").await;
     assert_eq!((&*ada.session, &*bob.session), ("1", "2"));
     (server, ada, bob)
+}
+
+fn by_token(request: &http::request::Parts) -> Option<Principal> {
+    Some(Principal::from(request.headers.get("authorization")?))
 }
 
 fn calling(user: &User, id: u64) -> tokio::task::JoinHandle<Answer> {
@@ -183,6 +188,63 @@ async fn a5_f2_a_response_is_not_sent_under_an_id_that_was_given_away_and_let_go
     let refused = Outcome::NotReplayed(Refusal::Response);
     assert_eq!((answer.status, answer.outcome()), (404, Some(refused)));
     assert_eq!(in_session_of(&server, "Bob"), [""; 0]);
+}
+
+/// A5, F2: an id that went to another after the recovery, before what waited for that is sent, and that
+/// he has let go of by then: his handshake has failed, or he is not recorded any more.
+#[tokio::test(start_paused = true)]
+async fn a5_f2_a_response_is_not_sent_under_an_id_that_was_given_away_after_the_recovery() {
+    for to_caller in [false, true] {
+        // Given Bob's recovery, which was given Ada's "1", and a response of his that waits for it,
+        let server = Server::new(Profile::TypeScriptJson);
+        server.set_ids(Ids::Counting);
+        let layer = SessionRecoveryLayer::new()
+            .max_sessions(2)
+            .principal(by_token);
+        let client = client(&server, layer);
+        let ada = User::connect(&client, "Ada").await;
+        let bob = User::connect(&client, "Bob").await;
+        server.restart();
+        let door = Door::before(&server, is("notifications/initialized"));
+        let bobs = calling(&bob, 1);
+        settle().await;
+        let response = json!({"jsonrpc": "2.0", "id": 9, "result": {"of": "Bob"}});
+        let response = with_token(post(Some(&bob.session), &response), Some("Bob"));
+        let mut response = tokio_test::task::spawn(client.clone().oneshot(response));
+        assert!(response.poll().is_pending());
+        door.open();
+        assert_eq!(bobs.await.unwrap().status, 200);
+
+        // when that is through, and Bob's "2" goes to
+        match to_caller {
+            // a caller whom the table forgets,
+            true => {
+                let carol = User::connect(&client, "Carol").await;
+                assert_eq!(carol.session, "2");
+                bob.call(2).await;
+                User::connect(&client, "Dave").await;
+                bob.call(3).await;
+                User::connect(&client, "Eve").await;
+            }
+            // or to a handshake of Ada's that fails, and whose session stays,
+            false => {
+                let fails = |seen: &Seen| {
+                    let is_adas = seen.header("authorization") == Some("Bearer Ada");
+                    is_adas && ["notifications/initialized", "DELETE"].contains(&&*seen.what())
+                };
+                server.on(move |seen| fails(seen).then(|| reply(503, None, "")));
+                assert_eq!(ada.call(2).await.status, 404);
+                let half_open = server.last("notifications/initialized");
+                assert_eq!(half_open.session(), Some("2"));
+            }
+        }
+
+        // then it is not sent to "2".
+        let answer = response.await.unwrap();
+        assert_eq!(answer.status(), 404);
+        let mut carried_out = server.carried_out().into_iter();
+        assert!(carried_out.all(|(_, it)| it["result"]["of"] != "Bob"));
+    }
 }
 
 /// A5, H1: what is restored is not told to somebody else's session.
