@@ -44,7 +44,9 @@ impl Affinity {
                 continue;
             }
             self.set_cookie.retain(is_other);
-            self.set_cookie.push(set_cookie.clone());
+            let mut secret = set_cookie.clone();
+            secret.set_sensitive(true);
+            self.set_cookie.push(secret);
             // What has no name is none to be sent back, and for the caller to make sense of.
             let Some((name, value)) = set else { continue };
             self.cookies.retain(|cookie| cookie.name != name);

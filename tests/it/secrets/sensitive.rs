@@ -203,3 +203,26 @@ async fn l2_a_trace_layer_below_shows_nothing_that_is_marked() {
         .filter(|line| line.fields.contains("\"mcp-session-id\": Sensitive"));
     assert_eq!(ids.count(), 5);
 }
+
+/// L2, E11: the cookies that the layer puts on the trigger's answer, as it was told of them.
+#[tokio::test(start_paused = true)]
+async fn l2_the_cookies_of_a_handshake_are_marked_on_the_triggers_answer() {
+    for is_replayed in [true, false] {
+        let server = Server::new(Profile::Python2);
+        let layer = SessionRecoveryLayer::new().replay_when(move |_| is_replayed);
+        let client = client(&server, layer);
+        let session = handshake(&client).await;
+        server.restart();
+        let behind = server.clone();
+        answer(&server, "initialize", move |seen| {
+            let mut made = behind.default_answer(seen);
+            let set = "route=secret-replica".parse().unwrap();
+            made.headers_mut().insert("set-cookie", set);
+            made
+        });
+        let trigger = marked(post(Some(&session), &call()));
+        let answer = send(&client, trigger).await;
+        assert_eq!(answer.status, if is_replayed { 200 } else { 404 });
+        assert!(answer.headers["set-cookie"].is_sensitive());
+    }
+}
