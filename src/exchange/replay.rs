@@ -9,6 +9,7 @@ use http_body::Body;
 use super::{Exchange, LastEventId, allowance::Allowance, examine::Examined, in_flight::Next};
 use crate::{
     Failure, Outcome, Refusal, body::ResponseBody, http_service::HttpService, mcp::Message,
+    session::Affinity,
 };
 
 /// Sends the request again in the epoch that is current then, if that is allowed. Otherwise the
@@ -26,8 +27,11 @@ where
         return Next::answer(exchange.bring_cookies(accepted.map(ResponseBody::whole)));
     }
     if let Some(refusal) = exchange.refusal() {
-        let response = exchange.give_back(answer, Outcome::NotReplayed(refusal));
-        return Next::answer(exchange.bring_cookies(response));
+        let mut response = exchange.give_back(answer, Outcome::NotReplayed(refusal));
+        if let Some(affinity) = exchange.affinity_to_tell() {
+            affinity.tell_after(response.headers_mut());
+        }
+        return Next::answer(response);
     }
     let mut service = loop {
         let mut service = exchange.shared.inner.get();
@@ -103,11 +107,15 @@ where
     /// The response to the request that triggered a recovery tells of the cookies that were set in
     /// it, if the caller sends cookies at all (rule E11).
     pub(super) fn bring_cookies<T>(&self, mut response: Response<T>) -> Response<T> {
-        if self.led && self.head.value(&http::header::COOKIE).is_some() {
-            if let Some(handshake) = self.epoch().handshake() {
-                handshake.affinity.tell(response.headers_mut());
-            }
+        if let Some(affinity) = self.affinity_to_tell() {
+            affinity.tell_before(response.headers_mut());
         }
         response
+    }
+
+    fn affinity_to_tell(&self) -> Option<&Affinity> {
+        let is_told = self.led && self.head.value(&http::header::COOKIE).is_some();
+        let handshake = self.epoch().handshake().filter(|_| is_told)?;
+        Some(&handshake.affinity)
     }
 }

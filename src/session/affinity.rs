@@ -128,14 +128,22 @@ impl Affinity {
         }
     }
 
-    /// Tells a caller of what was set while it waited; what its own answer sets comes after.
-    pub(crate) fn tell(&self, answer: &mut HeaderMap) {
+    /// Tells a caller of what was set while it waited; what its own answer, which came later, sets
+    /// comes after.
+    pub(crate) fn tell_before(&self, answer: &mut HeaderMap) {
         if self.set_cookie.is_empty() {
             return;
         }
         let own: Vec<_> = answer.get_all(SET_COOKIE).iter().cloned().collect();
         answer.remove(SET_COOKIE);
         for set_cookie in self.set_cookie.iter().chain(&own) {
+            answer.append(SET_COOKIE, set_cookie.clone());
+        }
+    }
+
+    /// The same on an answer that came before it was set. The last word counts.
+    pub(crate) fn tell_after(&self, answer: &mut HeaderMap) {
+        for set_cookie in &self.set_cookie {
             answer.append(SET_COOKIE, set_cookie.clone());
         }
     }

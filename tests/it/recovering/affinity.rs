@@ -552,3 +552,51 @@ async fn e11_a_get_that_resumes_is_sent_again_with_the_cookies() {
     assert_eq!((&**what, replica), ("GET", new));
     assert_eq!(*cookies, Some(format!("user=1; route={new}")));
 }
+
+/// A session whose server sets these in each handshake, and this with each 404.
+async fn set_by_handshakes(
+    sets: &'static [&'static str],
+    expired: Option<&'static str>,
+) -> (Server, SessionRecovery<ServerService>, String) {
+    let server = Server::new(Profile::TypeScriptJson);
+    let layer = SessionRecoveryLayer::new().replay_when(|it| it.method() != Some("tools/list"));
+    let client = client(&server, layer);
+    let session = handshake(&client).await;
+    let behind = server.clone();
+    let mut sets = sets.iter();
+    server.on(move |seen| {
+        let mut reply = behind.default_answer(seen);
+        let set = match &*seen.what() {
+            "initialize" => sets.next().copied().filter(|set| !set.is_empty()),
+            _ => expired.filter(|_| reply.status() == 404),
+        };
+        if let Some(set) = set {
+            let headers = reply.headers_mut();
+            headers.append("set-cookie", set.parse().unwrap());
+        }
+        Some(reply)
+    });
+    (server, client, session)
+}
+
+fn with_cookies(mut request: Request<CallerBody>, cookies: &str) -> Request<CallerBody> {
+    let cookies = cookies.parse().unwrap();
+    request.headers_mut().insert("cookie", cookies);
+    request
+}
+
+/// E11, F2, F5: an answer that is given back came before the handshake, whose word is the last.
+#[tokio::test(start_paused = true)]
+async fn e11_f2_f5_a_jar_is_left_with_the_handshakes_cookie_where_nothing_is_replayed() {
+    let response = json!({"jsonrpc": "2.0", "id": 1, "result": {}});
+    let not_replayed = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list"});
+    for message in [response, not_replayed] {
+        let (server, client, session) = set_by_handshakes(&["route=b"], Some("route=c")).await;
+        server.restart();
+        let request = with_cookies(post(Some(&session), &message), "route=a");
+        let answer = send(&client, request).await;
+        assert!(matches!(answer.outcome(), Some(Outcome::NotReplayed(_))));
+        let set: Vec<_> = answer.headers.get_all("set-cookie").iter().collect();
+        assert_eq!(set, ["route=c", "route=b"], "{message}");
+    }
+}
