@@ -6,7 +6,7 @@ use http::{
 };
 
 /// How many cookies a handshake may set, as browsers allow for a host at least (RFC 6265, 6.1), how
-/// long each may be, and how many of their earlier values are known.
+/// long each may be, and how many of their earlier values are known, besides that of the trigger.
 const MAX_COOKIES: usize = 50;
 const MAX_LEN: usize = 4096;
 const MAX_OUTDATED: usize = 4;
@@ -58,21 +58,19 @@ impl Affinity {
         }
     }
 
-    /// Notes what callers may still send: what the `trigger` had, and what was known `before`.
+    /// Notes what callers may still send: what was known `before`, and what the `trigger` had.
     pub(crate) fn outdate(&mut self, before: Option<&Self>, trigger: &HeaderMap) {
+        let before = before.map_or(&[][..], |before| &before.cookies);
         for cookie in &mut self.cookies {
-            let earlier = before.into_iter().flat_map(|before| &before.cookies);
-            let earlier = earlier
-                .filter(|it| it.name == cookie.name)
-                .flat_map(|it| it.outdated.iter().rev().chain(&it.value));
-            let sent = sent_cookies(trigger).filter(|(name, _)| *name == cookie.name);
-            let values = sent
-                .map(|(_, value)| value.to_vec())
-                .chain(earlier.cloned());
-            for value in values {
+            let earlier = before.iter().find(|it| it.name == cookie.name);
+            let sent = sent_values(trigger, &cookie.name).map(<[u8]>::to_vec);
+            // Most jars have the latest of all. What is left out is the oldest.
+            let latest = earlier.and_then(|it| it.value.clone()).into_iter();
+            let older = earlier.into_iter().flat_map(|it| it.outdated.clone());
+            for value in latest.chain(sent).chain(older) {
                 if Some(&value) != cookie.value.as_ref()
                     && !cookie.outdated.contains(&value)
-                    && cookie.outdated.len() < MAX_OUTDATED
+                    && cookie.outdated.len() < 1 + MAX_OUTDATED
                 {
                     cookie.outdated.push(value);
                 }
@@ -218,6 +216,12 @@ fn sent_cookies(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
     fields.flat_map(cookies).filter_map(pair)
 }
 
+/// The values of the cookies of this name.
+fn sent_values<'a>(headers: &'a HeaderMap, name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+    let sent = sent_cookies(headers).filter(move |(it, _)| *it == name);
+    sent.map(|(_, value)| value)
+}
+
 fn sensitive(value: &[u8]) -> Option<HeaderValue> {
     let mut value = HeaderValue::from_bytes(value).ok()?;
     value.set_sensitive(true);
@@ -326,7 +330,23 @@ mod tests {
         let cookie = "route=new; route=1; route=1; route=2; route=3; route=4; route=5";
         let affinity = affinity(&["route=new"], &[cookie]);
         let known = affinity.cookies[0].outdated.iter().map(|it| &**it);
-        assert!(known.eq([b"1", b"2", b"3", b"4"]));
+        assert!(known.eq([b"1", b"2", b"3", b"4", b"5"]));
+    }
+
+    /// What a jar may have: what the trigger had, which need not be the latest, and the latest ones.
+    #[test]
+    fn e11_the_earlier_values_that_are_known_are_the_latest_ones() {
+        // Given a caller whose jar never learns what is set,
+        let mut affinity = affinity(&["route=1"], &["route=0"]);
+        for epoch in 2..=9 {
+            let mut next = Affinity::default();
+            let set = HeaderValue::from_str(&format!("route={epoch}")).unwrap();
+            next.learn(&HeaderMap::from_iter([(SET_COOKIE, set)]));
+            next.outdate(Some(&affinity), &headers(COOKIE, &["route=0"]));
+            affinity = next;
+        }
+        let known = affinity.cookies[0].outdated.iter().map(|it| &**it);
+        assert!(known.eq([b"8", b"0", b"7", b"6", b"5"]));
     }
 
     #[test]

@@ -600,3 +600,22 @@ async fn e11_f2_f5_a_jar_is_left_with_the_handshakes_cookie_where_nothing_is_rep
         assert_eq!(set, ["route=c", "route=b"], "{message}");
     }
 }
+
+/// E11: of the earlier values the latest are known, whatever the trigger had.
+#[tokio::test(start_paused = true)]
+async fn e11_the_value_of_the_epoch_before_is_known_whatever_the_trigger_had() {
+    let sets = &["v=1", "v=2", "v=3", "v=4", "v=5", "v=6", "v=7"];
+    let (server, client, session) = set_by_handshakes(sets, None).await;
+    for set in sets {
+        server.restart();
+        let call = with_cookies(post(Some(&session), &tool_call(1)), "v=0");
+        assert_eq!(send(&client, call).await.status, 200);
+        assert_eq!(server.last("tools/call").header("cookie"), Some(*set));
+    }
+    for known in ["v=0", "v=6", "v=5", "v=4", "v=3"] {
+        let call = with_cookies(post(Some(&session), &tool_call(2)), known);
+        assert_eq!(send(&client, call).await.status, 200);
+        let sent = server.last("tools/call");
+        assert_eq!(sent.header("cookie"), Some("v=7"), "{known}");
+    }
+}
