@@ -61,6 +61,7 @@ impl Affinity {
     /// Notes what callers may still send: what was known `before`, and what the `trigger` had.
     pub(crate) fn outdate(&mut self, before: Option<&Self>, trigger: &HeaderMap) {
         let before = before.map_or(&[][..], |before| &before.cookies);
+        self.keep_on(before, trigger);
         for cookie in &mut self.cookies {
             let earlier = before.iter().find(|it| it.name == cookie.name);
             let sent = sent_values(trigger, &cookie.name).map(<[u8]>::to_vec);
@@ -74,6 +75,24 @@ impl Affinity {
                 {
                     cookie.outdated.push(value);
                 }
+            }
+        }
+    }
+
+    /// A handshake that went out with a cookie as it was, and was not given another, leads to where
+    /// that leads. What was taken back is taken back still.
+    fn keep_on(&mut self, before: &[Cookie], trigger: &HeaderMap) {
+        for cookie in before {
+            let is_set_anew = self.cookies.iter().any(|it| it.name == cookie.name);
+            let is_as_it_was = match &cookie.value {
+                Some(value) => sent_values(trigger, &cookie.name).next() == Some(&**value),
+                None => true,
+            };
+            if is_as_it_was && !is_set_anew && self.cookies.len() < MAX_COOKIES {
+                self.cookies.push(Cookie {
+                    outdated: Vec::new(),
+                    ..cookie.clone()
+                });
             }
         }
     }
@@ -350,6 +369,52 @@ mod tests {
     }
 
     #[test]
+    fn e11_what_a_handshake_does_not_set_anew_is_as_it_was() {
+        let set = ["route=b", "zone=1", "gone=; Max-Age=0"];
+        let before = affinity(&set, &["route=a; zone=0; gone=x"]);
+        // Given a trigger that had one cookie as it was, and of the other another's,
+        let mut after = Affinity::default();
+        after.outdate(
+            Some(&before),
+            &headers(COOKIE, &["route=b; zone=2; gone=x"]),
+        );
+
+        // then callers are led on by the one, what was taken back stays taken back,
+        for (sent, out) in [
+            ("route=a; gone=x", Some("route=b")),
+            ("route=b", Some("route=b")),
+            ("gone=x", None),
+            ("gone=y", Some("gone=y")),
+            // and of the other nothing is known: where the session is, nobody was told.
+            ("zone=0", Some("zone=0")),
+            ("zone=2", Some("zone=2")),
+        ] {
+            let mut request = headers(COOKIE, &[sent]);
+            after.translate(&mut request);
+            let translated = request.get(COOKIE).map(|it| it.to_str().unwrap());
+            assert_eq!(translated, out, "{sent}");
+        }
+        // Nor does the trigger have to be told of anything.
+        let mut answer = HeaderMap::new();
+        after.tell_before(&mut answer);
+        after.tell_after(&mut answer);
+        assert!(answer.is_empty());
+
+        // What is set anew, or taken back in its turn, is that.
+        for (set, out) in [("route=c", Some("route=c")), ("route=; Max-Age=0", None)] {
+            let mut after = Affinity::default();
+            after.learn(&headers(SET_COOKIE, &[set]));
+            after.outdate(Some(&before), &headers(COOKIE, &["route=b"]));
+            for sent in ["route=a", "route=b"] {
+                let mut request = headers(COOKIE, &[sent]);
+                after.translate(&mut request);
+                let translated = request.get(COOKIE).map(|it| it.to_str().unwrap());
+                assert_eq!(translated, out, "{sent} {set}");
+            }
+        }
+    }
+
+    #[test]
     fn k10_what_the_cookies_hold_counts() {
         let affinity = affinity(&["route=new", "a=; Max-Age=0"], &["route=old; a=earlier"]);
         let (set, kept) = (
@@ -381,5 +446,12 @@ mod tests {
             .collect();
         affinity.learn(&many);
         assert_eq!(affinity.cookies.len(), MAX_COOKIES);
+        // Nor by setting others in each epoch.
+        let mut next = Affinity::default();
+        next.learn(&headers(SET_COOKIE, &["other=1"]));
+        let all: Vec<_> = (0..1000).map(|n| format!("c{n}=1")).collect();
+        let all = HeaderValue::from_str(&all.join("; ")).unwrap();
+        next.outdate(Some(&affinity), &HeaderMap::from_iter([(COOKIE, all)]));
+        assert_eq!(next.cookies.len(), MAX_COOKIES);
     }
 }

@@ -601,6 +601,33 @@ async fn e11_f2_f5_a_jar_is_left_with_the_handshakes_cookie_where_nothing_is_rep
     }
 }
 
+/// E11: a balancer sets no cookie where it is sent one that it knows.
+#[tokio::test(start_paused = true)]
+async fn e11_a_handshake_that_sets_no_cookie_forgets_none() {
+    // Given a session that was led from one replica to another, and back to that once it has restarted,
+    let (server, client, session) = set_by_handshakes(&["route=b", "", "route=c"], None).await;
+    let call = async |id, cookie: &str| {
+        let call = with_cookies(post(Some(&session), &tool_call(id)), cookie);
+        assert_eq!(send(&client, call).await.status, 200);
+        server
+            .last("tools/call")
+            .header("cookie")
+            .unwrap()
+            .to_owned()
+    };
+    server.restart();
+    assert_eq!(call(1, "route=a").await, "route=b");
+    server.restart();
+    assert_eq!(call(2, "route=b").await, "route=b");
+    // then a jar that has not learned of the first is led there,
+    assert_eq!(call(3, "route=a").await, "route=b");
+    // and both to the next.
+    server.restart();
+    assert_eq!(call(4, "route=b").await, "route=c");
+    assert_eq!(call(5, "route=a").await, "route=c");
+    assert_eq!(call(6, "route=b").await, "route=c");
+}
+
 /// E11: of the earlier values the latest are known, whatever the trigger had.
 #[tokio::test(start_paused = true)]
 async fn e11_the_value_of_the_epoch_before_is_known_whatever_the_trigger_had() {
