@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode, header::HeaderMap, request::Parts};
+use http::{Method, Request, Response, StatusCode, header::HeaderMap, request::Parts};
 use http_body::Body;
 
 use super::{LastEventId, allowance::Allowance, packed::PackedHead};
@@ -180,7 +180,10 @@ where
     /// request must not be sent (rule A5).
     pub(super) fn is_taken(&self) -> bool {
         let sessions = &self.shared.sessions;
-        sessions.is_anothers(&self.session, self.epoch())
+        match *self.head.method() {
+            Method::DELETE => sessions.ends_anothers(&self.session, self.epoch()),
+            _ => sessions.is_anothers(&self.session, self.epoch()),
+        }
     }
 
     /// Whether the session has ended while the request waited to be sent in its new epoch, whose id

@@ -278,8 +278,17 @@ impl Chain {
     /// The current epoch is known to have expired: the server gave its id to somebody else
     /// (rule A5). One that does not tell its sessions apart may be sent it all the same.
     pub(super) fn expire(&self) {
+        self.expire_by(false);
+    }
+
+    /// The same where it gave its id to a handshake of this very session.
+    pub(super) fn expire_by_own(&self) {
+        self.expire_by(true);
+    }
+
+    fn expire_by(&self, own: bool) {
         let mut state = self.lock();
-        state.expire();
+        state.expire(own);
         self.is_first.store(false, Ordering::Release);
     }
 
@@ -353,7 +362,7 @@ impl Leader {
             }
             let replaced = state.publish(epoch, shares, chain.pauses);
             if is_taken {
-                state.expire();
+                state.expire(false);
             }
             replaced
         };

@@ -37,8 +37,8 @@ pub(crate) struct Epoch {
     handshake: Option<Box<Handshake>>,
     replaced: AtomicBool,
     replacement: Arc<Notify>,
-    /// The server has given its id to somebody else (rule A5).
-    reassigned: AtomicBool,
+    /// Whom the server has given its id since (rule A5).
+    reassigned: AtomicU8,
     /// Until an answer shows that it lives, a recovery may have been of no use (rule J4).
     unproven: AtomicU8,
     /// Of the request that first showed that a restored epoch lives: its own credentials are not
@@ -46,6 +46,12 @@ pub(crate) struct Epoch {
     #[cfg(feature = "store")]
     shown_by: OnceLock<HeaderMap>,
 }
+
+/// It has not.
+const NOBODY: u8 = 0;
+/// A handshake of the very session whose epoch it is.
+const OWN_HANDSHAKE: u8 = 1;
+const SOMEBODY_ELSE: u8 = 2;
 
 /// Nothing is to be shown, or it has been.
 const PROVEN: u8 = 0;
@@ -104,7 +110,7 @@ impl Epoch {
             handshake: None,
             replaced: AtomicBool::new(false),
             replacement: Arc::default(),
-            reassigned: AtomicBool::new(false),
+            reassigned: AtomicU8::new(NOBODY),
             unproven: AtomicU8::new(PROVEN),
             #[cfg(feature = "store")]
             shown_by: OnceLock::new(),
@@ -146,7 +152,7 @@ impl Epoch {
             handshake: Some(Box::new(handshake)),
             replaced: AtomicBool::new(false),
             replacement: Arc::default(),
-            reassigned: AtomicBool::new(false),
+            reassigned: AtomicU8::new(NOBODY),
             unproven: AtomicU8::new(RECOVERED),
             #[cfg(feature = "store")]
             shown_by: OnceLock::new(),
@@ -171,7 +177,7 @@ impl Epoch {
             handshake: handshake.map(Box::new),
             replaced: AtomicBool::new(false),
             replacement: Arc::default(),
-            reassigned: AtomicBool::new(false),
+            reassigned: AtomicU8::new(NOBODY),
             shown_by: OnceLock::new(),
         }
     }
@@ -313,11 +319,21 @@ impl Epoch {
 
     /// The server has given its id to somebody else, for good.
     pub(super) fn reassign(&self) {
-        self.reassigned.store(true, Ordering::Release);
+        self.reassigned.store(SOMEBODY_ELSE, Ordering::Release);
+    }
+
+    /// The server has given its id to a handshake of its own session.
+    pub(super) fn reassign_to_own(&self) {
+        self.reassigned.fetch_max(OWN_HANDSHAKE, Ordering::AcqRel);
     }
 
     pub(super) fn is_reassigned(&self) -> bool {
-        self.reassigned.load(Ordering::Acquire)
+        self.reassigned.load(Ordering::Acquire) != NOBODY
+    }
+
+    /// Whether that was to nobody but its own session.
+    pub(super) fn is_reassigned_to_own(&self) -> bool {
+        self.reassigned.load(Ordering::Acquire) == OWN_HANDSHAKE
     }
 
     pub(crate) fn is_replaced(&self) -> bool {

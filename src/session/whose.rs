@@ -61,7 +61,12 @@ impl Sessions {
         table.assigned.take(session.endpoint(), id);
         let taken = table.assigned.insert(session, id);
         let holders = table.holders(session.endpoint(), id);
-        holders.iter().for_each(|holder| holder.chain().expire());
+        for holder in holders {
+            match Arc::ptr_eq(&holder, session) {
+                true => holder.chain().expire_by_own(),
+                false => holder.chain().expire(),
+            }
+        }
         _given_away = table.earlier.reassign(session.endpoint(), id);
         Assigned {
             sessions: self.clone(),
@@ -135,13 +140,28 @@ impl Sessions {
             || table.assigned.is_anothers(session, id)
     }
 
+    /// Whether to end this epoch of `session` would end the session of somebody else (rules A5, I1).
+    /// What a handshake of its own has left half-open under its id is its own to end.
+    pub(crate) fn ends_anothers(&self, session: &Arc<Session>, epoch: &Epoch) -> bool {
+        match epoch.id() {
+            Some(id) if epoch.is_reassigned_to_own() => self.has_another(session, id),
+            _ => self.is_anothers(session, epoch),
+        }
+    }
+
+    /// Whether another session than this uses the id.
+    fn has_another(&self, session: &Arc<Session>, id: &HeaderValue) -> bool {
+        let table = self.read();
+        // Where there is one id for all, none is known to have expired.
+        let tells_apart = table.handed_out.differ(session.endpoint());
+        let mut holders = table.holders(session.endpoint(), id).into_iter();
+        holders.any(|it| !Arc::ptr_eq(&it, session) && (!tells_apart || !it.chain().is_expired()))
+            || table.assigned.is_anothers(session, id)
+    }
+
     /// Whether the server has given an id that `session` was given to somebody else since.
     pub(crate) fn is_given_away(&self, session: &Arc<Session>, id: &HeaderValue) -> bool {
-        let table = self.read();
-        let mut holders = table.holders(session.endpoint(), id).into_iter();
-        let is_anothers = |it: Arc<Session>| !Arc::ptr_eq(&it, session) && !it.chain().is_expired();
-        table.handed_out.differ(session.endpoint())
-            && (holders.any(is_anothers) || table.assigned.is_anothers(session, id))
+        self.tells_apart(session.endpoint()) && self.has_another(session, id)
     }
 
     /// Whether the endpoint is known to hand out more than one id.

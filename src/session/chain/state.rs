@@ -91,12 +91,15 @@ impl State {
         self.pace.useless(pauses, ended);
     }
 
-    /// The current epoch is known to have expired: the server gave its id to somebody else
-    /// (rule A5). One that does not tell its sessions apart may be sent it all the same.
-    pub(super) fn expire(&mut self) {
+    /// The current epoch is known to have expired: the server gave its id to somebody else, or to a
+    /// handshake of its `own` session (rule A5). One that does not tell its sessions apart may be
+    /// sent it all the same.
+    pub(super) fn expire(&mut self, own: bool) {
         self.expired = true;
-        if !self.shares {
-            self.epoch.reassign();
+        match own {
+            _ if self.shares => {}
+            true => self.epoch.reassign_to_own(),
+            false => self.epoch.reassign(),
         }
     }
 

@@ -169,6 +169,68 @@ async fn a5_i3_a_half_open_session_with_the_old_ones_id_is_ended() {
     assert_eq!(server.count("DELETE"), 1);
 }
 
+/// A5, I1: where a server that counts has one session, what a handshake leaves half-open is called as the
+/// session was. It may be everybody's, and the layer does not end it; its caller may.
+#[tokio::test(start_paused = true)]
+async fn a5_i1_j3_a_delete_ends_what_a_handshake_of_its_own_session_has_left_half_open() {
+    for waits in [true, false] {
+        // Given Ada alone, on a server that has restarted and accepts no session,
+        let server = Server::new(Profile::TypeScriptJson);
+        server.set_ids(Ids::Counting);
+        let sessions = Sessions::new();
+        let layer = SessionRecoveryLayer::new().sessions(sessions.clone());
+        let ada = User::connect(&client(&server, layer), "Ada").await;
+        server.restart();
+        let door = Door::then(&server, is("notifications/initialized"), |_| {
+            reply(500, None, "")
+        });
+
+        // when she ends her session while it is recovered, or after that has failed,
+        let call = calling(&ada, 1);
+        settle().await;
+        let delete = || with_token(delete(&ada.session), Some("Ada"));
+        let waiting = waits.then(|| start(&ada.client, delete()));
+        settle().await;
+        door.open();
+        assert_eq!(call.await.unwrap().status, 404);
+        let answer = match waiting {
+            Some(waiting) => waiting.await.unwrap(),
+            None => send(&ada.client, delete()).await,
+        };
+
+        // then it ends on the server, too.
+        assert_eq!(answer.status, 200, "{waits}");
+        settle().await;
+        assert_eq!(server.count("DELETE"), 1);
+        assert_eq!(server.live(), [""; 0]);
+        assert!(sessions.is_empty());
+    }
+}
+
+/// A5, I1: but not if the id went on to another, nor if another shares it.
+#[tokio::test(start_paused = true)]
+async fn a5_i1_a_delete_does_not_end_what_was_half_open_and_is_anothers_by_now() {
+    for ids in [Ids::Counting, Ids::Constant] {
+        // Given Ada, whose handshake has left the id that she had half-open,
+        let server = Server::new(Profile::TypeScriptJson);
+        server.set_ids(ids);
+        let client = client(&server, SessionRecoveryLayer::new().principal(by_token));
+        let ada = User::connect(&client, "Ada").await;
+        server.restart();
+        answer(&server, "notifications/initialized", |_| {
+            reply(500, None, "")
+        });
+        assert_eq!(ada.call(1).await.status, 404);
+        heal(&server);
+        // when Bob is given it, then hers ends nothing.
+        server.restart();
+        let bob = User::connect(&client, "Bob").await;
+        ada.delete().await;
+        assert_eq!(server.count("DELETE"), 0, "{ids:?}");
+        assert_eq!(bob.call(2).await.status, 200, "{ids:?}");
+    }
+}
+
 /// A5, F2: a response that stays in an old session of its caller is not sent under an id that was
 /// given away, though the one to whom it was given never used it.
 #[tokio::test(start_paused = true)]
