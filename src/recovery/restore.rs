@@ -32,6 +32,8 @@ use crate::{
 
 /// How many of them are under way at once.
 const CONCURRENCY: usize = 16;
+/// How often a session is told of what was changed again while it was told.
+const ROUNDS: usize = 8;
 /// The largest answer that is read; there is hardly anything in it.
 const MAX_ANSWER: usize = 64 * 1024;
 
@@ -56,9 +58,13 @@ where
 }
 
 /// Tells the session that is current what an earlier one has accepted since the new one was told
-/// what it held. Nobody waits for that.
-pub(crate) fn tell<S, B>(shared: &Arc<Shared<S>>, session: &Arc<Session>, changes: Vec<StateChange>)
-where
+/// what it held. Nobody waits for that, so the caller may change it meanwhile: what it was answered
+/// last is what holds.
+pub(crate) fn tell<S, B>(
+    shared: &Arc<Shared<S>>,
+    session: &Arc<Session>,
+    mut changes: Vec<StateChange>,
+) where
     S: HttpService<B>,
     B: Body<Error: Send> + Send + 'static,
 {
@@ -74,7 +80,14 @@ where
         // Of a session that nobody records any more it is not known whose its id is by now.
         let is_over = || session.chain().is_forgotten();
         let is_anothers = || is_over() || shared.sessions.is_anothers(&session, &epoch);
-        change(&client, &upstream, changes, deadline, is_anothers).await;
+        for _ in 0..ROUNDS {
+            let told = changes.clone();
+            change(&client, &upstream, changes, deadline, &is_anothers).await;
+            changes = session.state().changed_since(&told);
+            if changes.is_empty() {
+                return;
+            }
+        }
     });
 }
 

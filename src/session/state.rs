@@ -119,6 +119,29 @@ impl State {
             .chain(removed.map(StateChange::Unsubscribe))
             .collect()
     }
+
+    /// What undoes those of the changes that were `told` which do not hold any more.
+    pub(crate) fn changed_since(&self, told: &[StateChange]) -> Vec<StateChange> {
+        let undo = |told: &StateChange| match told {
+            StateChange::LogLevel(told) => {
+                let level = self.log_level.as_ref();
+                // What is not kept may hold all the same.
+                let level = level.filter(|level| *level != told && told.len() <= MAX_LEVEL);
+                level.cloned().map(StateChange::LogLevel)
+            }
+            StateChange::Subscribe(uri) => {
+                let may_hold = self.subscriptions.contains(uri)
+                    || self.not_kept.contains(&digest(uri))
+                    || self.not_kept.len() >= MAX_NOT_KEPT;
+                (!may_hold).then(|| StateChange::Unsubscribe(uri.clone()))
+            }
+            StateChange::Unsubscribe(uri) => {
+                let holds = self.subscriptions.contains(uri);
+                holds.then(|| StateChange::Subscribe(uri.clone()))
+            }
+        };
+        told.iter().filter_map(undo).collect()
+    }
 }
 
 fn digest(uri: &str) -> u64 {
@@ -381,5 +404,39 @@ mod tests {
             state.apply(StateChange::Unsubscribe(uri.to_owned()), 2);
         }
         assert_eq!(state.bytes(), ENTRY + "file:///bcinfo".len());
+    }
+
+    #[test]
+    fn h1_what_was_told_and_does_not_hold_any_more_is_undone() {
+        let [level, longer] = ["info", "error"].map(|it| StateChange::LogLevel(it.into()));
+        let [here, gone, back] = ["here", "gone", "back"];
+        let [subscribe, unsubscribe]: [fn(String) -> StateChange; 2] =
+            [StateChange::Subscribe, StateChange::Unsubscribe];
+        let mut state = State::default();
+        for change in [
+            longer.clone(),
+            subscribe(here.into()),
+            subscribe(back.into()),
+        ] {
+            state.apply(change, 2);
+        }
+        let told = [level, subscribe(here.into()), subscribe(gone.into())];
+        let undone = [longer.clone(), unsubscribe(gone.into())];
+        assert_eq!(state.changed_since(&told), undone);
+        let told = [longer, unsubscribe(back.into()), unsubscribe(gone.into())];
+        assert_eq!(state.changed_since(&told), [subscribe(back.into())]);
+
+        // What there was no room for may hold, and so may a level that is not kept.
+        state.apply(subscribe(gone.into()), 2);
+        let told = [
+            subscribe(gone.into()),
+            StateChange::LogLevel("x".repeat(MAX_LEVEL + 1)),
+        ];
+        assert_eq!(state.changed_since(&told), []);
+        for number in 0..=MAX_NOT_KEPT {
+            state.apply(subscribe(number.to_string()), 2);
+        }
+        let told = [subscribe(MAX_NOT_KEPT.to_string())];
+        assert_eq!(state.changed_since(&told), []);
     }
 }

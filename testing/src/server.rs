@@ -266,6 +266,11 @@ impl Server {
                             .levels
                             .insert(session.clone(), params["level"].clone());
                     }
+                    "resources/unsubscribe" => {
+                        let uris = state.subscriptions.entry(session.clone());
+                        let uris = uris.or_default();
+                        uris.retain(|uri| *uri != params["uri"]);
+                    }
                     "resources/subscribe" => state
                         .subscriptions
                         .entry(session.clone())

@@ -738,3 +738,76 @@ async fn h1_a_session_that_was_forgotten_is_told_of_nothing() {
     // then nothing is sent to the new one.
     assert_eq!(restored(&scene), state(None, &[]));
 }
+
+/// H1: the new session is told of what the old one accepted late, and the caller has changed that by
+/// the time it gets there.
+#[tokio::test(start_paused = true)]
+async fn h1_what_is_told_late_does_not_undo_what_the_caller_has_set_since() {
+    for (first, then, holds) in [
+        (
+            set_level("info"),
+            set_level("error"),
+            (Some("error"), &[][..]),
+        ),
+        (subscribe("late"), unsubscribe("late"), (None, &[])),
+        (unsubscribe("kept"), subscribe("kept"), (None, &["kept"])),
+    ] {
+        // Given a change that the old session accepts once it has been replaced,
+        let scene = scene_with(Profile::TypeScript, layer(), json!({"logging": {}})).await;
+        if holds.1 == ["kept"] {
+            scene
+                .send(post(Some(&scene.session), &subscribe("kept")))
+                .await;
+        }
+        let [callers, layers] = [(); 2].map(|()| Arc::new(tokio::sync::Notify::new()));
+        let (opens, asked) = (callers.clone(), first.clone());
+        let mut is_first = true;
+        scene.server.on_async(move |seen| {
+            let (id, opens) = (seen.message()["id"].clone(), opens.clone());
+            let is_it = seen.message() == asked && std::mem::take(&mut is_first);
+            is_it.then(|| {
+                Box::pin(async move {
+                    opens.notified().await;
+                    let result = json!({"jsonrpc": "2.0", "id": id, "result": {}});
+                    Ok(json_reply(200, &result))
+                }) as Answering
+            })
+        });
+        let changing = scene.spawn(post(Some(&scene.session), &first));
+        settle().await;
+        scene.recover().await;
+        // and of which the layer's own word takes its time,
+        let (opens, method) = (layers.clone(), first["method"].clone());
+        let behind = scene.server.clone();
+        let mut is_first = true;
+        scene.server.on_async(move |seen| {
+            let (behind, seen, opens) = (behind.clone(), seen.clone(), opens.clone());
+            let message = seen.message();
+            let is_own = message["id"].is_string() && message["method"] == method;
+            (is_own && std::mem::take(&mut is_first)).then(|| {
+                Box::pin(async move {
+                    opens.notified().await;
+                    Ok(behind.default_answer(&seen))
+                }) as Answering
+            })
+        });
+        callers.notify_one();
+        assert_eq!(changing.await.unwrap().status, 200);
+        settle().await;
+
+        // when the caller changes its mind before that is there,
+        assert_eq!(
+            scene.send(post(Some(&scene.session), &then)).await.status,
+            200
+        );
+        layers.notify_one();
+        settle().await;
+
+        // then what holds is what it was answered last.
+        let current = scene.server.last("notifications/initialized");
+        let current = current.session().unwrap();
+        let level = scene.server.level(current);
+        assert_eq!(level.as_ref().and_then(Value::as_str), holds.0, "{then}");
+        assert_eq!(scene.server.subscriptions(current), holds.1, "{then}");
+    }
+}
