@@ -238,6 +238,8 @@ impl Chain {
             let paused = || Arc::new(Failure::Paused.into());
             return Claim::Failed(shared.cloned().unwrap_or_else(paused));
         }
+        // What is answered in it from here on does not make up for this attempt.
+        state.epoch.settle();
         let (flight, leader) = Leader::take(of, &mut state, patience);
         Claim::Lead(state.epoch.clone(), flight, leader)
     }

@@ -287,11 +287,8 @@ fn session(state: &mut State, seen: &Seen) {
                     || format!("{sent} for {version} in {:?} {}", tag.kind, tag.number),
                 );
             }
-            // A ping may come to the half-open session that has the old one's id.
-            let upstream = &state.account.upstreams[serial];
-            let is_made = !upstream.by_layer || upstream.is_published;
             calls_sent_in(state, seen, tag, serial);
-            if !seen.is_layers() || seen.is_ping() && is_made {
+            if shows_session(state, seen, serial) {
                 let of = state.account.upstreams[serial].lineage;
                 state.account.sent_in(of.unwrap_or(number), serial);
             }
@@ -307,7 +304,7 @@ fn session(state: &mut State, seen: &Seen) {
                 state.account.violate("never another's session", what);
             }
             last.inspect(|last| calls_sent_in(state, seen, tag, *last));
-            if let (Some(last), true) = (last, !seen.is_layers() || seen.is_ping()) {
+            if let Some(last) = last.filter(|last| shows_session(state, seen, *last)) {
                 let of = state.account.upstreams[last].lineage;
                 state.account.sent_in(of.unwrap_or(number), last);
             }
@@ -330,6 +327,17 @@ fn session(state: &mut State, seen: &Seen) {
                 state.account.sent_in(of.unwrap_or(number), last);
             }
         }
+    }
+}
+
+/// Whether a request that is sent in this server session shows that it is its session's. Pings, and the
+/// caller's own DELETE, may come to the half-open one that has the old one's id.
+fn shows_session(state: &State, seen: &Seen, serial: usize) -> bool {
+    let upstream = &state.account.upstreams[serial];
+    let is_made = !upstream.by_layer || upstream.is_published;
+    match seen.is_layers() {
+        true => seen.is_ping() && is_made,
+        false => seen.method != Method::DELETE || is_made,
     }
 }
 
