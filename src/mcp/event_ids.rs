@@ -137,8 +137,11 @@ mod tests {
     #[test]
     fn k7_ids_leave_in_the_order_they_came() {
         let mut ids = EventIds::default();
-        let long = "x".repeat(2000);
-        for round in 0..100 {
+        let (rounds, long) = match cfg!(miri) {
+            true => (6, "x".repeat(200)),
+            false => (100, "x".repeat(2000)),
+        };
+        for round in 0..rounds {
             let mut more = EventIds::default();
             (0..6).for_each(|n| more.push(format!("{round}/{n}").as_bytes(), n));
             more.push(format!("{long}{round}").as_bytes(), 6);
@@ -152,8 +155,9 @@ mod tests {
             assert_eq!(find(&ids, format!("{long}{round}").as_bytes()), Some(6));
             assert_eq!(find(&ids, long.as_bytes()), None);
         }
-        assert_eq!(find(&ids, b"98/4"), Some(4));
-        assert_eq!(find(&ids, b"98/3"), None);
+        let before = rounds - 2;
+        assert_eq!(find(&ids, format!("{before}/4").as_bytes()), Some(4));
+        assert_eq!(find(&ids, format!("{before}/3").as_bytes()), None);
         assert!(ids.bytes() < 1000 && ids.packed.capacity() < 4096);
     }
 
@@ -194,10 +198,11 @@ mod tests {
     #[test]
     fn g3_an_id_that_is_no_unicode_is_found_however_long_it_is() {
         let mut ids = EventIds::default();
-        for len in 1..100 {
+        let longest = if cfg!(miri) { 12 } else { 100 };
+        for len in 1..longest {
             ids.push(&vec![0xff; len], len);
         }
-        for len in 1..100 {
+        for len in 1..longest {
             let sent = "\u{fffd}".repeat(len);
             assert_eq!(find(&ids, sent.as_bytes()), Some(len));
         }
