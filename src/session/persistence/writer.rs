@@ -227,7 +227,7 @@ async fn write(persistence: Weak<Persistence>, wake: Arc<Notify>, touch: Duratio
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::MAX_LAST, *};
     use crate::{
         session::{
             fixture::{ENDPOINT, recorded},
@@ -257,6 +257,20 @@ mod tests {
         // There is always room for a session that is there.
         persistence.push(Task::Save(Arc::downgrade(&session)));
         assert_eq!(lock(&persistence.queue).len(), MAX_ENDS + 1);
+    }
+
+    #[test]
+    fn k_n5_so_many_sessions_are_kept_for_what_has_not_been_written() {
+        let (persistence, sessions) = persistence();
+        let session = recorded(&sessions, ENDPOINT, "1");
+        let queued = || lock(&persistence.queue).len();
+        persistence.write_last(&session);
+        assert_eq!(queued(), 0, "nothing has changed in it");
+        session.with_synced(|_, synced| synced.is_queued = true);
+        for most in 1..MAX_LAST + 9 {
+            persistence.write_last(&session);
+            assert_eq!(queued(), most.min(MAX_LAST));
+        }
     }
 
     #[test]
