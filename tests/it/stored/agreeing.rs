@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use mcp_session_recovery::Outcome;
 use testing::mocked::*;
+use testing::whose::with_token;
 use testing::*;
 
 use super::faulty::{FaultyStore, Mode};
@@ -24,6 +25,12 @@ pub(super) async fn two_over(store: &FaultyStore, others: &FaultyStore) -> (Scen
     };
     assert_eq!(echoed(&other.call(1).await), 1);
     (one, other)
+}
+
+/// Asks for a change of the session's state.
+pub(super) fn change(method: &str, what: &str) -> serde_json::Value {
+    let params = serde_json::json!({"uri": what, "level": what});
+    serde_json::json!({"jsonrpc": "2.0", "id": 9, "method": method, "params": params})
 }
 
 #[tokio::test(start_paused = true)]
@@ -404,4 +411,164 @@ async fn n4_where_nobody_was_first_the_session_is_recovered_without_a_ping() {
     assert_eq!(echoed(&one.call(1).await), 1);
     assert_eq!(one.server.count("initialize"), 2);
     assert_eq!(one.server.count("ping"), 0);
+}
+
+/// N5: also where the store could not say so before the handshake.
+#[tokio::test(start_paused = true)]
+async fn n3_an_epoch_that_was_first_and_has_expired_already_is_not_gone_on_in() {
+    for is_away in [true, false] {
+        // Given an epoch that another process publishes while this one makes a handshake,
+        let store = FaultyStore::new();
+        let others = store.another_way();
+        let (one, other) = two_over(&store, &others).await;
+        one.server.restart();
+        let first = async || assert_eq!(echoed(&one.call(1).await), 1);
+        if is_away {
+            // or has published before, which a question in vain did not tell,
+            first().await;
+            one.server.restart();
+            others.set(Mode::Down);
+        }
+        let (gate, call) = other.recovering().await;
+        others.set(Mode::Works);
+        if !is_away {
+            let server = one.server.clone();
+            let answer = move |seen: &Seen| server.default_answer(seen);
+            one.server
+                .on(move |seen| (seen.what() == "initialize").then(|| answer(seen)));
+            first().await;
+            // and that has expired in its turn,
+            one.server.restart();
+        }
+
+        // when the handshake is answered, then what it made is what both go on in.
+        gate.open();
+        let answer = join([call]).await.remove(0);
+        assert_eq!(
+            (echoed(&answer), answer.outcome()),
+            (1, Some(Outcome::Replayed))
+        );
+        assert_eq!(answer.recovery.unwrap().epoch(), 2, "{is_away}");
+        assert_eq!(echoed(&one.call(2).await), 2);
+        assert_eq!(one.server.live().len(), 1);
+        assert_eq!(one.server.count("initialize"), 3);
+    }
+}
+
+/// Nor does it take a store that answers as fast as a request can wait.
+#[tokio::test(start_paused = true)]
+async fn n3_a_store_that_is_slow_keeps_processes_apart_until_it_has_answered() {
+    for millis in [400, 2000] {
+        // Given two processes, each in an epoch of its own, since the store was too slow for one,
+        let store = FaultyStore::new();
+        let others = store.another_way();
+        let (one, other) = two_over(&store, &others).await;
+        others.set(Mode::Slow(Duration::from_millis(millis)));
+        one.server.restart();
+        assert_eq!(echoed(&one.call(1).await), 1);
+        let agreed = one.server.live();
+        assert_eq!(echoed(&other.call(2).await), 2);
+        assert_eq!(one.server.live().len(), 2);
+
+        // when it has had its time, slow as it is, then both are in one,
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        for scene in [&other, &one] {
+            assert_eq!(echoed(&scene.call(3).await), 3);
+            let seen = one.server.last("tools/call");
+            assert_eq!(seen.session(), Some(&*agreed[0]), "{millis}");
+        }
+        // and the other one is ended.
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        assert_eq!(one.server.live(), agreed);
+    }
+}
+
+/// H1: what alters nothing of what one process knows may alter what the session holds.
+#[tokio::test(start_paused = true)]
+async fn n3_a_change_that_seems_to_be_none_is_one() {
+    let (on, off) = ("resources/subscribe", "resources/unsubscribe");
+    let level = "logging/setLevel";
+    for [before, by_one, by_other, after] in [
+        [None, Some((on, "a")), Some((off, "a")), None],
+        [
+            Some((on, "a")),
+            Some((off, "a")),
+            Some((on, "a")),
+            Some((on, "a")),
+        ],
+        [
+            Some((level, "info")),
+            Some((level, "debug")),
+            Some((level, "info")),
+            Some((level, "info")),
+        ],
+    ] {
+        for by in 0..3 {
+            // Given a session that one process has changed since the other found it,
+            let store = FaultyStore::new();
+            let one = live(store.layer()).await;
+            let changed = async |scene: &Scene, what: Option<(&str, &str)>| {
+                if let Some((method, what)) = what {
+                    scene
+                        .send(post(Some(&one.session), &change(method, what)))
+                        .await;
+                }
+                settle().await;
+            };
+            changed(&one, before).await;
+            let joined = || Scene {
+                client: mocked(&one.server, store.layer()),
+                server: one.server.clone(),
+                session: one.session.clone(),
+            };
+            let other = joined();
+            assert_eq!(echoed(&other.call(1).await), 1);
+            changed(&one, by_one).await;
+            // when the other changes it to what it thinks that it is,
+            changed(&other, by_other).await;
+            // then that is what any of them restores.
+            one.server.restart();
+            assert_eq!(echoed(&[&one, &other, &joined()][by].call(2).await), 2);
+            settle().await;
+            let live = one.server.live();
+            let of = |it| {
+                after
+                    .filter(|(method, _)| *method == it)
+                    .map(|(_, what)| what)
+            };
+            let subscriptions = one.server.subscriptions(&live[0]);
+            assert_eq!(subscriptions, Vec::from_iter(of(on)), "{by}");
+            assert_eq!(
+                one.server.level(&live[0]),
+                of(level).map(Into::into),
+                "{by}"
+            );
+        }
+    }
+}
+
+/// D8: what a server says to a stranger proves nothing of an epoch that another process has made.
+#[tokio::test(start_paused = true)]
+async fn n4_a_stranger_replaces_no_epoch_that_its_owner_lives_in() {
+    // Given a process that does not know yet that another one has gone on,
+    let store = FaultyStore::new();
+    let (one, other) = two(&store).await;
+    one.server.only_to_owners();
+    one.server.restart();
+    assert_eq!(echoed(&one.call(1).await), 1);
+    let owners = one.server.live();
+
+    // when a stranger names the session to it,
+    let strange = with_token(post(Some(&one.session), &tool_call(2)), Some("other"));
+    assert_eq!(other.send(strange).await.status, 404);
+    settle().await;
+
+    // then the owner's lives, and its owner is answered there by both.
+    assert_eq!(one.server.count("initialize"), 2);
+    assert_eq!(one.server.live(), owners);
+    for scene in [&other, &one] {
+        assert_eq!(echoed(&scene.call(3).await), 3);
+        assert_eq!(one.server.last("tools/call").session(), Some(&*owners[0]));
+    }
+    assert_eq!(one.server.count("initialize"), 2);
 }

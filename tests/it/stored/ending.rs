@@ -308,3 +308,30 @@ async fn n6_the_end_of_a_session_is_not_that_of_another_with_its_id() {
     let call = post(Some(&session), &tool_call(1));
     assert_eq!(echoed(&send(&other, call).await), 1);
 }
+
+/// I1: what has ended has ended, also if the table found it again meanwhile.
+#[tokio::test(start_paused = true)]
+async fn n6_a_session_that_is_found_again_while_it_is_being_ended_has_ended() {
+    // Given a session that is being ended,
+    let store = FaultyStore::new();
+    let scene = live(store.layer().max_sessions(1)).await;
+    settle().await;
+    let gate = hold(&scene.server, "DELETE");
+    let ending = scene.spawn(delete(&scene.session));
+    settle().await;
+    // which another takes the place of, and which is found in the store, and recovered,
+    handshake(&scene.client).await;
+    settle().await;
+    scene.server.restart();
+    assert_eq!(echoed(&scene.call(1).await), 1);
+    // when its end is answered,
+    gate.open();
+    assert_eq!(join([ending]).await[0].status, 404);
+    settle().await;
+    // then there is no such session any more, nor what the recovery made.
+    assert!(scene.server.live().is_empty(), "{:?}", scene.server.log());
+    assert_eq!(scene.call(2).await.status, 404);
+    assert_eq!(scene.server.count("initialize"), 3);
+    let scene = restarted(scene, &store);
+    assert_eq!(scene.call(3).await.status, 404);
+}

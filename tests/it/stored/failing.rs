@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use mcp_session_recovery::Sessions;
 use testing::logs::Logs;
 use testing::mocked::*;
 use testing::*;
 use tokio::time::Instant;
 
 use super::{
+    agreeing::change,
     faulty::{FaultyStore, Mode},
     outliving::restarted,
 };
@@ -245,4 +247,118 @@ async fn n5_a_store_that_is_full_keeps_what_it_has() {
     let scene = restarted(scene, &store);
     scene.server.restart();
     assert_eq!(echoed(&scene.call(1).await), 1);
+}
+
+/// I2, N1: what makes room for a session that was found may be in no store itself.
+#[tokio::test(start_paused = true)]
+async fn i2_n5_what_makes_room_for_a_found_session_is_ended_unless_it_is_stored() {
+    for (mode, is_stored) in [(Mode::Works, true), (Mode::Full, false)] {
+        // Given a session that another process has stored,
+        let store = FaultyStore::new();
+        let other = live(store.layer()).await;
+        settle().await;
+        // and one that has moved on, in a process with room for one, which can write or only read,
+        let own = store.another_way();
+        own.set(mode);
+        let scene = Scene {
+            client: mocked(&other.server, own.layer().max_sessions(1)),
+            server: other.server.clone(),
+            session: String::new(),
+        };
+        let session = handshake(&scene.client).await;
+        let scene = Scene { session, ..scene };
+        scene.server.restart();
+        assert_eq!(echoed(&scene.call(1).await), 1);
+        let made = scene.server.live();
+        settle().await;
+        // when that process finds the other, then its own goes on in the store, or is ended.
+        let call = post(Some(&other.session), &tool_call(2));
+        assert_eq!(echoed(&scene.send(call).await), 2);
+        settle().await;
+        let live = scene.server.live();
+        assert_eq!(live.contains(&made[0]), is_stored, "{mode:?}");
+        assert_eq!(live.len(), 1 + usize::from(is_stored));
+    }
+}
+
+/// What waits in the one's queue is not in the other's.
+#[tokio::test(start_paused = true)]
+async fn n5_a_layer_that_goes_does_not_keep_another_with_its_sessions_from_writing() {
+    // Given two layers with one table and one store, of which one has something to write,
+    let store = FaultyStore::new();
+    let sessions = Sessions::new();
+    let server = Server::new(Profile::TypeScript);
+    let [one, other] = [(); 2].map(|()| client(&server, store.layer().sessions(sessions.clone())));
+    let session = handshake(&one).await;
+    settle().await;
+    let subscribe = |uri| post(Some(&session), &change("resources/subscribe", uri));
+    store.set(Mode::Down);
+    send(&one, subscribe("file:///one")).await;
+    settle().await;
+    // when that is dropped, and the store is back,
+    drop(one);
+    store.set(Mode::Works);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    // then the other writes both that and what it is told itself.
+    send(&other, subscribe("file:///other")).await;
+    settle().await;
+    let values = store.values().await;
+    assert!(values[0].contains("file:///one") && values[0].contains("file:///other"));
+}
+
+/// E10: nor does a runtime take along what waited in it.
+#[test]
+fn n5_what_waited_in_a_runtime_that_has_shut_down_is_written_in_the_next() {
+    let runtime = || {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        runtime.enable_time().start_paused(true).build().unwrap()
+    };
+    let store = FaultyStore::new();
+    let server = Server::new(Profile::TypeScript);
+    let client = client(&server, store.layer());
+    let subscribe = |session: &str, uri| post(Some(session), &change("resources/subscribe", uri));
+    // Given a change that could not be written before its runtime shut down,
+    let session = runtime().block_on(async {
+        let session = handshake(&client).await;
+        settle().await;
+        store.set(Mode::Down);
+        send(&client, subscribe(&session, "file:///first")).await;
+        settle().await;
+        session
+    });
+    // when the service goes on in another, and the store is back, then it is written there.
+    store.set(Mode::Works);
+    runtime().block_on(async {
+        send(&client, subscribe(&session, "file:///next")).await;
+        settle().await;
+        let values = store.values().await;
+        assert!(values[0].contains("file:///first") && values[0].contains("file:///next"));
+    });
+}
+
+/// H1: a store that was restored from a backup takes nothing away that came since.
+#[tokio::test(start_paused = true)]
+async fn n5_a_record_of_an_older_epoch_takes_no_state_away() {
+    // Given a store that has lost what came after a record of epoch 0,
+    let store = FaultyStore::new();
+    let scene = live(store.layer()).await;
+    settle().await;
+    let before = store.values().await.remove(0);
+    scene.server.restart();
+    assert_eq!(echoed(&scene.call(1).await), 1);
+    let session = &scene.session;
+    let subscribe = change("resources/subscribe", "file:///a");
+    scene.send(post(Some(session), &subscribe)).await;
+    scene.send(post(Some(session), &set_level())).await;
+    settle().await;
+    store.change(|_| before.clone()).await;
+    // when the session is recovered by the process that knows more, then it holds all of that,
+    scene.server.restart();
+    assert_eq!(echoed(&scene.call(2).await), 2);
+    settle().await;
+    let live = scene.server.live();
+    assert_eq!(scene.server.subscriptions(&live[0]), ["file:///a"]);
+    assert_eq!(scene.server.level(&live[0]), Some("info".into()));
+    // and so does the store.
+    assert!(store.values().await[0].contains("file:///a"));
 }

@@ -8,6 +8,7 @@ use testing::*;
 use tokio::time::Instant;
 
 use super::{
+    agreeing::change,
     faulty::{FaultyStore, Mode},
     outliving::restarted,
 };
@@ -175,4 +176,54 @@ async fn n1_an_end_that_is_under_way_is_flushed_and_no_longer_waited_for() {
     let started = Instant::now();
     sessions.flush().await.unwrap();
     assert_eq!(started.elapsed(), Duration::ZERO);
+}
+
+/// H1: what was accepted in an epoch that gives way is told to the store from the one that stays.
+#[tokio::test(start_paused = true)]
+async fn n1_what_an_epoch_that_gives_way_has_accepted_is_written_without_a_request() {
+    for flush in [true, false] {
+        // Given a process that could not reach the store, with an epoch and a change of its own,
+        let store = FaultyStore::new();
+        let others = store.another_way();
+        let server = Server::new(Profile::TypeScript);
+        let sessions = Sessions::new();
+        let clients = [
+            mocked(&server, store.layer()),
+            mocked(&server, others.layer().sessions(sessions.clone())),
+        ];
+        let session = handshake(&clients[0]).await;
+        settle().await;
+        let [one, other] = clients.map(|client| Scene {
+            client,
+            server: server.clone(),
+            session: session.clone(),
+        });
+        assert_eq!(echoed(&other.call(1).await), 1);
+        others.set(Mode::Down);
+        server.restart();
+        assert_eq!(echoed(&other.call(2).await), 2);
+        let subscribe = change("resources/subscribe", "file:///a");
+        assert_eq!(
+            other.send(post(Some(&session), &subscribe)).await.status,
+            200
+        );
+        // and another one that has gone on with the store,
+        assert_eq!(echoed(&one.call(3).await), 3);
+
+        // when the store is there again, and is flushed to, or has had a while,
+        others.set(Mode::Works);
+        match flush {
+            true => sessions.flush().await.unwrap(),
+            false => tokio::time::sleep(Duration::from_secs(30)).await,
+        }
+        // then it has the change, whatever becomes of the process.
+        let values = store.values().await;
+        assert!(values[0].contains("file:///a"), "{flush} {values:?}");
+        drop(other);
+        server.restart();
+        assert_eq!(echoed(&one.call(4).await), 4);
+        settle().await;
+        let at = server.last("tools/call").session().unwrap().to_owned();
+        assert_eq!(server.subscriptions(&at), ["file:///a"]);
+    }
 }

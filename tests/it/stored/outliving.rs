@@ -8,7 +8,10 @@ use testing::streams::Stream;
 use testing::whose::Ids;
 use testing::*;
 
-use super::faulty::{FaultyStore, Mode};
+use super::{
+    agreeing::change,
+    faulty::{FaultyStore, Mode},
+};
 
 /// A scene whose client is a new process with the same store.
 pub(super) fn restarted(scene: Scene, store: &FaultyStore) -> Scene {
@@ -562,4 +565,99 @@ async fn k10_what_is_learned_of_a_stored_session_counts() {
     }
     // then one of them makes room.
     assert_eq!(sessions.len(), 1);
+}
+
+/// Whoever uses it: also a process that has nothing to write of it.
+#[tokio::test(start_paused = true)]
+async fn n6_a_record_is_used_by_whoever_found_the_session() {
+    // Given a session that another process has found, and changes nothing of,
+    let store = FaultyStore::new();
+    let ttl = Duration::from_secs(100);
+    let scene = live(store.layer().session_ttl(ttl)).await;
+    settle().await;
+    let layer = store.layer().session_ttl(ttl);
+    let client = mocked(&scene.server, layer);
+    let scene = Scene { client, ..scene };
+    // when it alone uses that, for longer than the record would stay,
+    for call in 0..20 {
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        assert_eq!(echoed(&scene.call(call).await), call);
+    }
+    // then the next process finds it, too.
+    scene.server.restart();
+    let scene = restarted(scene, &store);
+    assert_eq!(echoed(&scene.call(1).await), 1);
+}
+
+/// I2: that the store has heard of the session is of no use to an epoch that it has not heard of.
+#[tokio::test(start_paused = true)]
+async fn i2_n5_an_epoch_that_the_store_does_not_hold_is_ended_when_the_table_is_full() {
+    for mode in [Mode::Down, Mode::Hangs, Mode::Full] {
+        // Given a session that is stored, and has moved on without the store,
+        let store = FaultyStore::new();
+        let scene = live(store.layer().max_sessions(1)).await;
+        settle().await;
+        store.set(mode);
+        scene.server.restart();
+        assert_eq!(echoed(&scene.call(1).await), 1);
+        // when another takes its place, then it is ended,
+        let other = handshake(&scene.client).await;
+        settle().await;
+        assert_eq!(scene.server.live(), [other], "{mode:?}");
+        // and goes on from what the store has.
+        store.set(Mode::Works);
+        assert_eq!(echoed(&scene.call(2).await), 2, "{mode:?}");
+    }
+}
+
+/// I3: the same while it is being recovered.
+#[tokio::test(start_paused = true)]
+async fn i3_n5_what_is_made_for_a_forgotten_session_is_ended_unless_the_store_holds_it() {
+    for (mode, is_held) in [
+        (Mode::Works, true),
+        (Mode::Down, false),
+        (Mode::Hangs, false),
+    ] {
+        let store = FaultyStore::new();
+        let sessions = Sessions::new();
+        let scene = lost(store.layer().sessions(sessions.clone())).await;
+        settle().await;
+        // Given a recovery that waits for its handshake,
+        let (gate, call) = scene.recovering().await;
+        // when all is forgotten, and the store holds what that has made or cannot be told of it,
+        store.set(mode);
+        sessions.forget_all();
+        gate.open();
+        join([call]).await;
+        settle().await;
+        // then that is there for the next request, or is ended.
+        assert_eq!(scene.server.live().len(), usize::from(is_held), "{mode:?}");
+        store.set(Mode::Works);
+        assert_eq!(echoed(&scene.call(2).await), 2, "{mode:?}");
+        let made = if is_held { 2 } else { 3 };
+        assert_eq!(scene.server.count("initialize"), made, "{mode:?}");
+    }
+}
+
+/// H1: what waited for the store when the session made room is written all the same.
+#[tokio::test(start_paused = true)]
+async fn n5_what_was_not_written_of_a_session_that_made_room_is_written_still() {
+    // Given a session with a change of which the store could not be told,
+    let store = FaultyStore::new();
+    let scene = live(store.layer().max_sessions(1)).await;
+    settle().await;
+    store.set(Mode::Down);
+    let subscribe = change("resources/subscribe", "file:///a");
+    scene.send(post(Some(&scene.session), &subscribe)).await;
+    settle().await;
+    // when another takes its place, and the store is back,
+    handshake(&scene.client).await;
+    store.set(Mode::Works);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    // then the change is there for whoever finds it.
+    let scene = restarted(scene, &store);
+    scene.server.restart();
+    assert_eq!(echoed(&scene.call(1).await), 1);
+    let live = scene.server.live();
+    assert_eq!(scene.server.subscriptions(&live[0]), ["file:///a"]);
 }
