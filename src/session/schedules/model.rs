@@ -394,6 +394,28 @@ impl World {
         }
     }
 
+    /// A JSON-RPC response, which stays in the session that it came for (rule F2).
+    pub(super) async fn respond(self: Arc<Self>, session: Arc<Session>) {
+        let chain = session.chain();
+        let (mut snapshot, is_there) = chain.snapshot();
+        let arrived = snapshot.clone();
+        if !is_there {
+            let _ = self.recover(&session, &mut snapshot, true).await;
+            let (old, new) = (chain.epoch(&arrived), chain.epoch(&snapshot));
+            if !Arc::ptr_eq(old, new) && old.id() == new.id() {
+                return;
+            }
+        }
+        // It may be polled late.
+        yield_now().await;
+        let epoch = chain.epoch(&arrived);
+        let server = self.server.lock().unwrap();
+        let has_ended = epoch.number() > 0 && chain.is_forgotten();
+        if !has_ended && !self.sessions.is_anothers(&session, epoch) {
+            server.knows(&session, epoch);
+        }
+    }
+
     /// As `Client::delete`.
     fn end(&self, id: &HeaderValue, owner: Owner) {
         let mut server = self.server.lock().unwrap();

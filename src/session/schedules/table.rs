@@ -54,6 +54,37 @@ fn a5_no_request_enters_anothers_session_when_ids_are_handed_out_anew() {
     });
 }
 
+/// F2: nor where the table has forgotten whose the session is.
+#[test]
+fn a5_no_response_enters_anothers_session_when_its_epoch_has_been_left() {
+    explore(async || {
+        let world = World::new(Fate::Ends);
+        let sessions = [world.initialize(), world.initialize()];
+        world.restart();
+        let callers = sessions.each_ref().map(|session| world.request(session));
+        let responses = sessions
+            .each_ref()
+            .map(|session| spawn(world.clone().respond(session.clone())));
+        let passing = spawn({
+            let world = world.clone();
+            async move {
+                for _ in 0..2 {
+                    let session = world.initialize();
+                    world.sessions.forget(&session);
+                }
+            }
+        });
+        for caller in callers {
+            caller.await.unwrap();
+        }
+        for task in responses.into_iter().chain([passing]) {
+            task.await.unwrap();
+        }
+        world.quiet().await;
+        world.assert_whole();
+    });
+}
+
 #[test]
 fn e12_handshakes_come_one_after_the_other_wherever_one_is_dropped() {
     explore(async || {
