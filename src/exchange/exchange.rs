@@ -145,8 +145,7 @@ where
             // unless it calls another one like that by now (rule A5).
             LastEventId::Refused => {
                 let refused = Outcome::NotReplayed(Refusal::LastEventId);
-                let sessions = &self.shared.sessions;
-                if sessions.names(self.session.endpoint(), self.session.id()) {
+                if self.shared.sessions.calls_another(&self.session) {
                     return Err(Box::new(self.mark(unknown_session(), refused)));
                 }
                 self.outcome = Some(refused);

@@ -169,8 +169,14 @@ impl Sessions {
         self.read().handed_out.differ(endpoint)
     }
 
+    /// Whether the server calls another session as the caller calls this one, which has moved on.
+    pub(crate) fn calls_another(&self, session: &Session) -> bool {
+        let was_given_away = session.chain().first().is_reassigned();
+        was_given_away || self.names(session.endpoint(), session.id())
+    }
+
     /// Whether a recorded session has this id upstream, or a recovery of one.
-    pub(crate) fn names(&self, endpoint: &Endpoint, id: &HeaderValue) -> bool {
+    pub(super) fn names(&self, endpoint: &Endpoint, id: &HeaderValue) -> bool {
         self.read().names(endpoint, id)
     }
 

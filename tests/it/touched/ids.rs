@@ -459,3 +459,36 @@ async fn a5_i3_one_id_for_all_and_a_forgotten_handshake_ends_nobodys_session() {
     assert_eq!(server.count("DELETE"), 0);
     assert_eq!(bob.call(2).await.status, 200);
 }
+
+/// G2: a GET whose event id nobody knows goes out with the caller's id, unless that is another's; also if
+/// he is not recorded any more.
+#[tokio::test(start_paused = true)]
+async fn a5_g2_a_get_is_not_sent_under_an_id_that_was_given_away_and_let_go() {
+    // Given Bob, who was given Ada's id, and whose session stays on the server when he has ended it,
+    let (server, ada, bob) = bob_has_adas_id().await;
+    server.on(|seen| (seen.method == http::Method::DELETE).then(|| reply(200, None, "")));
+    let ended = with_token(delete(&bob.session), Some("Bob"));
+    assert_eq!(send(&bob.client, ended).await.status, 200);
+    // and Ada, whose own is lost once more,
+    assert_eq!(ada.call(2).await.status, 200);
+    let lost = server.last("tools/call").session().unwrap().to_owned();
+    server.on(move |seen| (seen.session() == Some(&*lost)).then(|| reply(404, None, "")));
+    let door = Door::before(&server, is("initialize"));
+    let call = post(Some(&ada.session), &tool_call(3));
+    let call = start(&ada.client, with_token(call, Some("Ada")));
+    settle().await;
+
+    // when a GET of hers waits for that which asks to resume from an unknown id,
+    let resume = with_token(get(&ada.session, Some("unknown")), Some("Ada"));
+    let resume = start(&ada.client, resume);
+    settle().await;
+    door.open();
+
+    // then it is told that there is no such session, and nothing comes to Bob's.
+    assert_eq!(call.await.unwrap().status, 200);
+    let answer = tokio::time::timeout(Duration::from_secs(60), resume).await;
+    let answer = answer.expect("no stream of Bob's").unwrap();
+    let refused = Outcome::NotReplayed(Refusal::LastEventId);
+    assert_eq!((answer.status, answer.outcome()), (404, Some(refused)));
+    assert_eq!(server.count("GET"), 0);
+}
