@@ -3,7 +3,8 @@
 //!
 //! The files follow the order of events: `task` is a recovery from the claim to the new epoch,
 //! `handshake` makes the session, `restore` tells it what the old one held; `ping` asks whether one
-//! is there. `client` sends what they say, with the `headers` of whoever triggered it.
+//! is there. `agree` is what a recovery has to do with other processes, and `reconcile` what is to be
+//! done about them without a request. `client` sends what they say, with the `headers` of whoever triggered it.
 
 #[cfg(feature = "store")]
 mod agree;
@@ -62,7 +63,7 @@ where
 
 /// Ends the upstream session of an epoch that nobody can name any more: a recovery made it, or the
 /// caller goes by an id of the layer's making (rules A5, I1, I2). A session that the caller can name
-/// is the caller's to end. Nobody waits.
+/// is the caller's to end, and one whose id has gone to another is his. Nobody waits.
 pub(crate) fn end<S, B>(shared: &Arc<Shared<S>>, session: &Arc<Session>, epoch: &Epoch)
 where
     S: HttpService<B>,
@@ -73,5 +74,7 @@ where
         None if epoch.id() != Some(session.id()) => Client::of_initialize(shared, session),
         None => return,
     };
-    client.delete(&UpstreamSession::of(epoch));
+    if !shared.sessions.ends_anothers(session, epoch) {
+        client.delete(&UpstreamSession::of(epoch));
+    }
 }

@@ -116,6 +116,34 @@ async fn i2_an_evicted_session_that_has_moved_on_is_ended() {
     }
 }
 
+/// I2, A5: nor is what the server has given to another since, although he is forgotten by now, too.
+#[tokio::test(start_paused = true)]
+async fn i2_an_evicted_session_whose_id_went_to_another_is_not_ended() {
+    // Given a session that has moved on, and a server that has given its id to another since,
+    let (server, client, _) = recorded(by_token(SessionRecoveryLayer::new().max_sessions(3)));
+    server.set_ids(Ids::Counting);
+    let ada = User::connect(&client, "Ada").await;
+    server.restart();
+    assert_eq!(ada.call(1).await.outcome(), Some(Outcome::Replayed));
+    server.restart();
+    let bob = User::connect(&client, "Bob").await;
+    assert_eq!(
+        server.last("initialize").header("authorization"),
+        Some("Bearer Bob")
+    );
+
+    // when he is forgotten, and then the first,
+    for name in ["Bob", "Bob", "Ada", "Ada", "Ada"] {
+        User::connect(&client, name).await;
+    }
+    settle().await;
+
+    // then his session is there still.
+    assert_eq!(server.count("DELETE"), 0);
+    let answer = bob.call(2).await;
+    assert_eq!((answer.status, answer.recovery), (200, None));
+}
+
 /// K9: an `initialize` over the limit is not recorded, and its answer says so. Nothing else is
 /// different for its caller.
 #[tokio::test(start_paused = true)]
