@@ -243,7 +243,7 @@ where
         if status.is_success() || is_gone {
             self.shared.sessions.forget(&self.session);
             #[cfg(feature = "store")]
-            {
+            if self.shared.persistence.is_some() {
                 if let Some(found) = self.shared.sessions.forget_found(&self.session) {
                     recovery::end::<S, B>(&self.shared, &found, &found.chain().current());
                 }

@@ -316,7 +316,9 @@ where
                 session.keep();
                 super::make_room::<S, B>(&self.shared);
                 #[cfg(feature = "store")]
-                self.session.is_told();
+                if self.shared.persistence.is_some() {
+                    self.session.is_told();
+                }
                 // What the old session accepted meanwhile.
                 self.session.state().changes_from(&recovered.restored)
             }

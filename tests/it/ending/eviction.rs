@@ -144,6 +144,30 @@ async fn i2_an_evicted_session_whose_id_went_to_another_is_not_ended() {
     assert_eq!((answer.status, answer.recovery), (200, None));
 }
 
+/// N1: without a store nothing is kept of changes that no store has been told of.
+#[tokio::test(start_paused = true)]
+async fn k10_n1_without_a_store_what_was_taken_back_counts_no_more() {
+    let layer = SessionRecoveryLayer::new().max_sessions_bytes(128 * 1024);
+    let (server, client, _) = recorded(layer);
+    let ada = User::connect(&client, "Ada").await;
+    server.restart();
+    assert_eq!(ada.call(1).await.outcome(), Some(Outcome::Replayed));
+    let bob = User::connect(&client, "Bob").await;
+    for number in 0..100 {
+        let uri = format!("test://{number}/{}", "x".repeat(2_000));
+        for method in ["resources/subscribe", "resources/unsubscribe"] {
+            let change =
+                json!({"jsonrpc": "2.0", "id": 5, "method": method, "params": {"uri": uri}});
+            assert_eq!(
+                ada.send(post(Some(&ada.session), &change)).await.status,
+                200
+            );
+        }
+    }
+    let request = post(Some(&bob.session), &tool_call(2));
+    assert!(is_known(&server, &client, request).await);
+}
+
 /// K9: an `initialize` over the limit is not recorded, and its answer says so. Nothing else is
 /// different for its caller.
 #[tokio::test(start_paused = true)]
