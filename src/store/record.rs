@@ -15,6 +15,8 @@ use crate::mcp::Message;
 const VERSION: u32 = 1;
 /// More than any session within the layer's default limits comes to.
 pub(crate) const MAX_RECORD: usize = 1024 * 1024;
+/// More than any session comes to, and far from where counting on overflows.
+const LAST_EPOCH: u64 = 1 << 48;
 
 /// What a recovery needs to know of a session, as JSON. Holds no credentials, and no secret but the
 /// upstream id.
@@ -150,6 +152,9 @@ impl Record {
         let record: Self = serde_json::from_slice(bytes).map_err(|_| RecordError::Malformed)?;
         if record.key() != key {
             return Err(RecordError::NotThisKey);
+        }
+        if record.epoch > LAST_EPOCH {
+            return Err(RecordError::Malformed);
         }
         Message::single(record.initialize.get().as_bytes())
             .and_then(|message| message.initialize_id())
@@ -328,6 +333,7 @@ mod tests {
         }
         for (from, to) in [
             (r#""epoch":3"#, r#""epoch":-1"#),
+            (r#""epoch":3"#, r#""epoch":18446744073709551615"#),
             (r#""epoch":3"#, r#""epoch":3,"epoch":4"#),
             (
                 r#""upstream":{"own":"upstream"}"#,
