@@ -131,8 +131,10 @@ where
 
     /// There is no session any more (rule N6). An epoch that has not expired is ended with it.
     fn ended(&self) -> Failure {
+        // Whoever has ended it in this process meanwhile has ended the epoch.
+        let is_there = !self.session.chain().is_forgotten();
         self.shared.sessions.forget(self.session);
-        if self.is_unasked {
+        if self.is_unasked && is_there {
             super::end::<S, B>(self.shared, self.session, &self.session.chain().current());
         }
         Failure::Forgotten

@@ -51,9 +51,11 @@ impl Persistence {
                     reconciler.tell(session, untold);
                 }
             }
-            // What it has of another epoch, or of an end, is what counts. A recovery would find it.
+            // What it has of another epoch, or of an end, is what counts. A recovery would find it, and
+            // of a session that is not recorded any more there is nothing to be done.
             Agreed::Other(..) | Agreed::Ended => {
-                if session.chain().is_current(epoch) {
+                let chain = session.chain();
+                if chain.is_current(epoch) && !chain.is_forgotten() {
                     if let Some(reconciler) = reconciler {
                         reconciler.follow(session, self.under_way.begin());
                     }

@@ -152,6 +152,35 @@ async fn n6_a_mark_that_is_found_during_a_recovery_ends_what_that_publishes() {
     assert_eq!(other.call(2).await.status, 404);
 }
 
+/// I1: what the caller has ended is not ended once more, when its id may be another's.
+#[tokio::test(start_paused = true)]
+async fn n6_a_change_that_was_not_written_ends_nothing_that_has_ended() {
+    // Given a session with a change that could not be written, which its caller ends,
+    let store = FaultyStore::new();
+    let scene = live(store.layer()).await;
+    scene.server.restart();
+    assert_eq!(echoed(&scene.call(1).await), 1);
+    settle().await;
+    store.set(Mode::Down);
+    scene.send(post(Some(&scene.session), &set_level())).await;
+    settle().await;
+    // although there is a request under way,
+    let gate = hold(&scene.server, "tools/call");
+    let call = scene.spawn_call(2);
+    settle().await;
+    assert_eq!(scene.send(delete(&scene.session)).await.status, 200);
+
+    // when the store is there again,
+    store.set(Mode::Works);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+
+    // then nothing more is sent.
+    assert_eq!(scene.server.count("DELETE"), 1);
+    gate.open();
+    assert_eq!(join([call]).await[0].status, 404);
+    assert_eq!(scene.server.count("DELETE"), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn n6_a_recovery_of_another_process_does_not_bring_back_what_has_ended() {
     let store = FaultyStore::new();
