@@ -96,7 +96,7 @@ where
         let until = self.until(deadline);
         let asked = Instant::now();
         let newer = self.persistence.newer(self.session, until).await;
-        self.patience = self.patience.saturating_sub(asked.elapsed());
+        self.spend(asked.elapsed());
         match newer {
             Newer::No => Ok(None),
             Newer::Epoch(record, revision) => {
@@ -115,7 +115,9 @@ where
     ) -> Result<(Epoch, Option<Adopted>), Failure> {
         loop {
             let until = self.until(deadline);
+            let asked = Instant::now();
             let agreed = self.persistence.agree(self.session, &epoch, until).await;
+            self.spend(asked.elapsed());
             let (other, is_alive) = match agreed {
                 Agreed::Proposed => return Ok((epoch, None)),
                 Agreed::Other(record, revision) => self.look_at(&record, revision, deadline).await,
@@ -138,6 +140,10 @@ where
             super::end::<S, B>(self.shared, self.session, &self.session.chain().current());
         }
         Failure::Forgotten
+    }
+
+    fn spend(&mut self, time: Duration) {
+        self.patience = self.patience.saturating_sub(time);
     }
 
     fn until(&self, deadline: Instant) -> Instant {

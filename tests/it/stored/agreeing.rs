@@ -455,6 +455,40 @@ async fn n3_an_epoch_that_was_first_and_has_expired_already_is_not_gone_on_in() 
     }
 }
 
+/// N5: however often the store is asked, it has its time once.
+#[tokio::test(start_paused = true)]
+async fn n5_a_store_that_is_asked_again_about_an_epoch_costs_no_more_time() {
+    // Given a slow store, and an epoch that another process publishes while this one makes a
+    // handshake, and that has expired by then,
+    let store = FaultyStore::new();
+    let others = store.another_way();
+    let (one, other) = two_over(&store, &others).await;
+    one.server.restart();
+    let slow = Duration::from_millis(70);
+    others.set(Mode::Slow(slow));
+    let started = tokio::time::Instant::now();
+    let gate = hold(&one.server, "initialize");
+    let call = other.spawn_call(1);
+    tokio::time::sleep(slow).await;
+    settle().await;
+    let server = one.server.clone();
+    let answer = move |seen: &Seen| server.default_answer(seen);
+    one.server
+        .on(move |seen| (seen.what() == "initialize").then(|| answer(seen)));
+    assert_eq!(echoed(&one.call(1).await), 1);
+    one.server.restart();
+
+    // when this one proposes its own, then the call waits for the store no longer than it may.
+    gate.open();
+    assert_eq!(echoed(&join([call]).await[0]), 1);
+    let elapsed = started.elapsed();
+    assert!(elapsed <= Duration::from_millis(250), "{elapsed:?}");
+    // What that could not tell in time is seen to later.
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(echoed(&one.call(2).await), 2);
+    assert_eq!(one.server.live().len(), 1);
+}
+
 /// Nor does it take a store that answers as fast as a request can wait.
 #[tokio::test(start_paused = true)]
 async fn n3_a_store_that_is_slow_keeps_processes_apart_until_it_has_answered() {
