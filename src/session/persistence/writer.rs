@@ -34,7 +34,8 @@ impl Persistence {
     pub(super) fn push(self: &Arc<Self>, task: Task) {
         {
             let mut queue = lock(&self.queue);
-            if queue.len() >= MAX_ENDS {
+            // Not at each that comes: there may be many more sessions than that.
+            if queue.len() >= MAX_ENDS && queue.len().is_power_of_two() {
                 queue.retain(Task::is_of_use);
             }
             match task {
@@ -271,6 +272,17 @@ mod tests {
             persistence.write_last(&session);
             assert_eq!(queued(), most.min(MAX_LAST));
         }
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "it takes too long")]
+    fn k_n5_many_sessions_are_queued_in_a_time_that_grows_with_them_not_with_their_square() {
+        let (persistence, sessions) = persistence();
+        let session = recorded(&sessions, ENDPOINT, "1");
+        for _ in 0..20 * MAX_ENDS {
+            persistence.push(Task::Save(Arc::downgrade(&session)));
+        }
+        assert_eq!(lock(&persistence.queue).len(), 20 * MAX_ENDS);
     }
 
     #[test]
