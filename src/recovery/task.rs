@@ -140,6 +140,10 @@ where
         let result = match next {
             Err(error) => {
                 let failure = error.failure;
+                #[cfg(feature = "store")]
+                if self.shared.persistence.is_some() {
+                    self.session.stays();
+                }
                 match has_turn {
                     true => leader.fail(error),
                     false => leader.give_up(error),

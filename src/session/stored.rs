@@ -188,7 +188,7 @@ impl Session {
     }
 
     /// Whether the record is of another session, which the server gave the same id later (rule A5). The
-    /// first to know the id from then on is that one.
+    /// first to know the id from then on is that one: of this one the store holds nothing any more.
     pub(super) fn is_displaced_by(&self, record: &Record) -> bool {
         self.with_synced(|_, synced| match (synced.incarnation, record.incarnation) {
             (Some(own), Some(other)) if synced.is_known && own != other => {
@@ -212,7 +212,9 @@ impl Session {
             false => {
                 let seen = synced.seen.as_ref();
                 let is_new = |seen: &StoredEpoch| stored.number >= seen.number && stored != *seen;
-                seen.is_none_or(is_new) && !synced.unagreed.contains(&stored)
+                // One that a recovery has seen which failed is no less later than this.
+                let is_later = stored.number > own.number || seen.is_none_or(is_new);
+                is_later && !synced.unagreed.contains(&stored)
             }
         })
     }
@@ -317,6 +319,17 @@ impl Session {
     /// The epoch that is made holds all that is there, or is told of it.
     pub(crate) fn is_told(&self) {
         self.with_synced(|_, synced| synced.told = None);
+    }
+
+    /// The session stays in its epoch for now. If the store holds another, that is looked at again
+    /// before anything is written in its place.
+    pub(crate) fn stays(&self) {
+        let epoch = self.as_stored(&self.chain().current());
+        self.with_synced(|_, synced| {
+            if synced.seen.as_ref() != Some(&epoch) {
+                synced.revision = None;
+            }
+        });
     }
 
     /// The session goes on in the epoch that the store holds.

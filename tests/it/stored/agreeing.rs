@@ -1,6 +1,9 @@
 //! Rules N3 and N4: processes that share a store go on in the same epochs.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use mcp_session_recovery::Outcome;
 use testing::mocked::*;
@@ -453,6 +456,41 @@ async fn n3_an_epoch_that_was_first_and_has_expired_already_is_not_gone_on_in() 
         assert_eq!(one.server.live().len(), 1);
         assert_eq!(one.server.count("initialize"), 3);
     }
+}
+
+/// N3: nor is it forgotten again if the recovery that has found it fails.
+#[tokio::test(start_paused = true)]
+async fn n3_an_epoch_that_a_recovery_in_vain_has_found_is_later_than_ones_own_still() {
+    // Given a process that has recovered while it could not reach the store, where another has made
+    // more epochs, which have all expired,
+    let store = FaultyStore::new();
+    let others = store.another_way();
+    let (one, other) = two_over(&store, &others).await;
+    others.set(Mode::Down);
+    one.server.restart();
+    assert_eq!(echoed(&other.call(1).await), 1);
+    for call in 0..3 {
+        assert_eq!(echoed(&one.call(call).await), call);
+        settle().await;
+        one.server.restart();
+    }
+
+    // when it can reach the store again, and a recovery fails,
+    others.set(Mode::Works);
+    let fails = AtomicBool::new(true);
+    one.server.on(move |seen| {
+        let fails = seen.what() == "initialize" && fails.swap(false, Ordering::Relaxed);
+        fails.then(|| reply(503, None, ""))
+    });
+    assert_eq!(other.call(2).await.status, 404);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+
+    // then the next one is of use to both.
+    assert_eq!(echoed(&other.call(3).await), 3);
+    settle().await;
+    assert_eq!(echoed(&one.call(4).await), 4);
+    assert_eq!(one.server.count("initialize"), 1 + 1 + 3 + 1 + 1);
+    assert_eq!(one.server.live().len(), 1);
 }
 
 /// N5: however often the store is asked, it has its time once.
