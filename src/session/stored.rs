@@ -305,9 +305,7 @@ impl Session {
             own
         })
     }
-}
 
-impl Session {
     /// What the epoch that the store holds now has not been told of the session's state.
     pub(super) fn take_untold(&self) -> Vec<StateChange> {
         self.with_synced(|state, synced| match synced.told.take() {

@@ -77,12 +77,14 @@
 //! # When the store fails
 //!
 //! No request fails for it. One whose session is unknown waits for it no longer than
-//! [`store_timeout`](crate::SessionRecoveryLayer::store_timeout) (250 ms), and so does a recovery; if a
-//! request needs both, it may wait for both. A session that could not be read is an unknown one, and its requests pass through untouched. What
-//! could not be written is written when the store is back: until then processes recover each for
-//! itself. Then the epoch in the store counts, unless it has expired: whoever is in another one asks the
-//! server with a `ping`, goes on in that without waiting for a request, and ends its own after
-//! [`orphan_timeout`](crate::SessionRecoveryLayer::orphan_timeout). A `warn` tells when it fails, an `info` when it is back; nothing secret is told.
+//! [`store_timeout`](crate::SessionRecoveryLayer::store_timeout) (250 ms), and so does a recovery;
+//! if a request needs both, it may wait for both. A session that could not be read is an unknown
+//! one, and its requests pass through untouched. What could not be written is written when the store
+//! is back: until then processes recover each for itself. Then the epoch in the store counts, unless
+//! it has expired: whoever is in another one asks the server with a `ping`, goes on in that without
+//! waiting for a request, and ends its own after
+//! [`orphan_timeout`](crate::SessionRecoveryLayer::orphan_timeout). A `warn` tells when it fails, an
+//! `info` when it is back; nothing secret is told.
 //!
 //! # Writing a store
 //!

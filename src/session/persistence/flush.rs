@@ -22,8 +22,8 @@ impl Sessions {
     /// then: what it had to tell goes with it. What changes meanwhile may or may not be written.
     ///
     /// Each write is tried once, and given four times the layer's
-    /// [`store_timeout`](crate::SessionRecoveryLayer::store_timeout); for a store that is away nobody
-    /// waits longer than that. Without a store there is nothing to wait for. To give up on it is safe.
+    /// [`store_timeout`](crate::SessionRecoveryLayer::store_timeout), and so is what is under way
+    /// already; once the store turns out to be away, the rest is not waited for. Without a store there is nothing to wait for. To give up on it is safe.
     ///
     /// # Errors
     ///
