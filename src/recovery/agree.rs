@@ -40,8 +40,19 @@ pub(super) struct Agreement<'a, S, B> {
 /// An epoch that another process has made.
 pub(super) struct Adopted {
     pub(super) epoch: Arc<Epoch>,
-    /// What it has not been told.
-    pub(super) changes: Vec<StateChange>,
+    /// Whether the server still knows it.
+    pub(super) is_alive: bool,
+    record: Box<Record>,
+    revision: Revision,
+}
+
+impl Adopted {
+    /// What the store holds is taken over, by whoever has the lead: from here on this process may
+    /// replace it. Gives what the epoch has not been told.
+    pub(super) fn take_over<S>(&self, shared: &Shared<S>, session: &Session) -> Vec<StateChange> {
+        let limit = shared.config.max_subscriptions;
+        session.merge(&self.record, self.revision, limit)
+    }
 }
 
 /// What a server says of a session that it is asked about.
@@ -87,12 +98,9 @@ where
         self
     }
 
-    /// The epoch that another process has made meanwhile, and whether the server still knows it.
+    /// The epoch that another process has made meanwhile.
     /// Fails if another process has ended the session.
-    pub(super) async fn newer(
-        &mut self,
-        deadline: Instant,
-    ) -> Result<Option<(Adopted, bool)>, Failure> {
+    pub(super) async fn newer(&mut self, deadline: Instant) -> Result<Option<Adopted>, Failure> {
         let until = self.until(deadline);
         let asked = Instant::now();
         let newer = self.persistence.newer(self.session, until).await;
@@ -100,7 +108,7 @@ where
         match newer {
             Newer::No => Ok(None),
             Newer::Epoch(record, revision) => {
-                Ok(Some(self.look_at(&record, revision, deadline).await))
+                Ok(Some(self.look_at(record, revision, deadline).await))
             }
             Newer::Ended => Err(self.ended()),
         }
@@ -118,15 +126,16 @@ where
             let asked = Instant::now();
             let agreed = self.persistence.agree(self.session, &epoch, until).await;
             self.spend(asked.elapsed());
-            let (other, is_alive) = match agreed {
-                Agreed::Proposed => return Ok((epoch, None)),
-                Agreed::Other(record, revision) => self.look_at(&record, revision, deadline).await,
+            let other = match agreed {
+                Agreed::Proposed | Agreed::Left => return Ok((epoch, None)),
+                Agreed::Other(record, revision) => self.look_at(record, revision, deadline).await,
                 Agreed::Ended => return Err(self.ended()),
             };
-            if is_alive {
+            if other.is_alive {
                 return Ok((epoch, Some(other)));
             }
-            // It was written late, and has expired before that.
+            // It was written late, and has expired before that. Its session holds nothing any more.
+            let _ = other.take_over(self.shared, self.session);
             epoch.come_after(&other.epoch);
         }
     }
@@ -154,16 +163,18 @@ where
     /// The epoch of another process, and whether the server knows it.
     async fn look_at(
         &mut self,
-        record: &Record,
+        record: Box<Record>,
         revision: Revision,
         deadline: Instant,
-    ) -> (Adopted, bool) {
-        let is_alive = self.is_alive(&self.epoch_of(record), deadline).await;
-        // By now it is known whose credentials are good.
-        let epoch = Arc::new(self.epoch_of(record));
-        let limit = self.shared.config.max_subscriptions;
-        let changes = self.session.merge(record, revision, limit);
-        (Adopted { epoch, changes }, is_alive)
+    ) -> Adopted {
+        let is_alive = self.is_alive(&self.epoch_of(&record), deadline).await;
+        Adopted {
+            // By now it is known whose credentials are good.
+            epoch: Arc::new(self.epoch_of(&record)),
+            is_alive,
+            record,
+            revision,
+        }
     }
 
     fn epoch_of(&self, record: &Record) -> Epoch {

@@ -28,7 +28,7 @@ use super::{
     restore::{restore, tell},
 };
 #[cfg(feature = "store")]
-use crate::session::{Chain, Doing};
+use crate::session::{Chain, Doing, StateChange};
 use crate::{
     Failure, RecoveryEvent,
     config::{OnRecovery, Shared},
@@ -148,6 +148,8 @@ where
                     true => leader.fail(error),
                     false => leader.give_up(error),
                 }
+                // What has changed meanwhile was not written.
+                self.shared.changed(&self.session);
                 self.session.recount();
                 super::make_room::<S, B>(&self.shared);
                 Err(failure)
@@ -166,36 +168,34 @@ where
         let Some(mut agreement) = agreement.map(Agreement::without_a_request) else {
             return;
         };
-        let (mut adopted, is_alive) = match agreement.newer(deadline).await {
+        let adopted = match agreement.newer(deadline).await {
             Ok(Some(newer)) => newer,
             // It is gone again, or the store is away.
             Ok(None) => return self.shared.changed(&self.session),
             Err(_ended) => return,
         };
-        let is_own_alive = !is_alive && agreement.is_alive(own, deadline).await;
-        if is_own_alive {
-            // Nobody goes on elsewhere any more. The store is to hold this, then.
-            self.session.outrank(own, &adopted.epoch);
-            self.shared.changed(&self.session);
-            return;
-        }
+        let is_own_alive = !adopted.is_alive && agreement.is_alive(own, deadline).await;
         let patience = self.shared.config.recovery_timeout;
         let Some(leader) = Chain::follow(&self.session, own, patience) else {
             return;
         };
+        if is_own_alive {
+            // Nobody goes on elsewhere any more. The store is to hold this, then.
+            let _ = adopted.take_over(&self.shared, &self.session);
+            self.session.outrank(own, &adopted.epoch);
+            leader.give_up(Failure::Paused.into());
+            return self.shared.changed(&self.session);
+        }
         // There was no handshake that could have been of no use (rule J4).
         adopted.epoch.settle();
-        if !is_alive {
-            // Nor is there anybody to tell: whoever comes next recovers it.
-            adopted.changes.clear();
-        }
+        let is_in_use = adopted.is_alive && adopted.epoch.id() != own.id();
         let mut report = self.report(leader);
         if let Some(leader) = report.leader.take() {
             let waited = leader.waiting();
             let replaced = own.clone();
             let (next, recovered) = self.adopt(adopted);
             let result = self.publish(leader, next, recovered);
-            if result.is_ok() && is_alive {
+            if result.is_ok() && is_in_use {
                 self.end_later(replaced);
             }
             report.send(waited, result);
@@ -216,8 +216,11 @@ where
         #[cfg(feature = "store")]
         let expired = match &mut agreement {
             Some(agreement) => match agreement.newer(deadline).await? {
-                Some((adopted, true)) => return Ok(self.adopt(adopted)),
-                Some((adopted, false)) => adopted.epoch,
+                Some(adopted) if adopted.is_alive => return Ok(self.adopt(adopted)),
+                Some(expired) => {
+                    let _ = expired.take_over(&self.shared, &self.session);
+                    expired.epoch
+                }
                 None => expired,
             },
             None => expired,
@@ -306,6 +309,11 @@ where
             #[cfg(feature = "store")]
             Next::Adopted(adopted) => (adopted.epoch.clone(), None),
         };
+        #[cfg(feature = "store")]
+        let changes = match &next {
+            Next::Made(..) => Vec::new(),
+            Next::Adopted(adopted) => self.take_over(adopted),
+        };
         self.session.announce(epoch.promised());
         let sessions = &self.shared.sessions;
         let published = sessions.publish(&self.session, leader, epoch, assigned);
@@ -327,10 +335,7 @@ where
                 self.session.state().changes_from(&recovered.restored)
             }
             #[cfg(feature = "store")]
-            Next::Adopted(adopted) => {
-                self.session.is_agreed();
-                adopted.changes
-            }
+            Next::Adopted(_) => changes,
         };
         // What was not agreed on in time is written when the store is there.
         self.shared.changed(&self.session);
@@ -338,6 +343,15 @@ where
             tell::<S, B>(&self.shared, &self.session, later);
         }
         Ok(recovered)
+    }
+
+    /// The session goes on in the epoch that the store holds. Gives what that has not been told.
+    #[cfg(feature = "store")]
+    fn take_over(&self, adopted: &Adopted) -> Vec<StateChange> {
+        let changes = adopted.take_over(&self.shared, &self.session);
+        self.session.is_agreed();
+        // Of one that has expired there is nobody to tell: whoever comes next recovers it.
+        changes.into_iter().filter(|_| adopted.is_alive).collect()
     }
 
     /// Ends an epoch that is not the one that the processes have agreed on, when those who are still in

@@ -187,7 +187,7 @@ mod tests {
         let session = recorded(&sessions, ENDPOINT, "1");
         let (key, own) = (session.key().stored(), session.incarnation());
         let epoch = session.chain().current();
-        assert!(persistence.save(&session, &epoch).await.is_ok());
+        assert!(persistence.save(&session, &epoch, false).await.is_ok());
 
         let ended = persistence.mark(key, own.map(|own| !own)).await;
 

@@ -97,6 +97,8 @@ pub(crate) enum Agreed {
     Other(Box<Record>, Revision),
     /// The session has ended.
     Ended,
+    /// It has left the epoch, or is about to: that was not written.
+    Left,
 }
 
 /// What the store holds under a key.
@@ -217,7 +219,7 @@ impl Persistence {
         epoch: &Epoch,
         deadline: Instant,
     ) -> Agreed {
-        let agreed = timeout_at(deadline, self.save(session, epoch)).await;
+        let agreed = timeout_at(deadline, self.save(session, epoch, true)).await;
         match self.health.noted(agreed.unwrap_or(Err(NO_ANSWER))) {
             Some(agreed) => agreed,
             None if self.has_ended(session) => Agreed::Ended,
@@ -229,8 +231,14 @@ impl Persistence {
         }
     }
 
-    /// Saves the session as one in `epoch`, unless another process has gone on from there.
-    async fn save(&self, session: &Session, epoch: &Epoch) -> Result<Agreed, StoreError> {
+    /// Saves the session as one in `epoch`, unless another process has gone on from there. If that is
+    /// no proposal, it has to be the current one: no recovery's proposal is to be written over.
+    async fn save(
+        &self,
+        session: &Session,
+        epoch: &Epoch,
+        is_proposal: bool,
+    ) -> Result<Agreed, StoreError> {
         let key = session.key().stored();
         for _ in 0..ATTEMPTS {
             let (state, noted, revision, is_removed) = session.with_synced(|state, synced| {
@@ -239,6 +247,9 @@ impl Persistence {
             });
             if is_removed {
                 return Ok(Agreed::Ended);
+            }
+            if !is_proposal && !session.chain().is_current(epoch) {
+                return Ok(Agreed::Left);
             }
             let stored = session.as_stored(epoch);
             let record = session.record(epoch, &state);

@@ -51,6 +51,8 @@ impl Persistence {
                     reconciler.tell(session, untold);
                 }
             }
+            // When that is over, it is written.
+            Agreed::Left => {}
             // What it has of another epoch, or of an end, is what counts. A recovery would find it, and
             // of a session that is not recorded any more there is nothing to be done.
             Agreed::Other(..) | Agreed::Ended => {

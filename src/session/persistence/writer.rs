@@ -131,13 +131,13 @@ impl Persistence {
             self.reconcile(&session, &epoch, &Agreed::Ended);
             return Ok(false);
         }
-        let saved = match self.save(&session, &epoch).await {
+        let saved = match self.save(&session, &epoch, false).await {
             Err(error) if error.kind() == StoreErrorKind::Corrupt => {
                 // Nobody can read it, nor replace it without having read it.
                 self.health.noted::<()>(Err(error));
                 self.config.store.remove(session.key().stored()).await?;
                 set_revision(&session, None);
-                self.save(&session, &epoch).await
+                self.save(&session, &epoch, false).await
             }
             saved => saved,
         };
