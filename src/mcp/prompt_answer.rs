@@ -82,7 +82,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(20_000))]
+        #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 50 } else { 20_000 }))]
 
         #[test]
         fn g5_what_is_seen_to_be_the_answer_is_it_to_a_reader_too(
