@@ -23,11 +23,12 @@ impl Sessions {
     ///
     /// Each write is tried once, and given four times the layer's
     /// [`store_timeout`](crate::SessionRecoveryLayer::store_timeout), and so is what is under way
-    /// already; once the store turns out to be away, the rest is not waited for. Without a store there is nothing to wait for. To give up on it is safe.
+    /// already; once the store turns out to be away, the rest is not waited for. Without a store there
+    /// is nothing to wait for. To give up on it is safe.
     ///
     /// # Errors
     ///
-    /// When something could not be written. While the service lives it is tried again in the
+    /// When something could not be written, or is not known to have been. While the service lives it is tried again in the
     /// background.
     ///
     /// ```
@@ -75,10 +76,11 @@ impl Persistence {
             let _ = timeout(self.patience(), self.under_way.none()).await;
             self.flush_queue().await?;
             if self.under_way.is_none() {
-                break;
+                return Ok(());
             }
         }
-        Ok(())
+        // What is still under way may have something to be written, which waits in vain.
+        Err(NO_ANSWER)
     }
 
     async fn flush_queue(&self) -> Result<(), StoreError> {
