@@ -4,7 +4,8 @@
 //! The files follow the order of events: `task` is a recovery from the claim to the new epoch,
 //! `handshake` makes the session, `restore` tells it what the old one held; `ping` asks whether one
 //! is there. `agree` is what a recovery has to do with other processes, and `reconcile` what is to be
-//! done about them without a request. `client` sends what they say, with the `headers` of whoever triggered it.
+//! done about them without a request. `client` sends what they say, with the `headers` of whoever
+//! triggered it.
 
 #[cfg(feature = "store")]
 mod agree;

@@ -18,7 +18,7 @@ mod writer;
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
     time::Duration,
 };
 
@@ -30,8 +30,7 @@ use tokio::{
 
 pub(super) use self::flush::KeptBy;
 use self::{
-    contained::Contained, end::Endings, find::Finding, health::Health, reconcile::Reconciler,
-    under_way::UnderWay,
+    contained::Contained, end::Endings, find::Finding, health::Health, under_way::UnderWay,
 };
 pub(crate) use self::{end::EndedBy, reconcile::Reconcile, under_way::Doing};
 use super::{Epoch, Pauses, Session, Sessions, TableLimits};
@@ -53,7 +52,8 @@ pub(crate) struct Persistence {
     under_way: UnderWay,
     writer: Mutex<Option<JoinHandle<()>>>,
     wake: Arc<Notify>,
-    reconciler: Reconciler,
+    /// There from the first session on that is recorded or found.
+    reconciler: OnceLock<Box<dyn Reconcile>>,
 }
 
 /// What it goes by.
@@ -134,7 +134,7 @@ impl Persistence {
             under_way: UnderWay::default(),
             writer: Mutex::default(),
             wake: Arc::default(),
-            reconciler: Reconciler::default(),
+            reconciler: OnceLock::new(),
         });
         persistence.sessions.0.kept_by.add(&persistence);
         persistence

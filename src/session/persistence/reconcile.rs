@@ -1,7 +1,7 @@
 //! What is done about a session that the store turns out to have otherwise (rules N3, H1), by whoever
 //! can reach the server, which the store's side cannot.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use super::{Agreed, Doing, EndedBy, Persistence};
 use crate::{
@@ -24,9 +24,6 @@ pub(crate) trait Reconcile: Send + Sync {
     /// Ends an epoch that another process has made of a session that has ended.
     fn end(&self, ended: &EndedBy, record: &Record);
 }
-
-/// It is there from the first session on that is recorded or found.
-pub(super) type Reconciler = OnceLock<Box<dyn Reconcile>>;
 
 impl Persistence {
     /// Has what the writer finds out seen to by this, unless something sees to it already.
