@@ -31,6 +31,8 @@ mod sessions;
 mod state;
 #[cfg(feature = "store")]
 mod stored;
+#[cfg(feature = "store")]
+mod synced;
 mod table;
 #[cfg(feature = "store")]
 mod unstored;

@@ -76,7 +76,7 @@ struct Memory {
     counts: Option<Counts>,
     /// What the store is known to hold of it, if there is a store.
     #[cfg(feature = "store")]
-    synced: Option<Box<super::stored::Synced>>,
+    synced: Option<Box<super::synced::Synced>>,
 }
 
 #[derive(Default)]
@@ -124,7 +124,7 @@ impl Session {
         initialize: Initialize,
         pauses: Pauses,
         state: State,
-        synced: super::stored::Synced,
+        synced: super::synced::Synced,
     ) -> Self {
         key.id.set_sensitive(true);
         let content = Content {
@@ -284,7 +284,7 @@ impl Session {
     #[cfg(feature = "store")]
     pub(super) fn with_synced<T>(
         &self,
-        with: impl FnOnce(&mut State, &mut super::stored::Synced) -> T,
+        with: impl FnOnce(&mut State, &mut super::synced::Synced) -> T,
     ) -> T {
         let mut memory = self.lock_memory();
         let memory = &mut *memory;

@@ -160,7 +160,7 @@ fn k10_what_is_known_of_a_store_counts() {
         let none = session.bytes();
         let change = StateChange::Subscribe(parts.text());
         session.with_synced(|_, synced| synced.unstored.note(change));
-        assert!(session.bytes() - none > size_of::<super::super::stored::Synced>());
+        assert!(session.bytes() - none > size_of::<super::super::synced::Synced>());
         session.bytes()
     };
     assert_eq!(more(1, held), [LONG]);

@@ -1,0 +1,217 @@
+//! What is known of a session's record in the store, and what of the session is not in it (rules H1,
+//! N3, N5, N6).
+
+use super::{Epoch, Session, State, StateChange, unstored::Unstored};
+use crate::store::{
+    Revision,
+    record::{Record, UpstreamId},
+};
+
+/// What the store is known to hold of a session.
+#[derive(Default)]
+pub(crate) struct Synced {
+    /// The revision to replace; `None` where there is nothing.
+    pub(super) revision: Option<Revision>,
+    /// What this process has changed since it was last written or read.
+    pub(super) unstored: Unstored,
+    /// Tells the session from others that the server gives the same id.
+    pub(super) incarnation: Option<u64>,
+    /// It has been written or read. Until then, whatever has its key is of an earlier session: the
+    /// server has just handed out the id anew.
+    pub(super) is_known: bool,
+    /// The epoch that it was seen to be in there last.
+    pub(super) seen: Option<StoredEpoch>,
+    /// The epochs that were published although the store did not answer.
+    pub(super) unagreed: Vec<StoredEpoch>,
+    /// What an epoch of this process's making has been told, where the store has brought more since.
+    pub(super) told: Option<Box<State>>,
+    /// It is to be written.
+    pub(super) is_queued: bool,
+    /// The session has ended, and its record with it.
+    pub(super) is_removed: bool,
+}
+
+/// An epoch as a record tells it from others.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct StoredEpoch {
+    number: u64,
+    upstream: UpstreamId,
+}
+
+/// How many epochs are kept in mind that were published without the store. One may have come to it
+/// all the same, later than it was waited for.
+const MAX_UNAGREED: usize = 8;
+
+impl StoredEpoch {
+    pub(super) fn of(record: &Record) -> Self {
+        Self {
+            number: record.epoch,
+            upstream: record.upstream.clone(),
+        }
+    }
+}
+
+impl Synced {
+    pub(super) fn bytes(&self) -> usize {
+        let unagreed = self.unagreed.capacity() * size_of::<StoredEpoch>();
+        let told = self.told.as_ref();
+        let told = told.map_or(0, |told| size_of::<State>() + told.bytes());
+        size_of::<Self>() + self.unstored.bytes() + unagreed + told
+    }
+
+    /// The store holds the session in this epoch.
+    pub(super) fn agreed(&mut self, epoch: StoredEpoch) {
+        self.unagreed.retain(|it| it.number > epoch.number);
+        self.seen = Some(epoch);
+    }
+
+    /// This epoch is published although the store does not answer.
+    pub(super) fn not_agreed(&mut self, epoch: StoredEpoch) {
+        if self.unagreed.len() >= MAX_UNAGREED {
+            self.unagreed.remove(0);
+        }
+        self.unagreed.push(epoch);
+    }
+
+    /// Whether the mark of a session that has ended is about this one.
+    pub(super) fn is_ended_by(&self, mark: Option<u64>) -> bool {
+        self.incarnation == mark && (mark.is_some() || self.is_known)
+    }
+}
+
+impl Session {
+    /// What tells the session from others with the same key. Made when it is first needed.
+    pub(super) fn incarnation(&self) -> Option<u64> {
+        self.with_synced(|_, synced| {
+            // Those that another process recorded have what that has given them.
+            if synced.incarnation.is_none() && !synced.is_known {
+                synced.incarnation = getrandom::u64().ok();
+            }
+            synced.incarnation
+        })
+    }
+
+    /// An epoch of this session as the store has it.
+    pub(super) fn as_stored(&self, epoch: &Epoch) -> StoredEpoch {
+        StoredEpoch {
+            number: epoch.stored(),
+            upstream: self.upstream(epoch),
+        }
+    }
+
+    /// Whether the record is of another session, which the server gave the same id later (rule A5). The
+    /// first to know the id from then on is that one: of this one the store holds nothing any more.
+    pub(super) fn is_displaced_by(&self, record: &Record) -> bool {
+        self.with_synced(|_, synced| match (synced.incarnation, record.incarnation) {
+            (Some(own), Some(other)) if synced.is_known && own != other => {
+                synced.revision = None;
+                true
+            }
+            _ => false,
+        })
+    }
+
+    /// Whether another process has gone on, from `epoch` or from before it (rule N3). What was
+    /// published without the store gives way to what others have written since, however many epochs
+    /// that is on either side.
+    pub(super) fn is_behind(&self, epoch: &Epoch, record: &Record) -> bool {
+        let (stored, own) = (StoredEpoch::of(record), self.as_stored(epoch));
+        self.with_synced(|_, synced| match synced.unagreed.is_empty() {
+            true => {
+                stored.number > own.number
+                    || stored.number == own.number && stored.upstream != own.upstream
+            }
+            false => {
+                let seen = synced.seen.as_ref();
+                let is_new = |seen: &StoredEpoch| stored.number >= seen.number && stored != *seen;
+                // One that a recovery has seen which failed is no less later than this.
+                let is_later = stored.number > own.number || seen.is_none_or(is_new);
+                is_later && !synced.unagreed.contains(&stored)
+            }
+        })
+    }
+
+    /// The session stays in `epoch`, since what the store holds has expired: that is to know it for
+    /// the later one.
+    pub(crate) fn outrank(&self, epoch: &Epoch, expired: &Epoch) {
+        epoch.outrank(expired);
+        let epoch = self.as_stored(epoch);
+        self.with_synced(|_, synced| synced.not_agreed(epoch));
+    }
+
+    /// The store holds this, in no later epoch than this process knows of. One that is older than what
+    /// the store has held before is of a store that has lost what came since (rule N5).
+    pub(super) fn take_in(&self, record: &Record, revision: Revision, limit: usize) {
+        let is_lost = self.with_synced(|_, synced| {
+            let seen = synced.seen.as_ref();
+            let is_lost = seen.is_some_and(|seen| record.epoch < seen.number);
+            if is_lost {
+                synced.revision = Some(revision);
+            }
+            is_lost
+        });
+        if !is_lost {
+            self.merge(record, revision, limit);
+        }
+    }
+
+    /// The store holds this state: what this process has changed since it last knew is changed in
+    /// that. Gives those changes.
+    pub(crate) fn merge(
+        &self,
+        record: &Record,
+        revision: Revision,
+        limit: usize,
+    ) -> Vec<StateChange> {
+        let theirs = State::of_stored(&record.state, limit);
+        self.with_synced(|state, synced| {
+            let own = synced.unstored.changes();
+            let mut merged = theirs;
+            for change in own.iter().cloned() {
+                merged.apply(change, limit);
+            }
+            let before = std::mem::replace(state, merged);
+            // Who changed it has told the epoch that both are in, but not one that is not agreed on.
+            if !synced.unagreed.is_empty() && synced.told.is_none() {
+                synced.told = Some(Box::new(before));
+            }
+            synced.revision = Some(revision);
+            synced.incarnation = record.incarnation.or(synced.incarnation);
+            synced.is_known = true;
+            synced.seen = Some(StoredEpoch::of(record));
+            own
+        })
+    }
+
+    /// What the epoch that the store holds now has not been told of the session's state.
+    pub(super) fn take_untold(&self) -> Vec<StateChange> {
+        self.with_synced(|state, synced| match synced.told.take() {
+            Some(told) => state.changes_from(&told),
+            None => Vec::new(),
+        })
+    }
+
+    /// The epoch that is made holds all that is there, or is told of it.
+    pub(crate) fn is_told(&self) {
+        self.with_synced(|_, synced| synced.told = None);
+    }
+
+    /// The session stays in its epoch for now. If the store holds another, that is looked at again
+    /// before anything is written in its place.
+    pub(crate) fn stays(&self) {
+        let epoch = self.as_stored(&self.chain().current());
+        self.with_synced(|_, synced| {
+            if synced.seen.as_ref() != Some(&epoch) {
+                synced.revision = None;
+            }
+        });
+    }
+
+    /// The session goes on in the epoch that the store holds.
+    pub(crate) fn is_agreed(&self) {
+        self.with_synced(|_, synced| {
+            synced.unagreed.clear();
+            synced.told = None;
+        });
+    }
+}
