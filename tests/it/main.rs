@@ -110,6 +110,7 @@ mod stored {
     mod faulty;
     mod flushing;
     mod interleaving;
+    mod late;
     mod outliving;
     mod seeds;
     mod sick;
