@@ -240,6 +240,7 @@ impl Persistence {
         is_proposal: bool,
     ) -> Result<Agreed, StoreError> {
         let key = session.key().stored();
+        let has_left = || !is_proposal && !session.chain().is_current(epoch);
         for _ in 0..ATTEMPTS {
             let (state, noted, revision, is_removed) = session.with_synced(|state, synced| {
                 let noted = synced.unstored.noted();
@@ -248,7 +249,9 @@ impl Persistence {
             if is_removed {
                 return Ok(Agreed::Ended);
             }
-            if !is_proposal && !session.chain().is_current(epoch) {
+            if has_left() {
+                // What has been read for it is not for the one after it to write over.
+                set_revision(session, None);
                 return Ok(Agreed::Left);
             }
             let stored = session.as_stored(epoch);
@@ -271,6 +274,7 @@ impl Persistence {
                 return Ok(Agreed::Proposed);
             }
             match self.load(key).await? {
+                _ if has_left() => {}
                 Loaded::Nothing => set_revision(session, None),
                 Loaded::Garbage(revision) => set_revision(session, Some(revision)),
                 Loaded::Ended(mark, _) if self.is_ended_by(session, &mark) => {
