@@ -8,7 +8,7 @@ use http_body::Body;
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    client::{Client, UpstreamSession},
+    client::Client,
     drain::in_background,
     handshake::{patience, whole},
 };
@@ -16,7 +16,7 @@ use crate::{
     Failure,
     config::Shared,
     http_service::HttpService,
-    mcp::{HttpAnswer, Id, Verdict},
+    mcp::{HttpAnswer, Verdict},
     session::{Affinity, Agreed, EndedBy, Epoch, Newer, Persistence, Session, StateChange},
     store::{Revision, record::Record},
 };
@@ -203,10 +203,7 @@ where
     }
 
     async fn ask_for_long(&self, client: &Client<S, B>, epoch: &Epoch, deadline: Instant) -> Said {
-        let id = Id::from("mcp-session-recovery/ping".to_owned());
-        let ping = Bytes::from(format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"ping"}}"#));
-        let upstream = UpstreamSession::of(epoch);
-        let Ok(response) = client.post(&upstream, ping.clone()).await else {
+        let Ok((response, ping)) = client.ping(epoch).await else {
             return Said::Alive;
         };
         let config = &self.shared.config;

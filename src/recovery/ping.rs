@@ -1,4 +1,4 @@
-//! Asks a server whether it knows a session (rules D4, D8, D9).
+//! Asks a server whether it knows a session (rules D4, D8, D9, N3).
 
 use std::sync::Arc;
 
@@ -28,9 +28,23 @@ where
     B: Body<Error: Send> + Send + 'static,
 {
     let client = Client::<S, B>::of_trigger(shared, session, trigger).in_epoch(epoch);
-    let id = Id::from("mcp-session-recovery/ping".to_owned());
-    let message = Bytes::from(format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"ping"}}"#));
-    let upstream = UpstreamSession::of(epoch);
-    let response = client.post(&upstream, message.clone()).await?;
-    Ok((response, message))
+    client.ping(epoch).await
+}
+
+impl<S, B> Client<S, B>
+where
+    S: HttpService<B>,
+    B: Body<Error: Send> + Send + 'static,
+{
+    /// Sends a `ping` in an epoch. Gives the answer, and what was asked.
+    pub(super) async fn ping(
+        &self,
+        epoch: &Epoch,
+    ) -> Result<(Response<S::ResBody>, Bytes), Failure> {
+        let id = Id::from("mcp-session-recovery/ping".to_owned());
+        let message = Bytes::from(format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"ping"}}"#));
+        let upstream = UpstreamSession::of(epoch);
+        let response = self.post(&upstream, message.clone()).await?;
+        Ok((response, message))
+    }
 }

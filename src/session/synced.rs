@@ -103,10 +103,7 @@ impl Session {
     /// first to know the id from then on is that one: of this one the store holds nothing any more.
     pub(super) fn is_displaced_by(&self, record: &Record) -> bool {
         self.with_synced(|_, synced| match (synced.incarnation, record.incarnation) {
-            (Some(own), Some(other)) if synced.is_known && own != other => {
-                synced.revision = None;
-                true
-            }
+            (Some(own), Some(other)) => synced.is_known && own != other,
             _ => false,
         })
     }

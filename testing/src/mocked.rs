@@ -107,6 +107,17 @@ pub async fn lost(layer: SessionRecoveryLayer) -> Scene {
     scene
 }
 
+impl Scene {
+    /// The same session and server, with a client of another process.
+    pub fn in_another_process(&self, layer: SessionRecoveryLayer) -> Self {
+        Self {
+            server: self.server.clone(),
+            client: mocked(&self.server, layer),
+            session: self.session.clone(),
+        }
+    }
+}
+
 impl<S> Scene<SessionRecovery<S>>
 where
     S: Service<Sent, Response = Reply> + Clone + Send + 'static,

@@ -41,8 +41,8 @@ impl Persistence {
         session.with_synced(|_, synced| synced.is_removed)
     }
 
-    /// Whether the mark says that it has, of which the session takes note.
-    pub(super) fn is_ended_by(&self, session: &Session, mark: &Ended) -> bool {
+    /// Takes note of the mark, if that says that it has. Gives whether it does.
+    pub(super) fn note_end(&self, session: &Session, mark: &Ended) -> bool {
         session.with_synced(|_, synced| {
             let is_ended = synced.is_ended_by(mark.incarnation);
             synced.is_removed |= is_ended;
@@ -174,7 +174,7 @@ mod tests {
         assert!(persistence.has_ended(&session));
 
         // which no other takes back, nor that there is none any more.
-        assert!(!persistence.is_ended_by(&session, &Ended::new(key, earlier)));
+        assert!(!persistence.note_end(&session, &Ended::new(key, earlier)));
         assert!(persistence.has_ended(&session));
         assert!(persistence.config.store.remove(key).await.is_ok());
         assert!(matches!(newer().await, Newer::Ended));

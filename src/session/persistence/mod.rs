@@ -189,7 +189,9 @@ impl Persistence {
         let loaded = timeout_at(deadline, self.load(session.key().stored())).await;
         match self.health.noted(loaded.unwrap_or(Err(NO_ANSWER))) {
             // The server has given its id to another caller since: it is not in the store any more.
-            Some(Loaded::Record(record, _)) if session.is_displaced_by(&record) => {}
+            Some(Loaded::Record(record, _)) if session.is_displaced_by(&record) => {
+                set_revision(session, None);
+            }
             Some(Loaded::Record(record, revision)) if is_known(session) => {
                 let epoch = session.chain().current();
                 if session.is_behind(&epoch, &record) {
@@ -197,7 +199,7 @@ impl Persistence {
                 }
                 session.take_in(&record, revision, self.config.max_subscriptions);
             }
-            Some(Loaded::Ended(mark, _)) if self.is_ended_by(session, &mark) => {
+            Some(Loaded::Ended(mark, _)) if self.note_end(session, &mark) => {
                 return Newer::Ended;
             }
             Some(
@@ -274,19 +276,20 @@ impl Persistence {
                 return Ok(Agreed::Proposed);
             }
             match self.load(key).await? {
-                _ if has_left() => {}
                 Loaded::Nothing => set_revision(session, None),
                 Loaded::Garbage(revision) => set_revision(session, Some(revision)),
-                Loaded::Ended(mark, _) if self.is_ended_by(session, &mark) => {
+                Loaded::Ended(mark, _) if self.note_end(session, &mark) => {
                     return Ok(Agreed::Ended);
                 }
                 Loaded::Ended(_, revision) => set_revision(session, Some(revision)),
                 Loaded::Record(record, _) if session.is_displaced_by(&record) => {
+                    set_revision(session, None);
                     return Ok(Agreed::Proposed);
                 }
                 Loaded::Record(_, revision) if !is_known(session) => {
                     set_revision(session, Some(revision));
                 }
+                Loaded::Record(..) if has_left() => {}
                 Loaded::Record(record, revision) => {
                     if session.is_behind(epoch, &record) {
                         return Ok(Agreed::Other(record, revision));

@@ -21,11 +21,7 @@ pub(super) async fn two(store: &FaultyStore) -> (Scene, Scene) {
 pub(super) async fn two_over(store: &FaultyStore, others: &FaultyStore) -> (Scene, Scene) {
     let one = live(store.layer()).await;
     settle().await;
-    let other = Scene {
-        client: mocked(&one.server, others.layer()),
-        server: one.server.clone(),
-        session: one.session.clone(),
-    };
+    let other = one.in_another_process(others.layer());
     assert_eq!(echoed(&other.call(1).await), 1);
     (one, other)
 }
@@ -60,11 +56,7 @@ async fn n4_what_is_adopted_is_told() {
     let one = live(store.layer()).await;
     settle().await;
     let (layer, events) = Events::of(store.layer());
-    let other = Scene {
-        client: mocked(&one.server, layer),
-        server: one.server.clone(),
-        session: one.session.clone(),
-    };
+    let other = one.in_another_process(layer);
     assert_eq!(echoed(&other.call(1).await), 1);
     // Given a server that comes back as another release, and a process that has gone on in it,
     for (epoch, name, changed) in [(1, "next", true), (2, "next", false)] {
@@ -166,11 +158,7 @@ async fn n3_epochs_that_were_published_without_the_store_give_way_to_the_one_in_
 async fn n3_what_either_process_changes_is_restored_by_the_other() {
     let store = FaultyStore::new();
     let (one, other) = two(&store).await;
-    let subscribe = |uri: &str| {
-        serde_json::json!({
-            "jsonrpc": "2.0", "id": 9, "method": "resources/subscribe", "params": {"uri": uri},
-        })
-    };
+    let subscribe = |uri: &str| change("resources/subscribe", uri);
     let session = one.session.clone();
     one.send(post(Some(&session), &subscribe("file:///one")))
         .await;
@@ -283,9 +271,7 @@ async fn n3_what_the_store_turns_out_to_hold_is_told_to_an_epoch_of_ones_own() {
     let others = store.another_way();
     let (one, other) = two_over(&store, &others).await;
     others.set(Mode::Down);
-    let subscribe = serde_json::json!({
-        "jsonrpc": "2.0", "id": 9, "method": "resources/subscribe", "params": {"uri": "file:///a"},
-    });
+    let subscribe = change("resources/subscribe", "file:///a");
     one.send(post(Some(&one.session), &subscribe)).await;
     settle().await;
     // and a process that could not ask, and recovered it,
@@ -363,9 +349,7 @@ async fn n3_what_was_not_written_is_told_to_the_epoch_that_is_adopted() {
     let store = FaultyStore::new();
     let (one, other) = two(&store).await;
     store.set(Mode::Full);
-    let subscribe = serde_json::json!({
-        "jsonrpc": "2.0", "id": 9, "method": "resources/subscribe", "params": {"uri": "file:///a"},
-    });
+    let subscribe = change("resources/subscribe", "file:///a");
     one.send(post(Some(&one.session), &subscribe)).await;
     store.set(Mode::Works);
     one.server.restart();
@@ -381,23 +365,14 @@ async fn n3_what_was_not_written_is_told_to_the_epoch_that_is_adopted() {
 async fn n3_what_another_process_took_back_is_not_restored() {
     let store = FaultyStore::new();
     let one = live(store.layer()).await;
-    let change = |method: &str| {
-        serde_json::json!({
-            "jsonrpc": "2.0", "id": 9, "method": method, "params": {"uri": "file:///a"},
-        })
-    };
     let session = one.session.clone();
-    one.send(post(Some(&session), &change("resources/subscribe")))
-        .await;
+    let subscribe = change("resources/subscribe", "file:///a");
+    one.send(post(Some(&session), &subscribe)).await;
     settle().await;
-    let other = Scene {
-        client: mocked(&one.server, store.layer()),
-        server: one.server.clone(),
-        session: session.clone(),
-    };
+    let other = one.in_another_process(store.layer());
     assert_eq!(echoed(&other.call(1).await), 1);
-    one.send(post(Some(&session), &change("resources/unsubscribe")))
-        .await;
+    let unsubscribe = change("resources/unsubscribe", "file:///a");
+    one.send(post(Some(&session), &unsubscribe)).await;
     settle().await;
     one.server.restart();
     assert_eq!(echoed(&other.call(2).await), 2);
@@ -588,11 +563,7 @@ async fn n3_a_change_that_seems_to_be_none_is_one() {
                 settle().await;
             };
             changed(&one, before).await;
-            let joined = || Scene {
-                client: mocked(&one.server, store.layer()),
-                server: one.server.clone(),
-                session: one.session.clone(),
-            };
+            let joined = || one.in_another_process(store.layer());
             let other = joined();
             assert_eq!(echoed(&other.call(1).await), 1);
             changed(&one, by_one).await;

@@ -7,7 +7,7 @@ use testing::whose::Ids;
 use testing::*;
 
 use super::{
-    agreeing::{two, two_over},
+    agreeing::{change, two, two_over},
     faulty::{FaultyStore, Mode},
     outliving::restarted,
 };
@@ -210,9 +210,7 @@ async fn n6_what_another_process_writes_late_does_not_bring_back_what_has_ended(
     let store = FaultyStore::new();
     let (one, other) = two(&store).await;
     // Given a change that the other process could not write,
-    let subscribe = serde_json::json!({
-        "jsonrpc": "2.0", "id": 9, "method": "resources/subscribe", "params": {"uri": "file:///a"},
-    });
+    let subscribe = change("resources/subscribe", "file:///a");
     store.set(Mode::Down);
     other.send(post(Some(&other.session), &subscribe)).await;
     settle().await;

@@ -172,11 +172,7 @@ impl SessionStore for Late {
 
 /// A process that has found in the store the session that another one recorded.
 async fn joined(one: &Scene, layer: SessionRecoveryLayer) -> Scene {
-    let joined = Scene {
-        client: mocked(&one.server, layer),
-        server: one.server.clone(),
-        session: one.session.clone(),
-    };
+    let joined = one.in_another_process(layer);
     assert_eq!(echoed(&joined.call(1).await), 1);
     joined
 }

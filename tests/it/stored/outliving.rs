@@ -156,9 +156,7 @@ async fn k8_n2_subscriptions_that_were_not_kept_are_reported_by_whoever_restores
     let store = FaultyStore::new();
     let scene = live(store.layer().max_subscriptions(1)).await;
     for uri in ["file:///a", "file:///b"] {
-        let subscribe = serde_json::json!({
-            "jsonrpc": "2.0", "id": 9, "method": "resources/subscribe", "params": {"uri": uri},
-        });
+        let subscribe = change("resources/subscribe", uri);
         scene.send(post(Some(&scene.session), &subscribe)).await;
     }
     settle().await;
@@ -236,9 +234,7 @@ async fn n1_state_goes_with_the_session() {
     let scene = live(store.layer()).await;
     let session = scene.session.clone();
     scene.send(post(Some(&session), &set_level())).await;
-    let subscribe = serde_json::json!({
-        "jsonrpc": "2.0", "id": 9, "method": "resources/subscribe", "params": {"uri": "file:///a"},
-    });
+    let subscribe = change("resources/subscribe", "file:///a");
     scene.send(post(Some(&session), &subscribe)).await;
     settle().await;
 
@@ -324,9 +320,7 @@ async fn a5_n3_what_an_earlier_session_of_the_same_id_held_is_not_restored() {
         server.set_ids(Ids::Counting);
         let one = mocked(&server, store.layer());
         let session = handshake(&one).await;
-        let subscribe = serde_json::json!({
-            "jsonrpc": "2.0", "id": 9, "method": "resources/subscribe", "params": {"uri": "file:///a"},
-        });
+        let subscribe = change("resources/subscribe", "file:///a");
         send(&one, post(Some(&session), &subscribe)).await;
         settle().await;
         // when another process is given its id, and is recovered,
@@ -357,13 +351,7 @@ async fn a5_n3_the_record_of_a_later_session_of_the_same_id_is_not_gone_on_in() 
     settle().await;
     server.restart();
     assert_eq!(handshake(&other).await, session);
-    let subscribe = |uri: &str| {
-        let params = serde_json::json!({ "uri": uri });
-        let message = serde_json::json!({
-            "jsonrpc": "2.0", "id": 9, "method": "resources/subscribe", "params": params,
-        });
-        post(Some(&session), &message)
-    };
+    let subscribe = |uri: &str| post(Some(&session), &change("resources/subscribe", uri));
     send(&other, subscribe("file:///others")).await;
     settle().await;
 

@@ -10,12 +10,12 @@ use std::{
     time::Duration,
 };
 
-use serde_json::json;
 use testing::mocked::*;
 use testing::*;
 use tokio::{task::JoinHandle, time::Instant};
 
 use super::{
+    agreeing::change,
     faulty::{FaultyStore, Mode},
     seeds::{Random, each_seed},
 };
@@ -107,7 +107,7 @@ impl World {
             true => "resources/unsubscribe",
             false => "resources/subscribe",
         };
-        let message = json!({"jsonrpc": "2.0", "id": 9, "method": method, "params": {"uri": uri}});
+        let message = change(method, &uri);
         let scene = &self.processes[process];
         let answer = scene.send(post(Some(&scene.session), &message)).await;
         assert_eq!(answer.status, 200);
@@ -166,11 +166,7 @@ impl World {
 
 /// A process that has found in the store the session that another one recorded.
 async fn joined(one: &Scene, way: &FaultyStore) -> Scene {
-    let joined = Scene {
-        client: mocked(&one.server, way.layer()),
-        server: one.server.clone(),
-        session: one.session.clone(),
-    };
+    let joined = one.in_another_process(way.layer());
     let ping = post(Some(&one.session), &ping(8));
     assert_eq!(joined.send(ping).await.status, 200);
     joined
