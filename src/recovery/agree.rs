@@ -186,7 +186,7 @@ where
     }
 
     /// Asks the server whether it knows the epoch. Only a plain no is one.
-    pub(super) async fn is_alive(&mut self, epoch: &Epoch, deadline: Instant) -> bool {
+    async fn is_alive(&mut self, epoch: &Epoch, deadline: Instant) -> bool {
         if let Some(owner) = &self.owner {
             match self.ask(owner, epoch, deadline).await {
                 // Those credentials are no longer good.

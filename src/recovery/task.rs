@@ -174,28 +174,28 @@ where
             Ok(None) => return self.shared.changed(&self.session),
             Err(_ended) => return,
         };
-        let is_own_alive = !adopted.is_alive && agreement.is_alive(own, deadline).await;
         let patience = self.shared.config.recovery_timeout;
         let Some(leader) = Chain::follow(&self.session, own, patience) else {
             return;
         };
-        if is_own_alive {
-            // Nobody goes on elsewhere any more. The store is to hold this, then.
+        if !adopted.is_alive {
+            // Nobody goes on there any more, so there is nothing to go on to. The store is to hold this
+            // epoch, then.
             let _ = adopted.take_over(&self.shared, &self.session);
             self.session.outrank(own, &adopted.epoch);
-            leader.give_up(Failure::Paused.into());
+            leader.release();
             return self.shared.changed(&self.session);
         }
         // There was no handshake that could have been of no use (rule J4).
         adopted.epoch.settle();
-        let is_in_use = adopted.is_alive && adopted.epoch.id() != own.id();
+        let is_another = adopted.epoch.id() != own.id();
         let mut report = self.report(leader);
         if let Some(leader) = report.leader.take() {
             let waited = leader.waiting();
             let replaced = own.clone();
             let (next, recovered) = self.adopt(adopted);
             let result = self.publish(leader, next, recovered);
-            if result.is_ok() && is_in_use {
+            if result.is_ok() && is_another {
                 self.end_later(replaced);
             }
             report.send(waited, result);
@@ -350,8 +350,7 @@ where
     fn take_over(&self, adopted: &Adopted) -> Vec<StateChange> {
         let changes = adopted.take_over(&self.shared, &self.session);
         self.session.is_agreed();
-        // Of one that has expired there is nobody to tell: whoever comes next recovers it.
-        changes.into_iter().filter(|_| adopted.is_alive).collect()
+        changes
     }
 
     /// Ends an epoch that is not the one that the processes have agreed on, when those who are still in

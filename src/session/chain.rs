@@ -380,6 +380,20 @@ impl Leader {
         self.end(error, true);
     }
 
+    /// Gives the lead back: there is nothing to go on to. Whoever waits claims again.
+    #[cfg(feature = "store")]
+    pub(crate) fn release(mut self) {
+        self.has_ended = true;
+        let number = self.flight.number();
+        {
+            let mut state = self.session.chain().lock();
+            if state.is_under_way(number) {
+                state.flight = None;
+            }
+        }
+        self.end.tell(Ok(()));
+    }
+
     /// Ends the recovery without a new epoch, before it had its turn (rule E12). Since nothing was
     /// attempted, there is no pause.
     pub(crate) fn give_up(mut self, error: RecoveryError) {

@@ -20,6 +20,10 @@ pub(super) enum Mode {
     Works,
     /// Does what it is told, after so long.
     Slow(Duration),
+    /// The same, also if nobody waits for it any more.
+    Sent(Duration),
+    /// Does what it is told, and says so after so long.
+    Late(Duration),
     /// Never answers.
     Hangs,
     Down,
@@ -133,8 +137,8 @@ impl FaultyStore {
     async fn obey(&self, writes: bool) -> Result<(), StoreError> {
         let mode = *self.0.mode.lock().unwrap();
         match mode {
-            Mode::Works => Ok(()),
-            Mode::Slow(time) => {
+            Mode::Works | Mode::Late(_) => Ok(()),
+            Mode::Slow(time) | Mode::Sent(time) => {
                 tokio::time::sleep(time).await;
                 Ok(())
             }
@@ -151,13 +155,38 @@ impl FaultyStore {
     }
 }
 
+impl FaultyStore {
+    fn run<T: Send + 'static>(
+        &self,
+        writes: bool,
+        operation: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+    ) -> StoreFuture<'_, T> {
+        let mode = *self.0.mode.lock().unwrap();
+        let this = self.clone();
+        let run = async move {
+            this.obey(writes).await?;
+            let done = operation.await;
+            if let Mode::Late(time) = mode {
+                tokio::time::sleep(time).await;
+            }
+            done
+        };
+        match mode {
+            Mode::Sent(_) => {
+                let sent = tokio::spawn(run);
+                Box::pin(async move { sent.await.unwrap() })
+            }
+            _ => Box::pin(run),
+        }
+    }
+}
+
 impl SessionStore for FaultyStore {
     fn load(&self, key: StoreKey) -> StoreFuture<'_, Option<Stored>> {
-        Box::pin(async move {
-            *self.0.loads.lock().unwrap() += 1;
-            self.obey(false).await?;
-            let stored = self.0.memory.load(key).await?;
-            match stored {
+        *self.0.loads.lock().unwrap() += 1;
+        let memory = self.0.memory.clone();
+        self.run(false, async move {
+            match memory.load(key).await? {
                 Some(stored) if stored.value == UNREADABLE => Err(CORRUPT),
                 stored => Ok(stored),
             }
@@ -171,23 +200,22 @@ impl SessionStore for FaultyStore {
         expected: Option<Revision>,
         ttl: Duration,
     ) -> StoreFuture<'_, Saved> {
-        Box::pin(async move {
-            {
-                let mut keys = self.0.keys.lock().unwrap();
-                if !keys.contains(&key) {
-                    keys.push(key);
-                }
+        {
+            let mut keys = self.0.keys.lock().unwrap();
+            if !keys.contains(&key) {
+                keys.push(key);
             }
-            self.obey(true).await?;
-            self.0.memory.save(key, value, expected, ttl).await
-        })
+        }
+        let memory = self.0.memory.clone();
+        self.run(
+            true,
+            async move { memory.save(key, value, expected, ttl).await },
+        )
     }
 
     fn remove(&self, key: StoreKey) -> StoreFuture<'_, ()> {
-        Box::pin(async move {
-            // That takes no room.
-            self.obey(false).await?;
-            self.0.memory.remove(key).await
-        })
+        let memory = self.0.memory.clone();
+        // That takes no room.
+        self.run(false, async move { memory.remove(key).await })
     }
 }

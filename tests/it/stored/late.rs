@@ -299,6 +299,25 @@ async fn n3_what_was_read_for_an_epoch_that_was_left_is_not_written_over() {
     alone.store.assert_never_went_back();
 }
 
+#[tokio::test(start_paused = true)]
+async fn n3_no_request_is_sent_again_in_what_another_process_made_and_has_expired() {
+    // Given a call in an epoch of a process that finds what another has stored,
+    let alone = Alone::new(1, &[], (0, 0)).await;
+    let scene = &alone.scene;
+    let gate = hold(&scene.server, "tools/call");
+    let call = scene.spawn_call(3);
+    settle().await;
+    // when the server has forgotten both before it is answered,
+    scene.server.restart();
+    millis(1_000).await;
+    gate.open();
+
+    // then it is answered in a new one.
+    assert_eq!(echoed(&soon(call).await.unwrap()), 3);
+    alone.both_are_in(&scene.server.live()[0]).await;
+    assert_eq!(scene.server.live().len(), 1);
+}
+
 /// However many processes there are, and however late each of them is told.
 async fn never_goes_back(seed: u64) {
     let mut random = Random(seed);

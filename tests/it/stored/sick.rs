@@ -26,10 +26,13 @@ const URIS: usize = 3;
 const PATIENCE: Duration = Duration::from_millis(260);
 const LONG: Duration = Duration::from_secs(180);
 
-const MODES: [Mode; 7] = [
+const MODES: [Mode; 10] = [
     Mode::Works,
     Mode::Slow(Duration::from_millis(100)),
     Mode::Slow(Duration::from_millis(400)),
+    Mode::Sent(Duration::from_millis(400)),
+    Mode::Late(Duration::from_millis(100)),
+    Mode::Late(Duration::from_millis(400)),
     Mode::Hangs,
     Mode::Down,
     Mode::Refuses(Duration::from_millis(100)),
