@@ -229,11 +229,13 @@ where
             .shared
             .sessions
             .handshakes(self.session.endpoint(), self.shared.config.max_handshakes);
-        let Ok(_turn) = timeout_at(deadline, handshakes.acquire()).await else {
+        let Ok(turn) = timeout_at(deadline, handshakes.acquire()).await else {
             *has_turn = false;
             return Err(Failure::TimedOut.into());
         };
         let (established, mut recovered) = self.establish(&expired, deadline).await?;
+        // Who has the next does not wait for a store.
+        drop(turn);
         let before = expired.handshake().map(|handshake| &handshake.affinity);
         let affinity = self.client.affinity(before);
         let handshake = self.client.handshake(established.accepted, affinity);
