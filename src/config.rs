@@ -9,11 +9,11 @@ use crate::{
     RecoveryEvent,
     http_service::SharedService,
     mcp::{Classify, Message},
-    session::{Epoch, Pauses, Principal, Session, Sessions, TableLimits},
+    session::{Pauses, Principal, Session, Sessions, TableLimits},
 };
 #[cfg(feature = "store")]
 use crate::{
-    session::{Persistence, PersistenceConfig},
+    session::{Epoch, Persistence, PersistenceConfig},
     store::SessionStore,
 };
 
@@ -99,18 +99,21 @@ impl<S> Shared<S> {
         let _ = session;
     }
 
-    /// Whether somebody may go on with a session that this process forgets, in this epoch: then its
-    /// upstream session is not to be ended (rule I2).
-    pub(crate) fn keeps(&self, session: &Arc<Session>, epoch: &Epoch) -> bool {
+    /// This process forgets the session for want of room. Whether somebody may go on with it all the
+    /// same: then its upstream session is not to be ended (rule I2).
+    pub(crate) fn hand_over(&self, session: &Arc<Session>) -> bool {
         #[cfg(feature = "store")]
         if let Some(persistence) = &self.persistence {
-            let keeps = persistence.keeps(session, epoch);
-            if keeps {
-                persistence.write_last(session);
-            }
-            return keeps;
+            return persistence.hand_over(session);
         }
-        let _ = (session, epoch);
+        let _ = session;
         false
+    }
+
+    /// Whether somebody may go on with a session that this process has forgotten, in this epoch.
+    #[cfg(feature = "store")]
+    pub(crate) fn keeps(&self, session: &Arc<Session>, epoch: &Epoch) -> bool {
+        let persistence = self.persistence.as_ref();
+        persistence.is_some_and(|it| it.keeps(session, epoch))
     }
 }

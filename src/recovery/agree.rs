@@ -229,10 +229,7 @@ pub(crate) fn end_everywhere<S>(shared: &Arc<Shared<S>>, session: &Arc<Session>,
         return;
     };
     let ending = persistence.ending(session);
-    let ended = EndedBy {
-        session: session.clone(),
-        head,
-    };
+    let ended = EndedBy::new(session.clone(), head);
     // Each of its steps has a time-out of its own.
     in_background(Duration::MAX, async move {
         persistence.end(ended).await;

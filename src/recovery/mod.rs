@@ -56,9 +56,8 @@ where
     S: HttpService<B>,
     B: Body<Error: Send> + Send + 'static,
 {
-    let epoch = session.chain().current();
-    if !shared.keeps(session, &epoch) {
-        end::<S, B>(shared, session, &epoch);
+    if !shared.hand_over(session) {
+        end::<S, B>(shared, session, &session.chain().current());
     }
 }
 

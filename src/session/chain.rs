@@ -104,6 +104,12 @@ impl Chain {
         is_there && std::ptr::eq(&**self.epoch(&snapshot), epoch)
     }
 
+    /// Whether this epoch is the current one, and nothing is about to take its place.
+    #[cfg(feature = "store")]
+    pub(crate) fn is_at_rest(&self, epoch: &Epoch) -> bool {
+        std::ptr::eq(&*self.current(), epoch) && self.under_way().is_none()
+    }
+
     /// The current epoch, and whether it is there to be used: it is not while it is recovered, nor
     /// once it is known to have expired.
     #[inline]

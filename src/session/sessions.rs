@@ -10,6 +10,8 @@ use std::{
 use http::{HeaderMap, HeaderValue, Uri};
 use tokio::sync::Semaphore;
 
+#[cfg(feature = "store")]
+use super::chain::Flight;
 use super::{
     Endpoint, Initialize, Key, Pauses, Principal, Session, random_id,
     table::{Group, Table, TableLimits},
@@ -80,7 +82,8 @@ impl Sessions {
     }
 
     /// Forgets every session. Requests that carry their ids pass through untouched from then on;
-    /// nothing is sent to any server. What a store keeps of them stays there, and is found again.
+    /// nothing is sent to any server. What a store keeps of them stays there, and is found again; what
+    /// it has not been told of yet is lost ([`flush`](Self::flush) before tells it).
     pub fn forget_all(&self) {
         let mut table = self.write();
         let forgotten = std::mem::take(&mut *table);
@@ -220,6 +223,14 @@ impl Sessions {
             .all()
             .filter(|session| session.last_use() >= since);
         (now, used.cloned().collect())
+    }
+
+    /// The recoveries under way.
+    #[cfg(feature = "store")]
+    pub(super) fn recoveries(&self) -> Vec<Flight> {
+        let table = self.read();
+        let sessions = table.by_id.all();
+        sessions.filter_map(|it| it.chain().under_way()).collect()
     }
 
     /// Forgets a session, unless it has been replaced already.

@@ -1,6 +1,10 @@
 //! What is known of a session's record in the store, and what of the session is not in it (rules H1,
 //! N3, N5, N6).
 
+use std::time::Duration;
+
+use tokio::time::Instant;
+
 use super::{Epoch, Session, State, StateChange, unstored::Unstored};
 use crate::store::{
     Revision,
@@ -27,6 +31,10 @@ pub(crate) struct Synced {
     pub(super) told: Option<Box<State>>,
     /// It is to be written.
     pub(super) is_queued: bool,
+    /// When this process last wrote it.
+    pub(super) written: Option<Instant>,
+    /// This process has forgotten the session, and ended it on the server since nobody could know it.
+    pub(super) is_given_up: bool,
     /// The session has ended, and its record with it.
     pub(super) is_removed: bool,
 }
@@ -202,6 +210,16 @@ impl Session {
                 synced.revision = None;
             }
         });
+    }
+
+    /// Whether the store was told all of the session by this process, in this epoch and not so long
+    /// ago that it has expired there.
+    pub(super) fn is_nothing_new(&self, epoch: &StoredEpoch, ttl: Duration) -> bool {
+        self.with_synced(|_, synced| {
+            let is_told = synced.revision.is_some() && synced.seen.as_ref() == Some(epoch);
+            let has_expired = synced.written.is_some_and(|it| it.elapsed() >= ttl);
+            is_told && synced.unstored.changes().is_empty() && !has_expired
+        })
     }
 
     /// The session goes on in the epoch that the store holds.

@@ -25,6 +25,18 @@ const SHORTEST_MARK: Duration = Duration::from_secs(60);
 pub(crate) struct EndedBy {
     pub(crate) session: Arc<Session>,
     pub(crate) head: Parts,
+    /// What a mark was to take the place of. A store that has not said that it did may have done it.
+    replaced: Mutex<Option<Box<Record>>>,
+}
+
+impl EndedBy {
+    pub(crate) fn new(session: Arc<Session>, head: Parts) -> Self {
+        Self {
+            session,
+            head,
+            replaced: Mutex::default(),
+        }
+    }
 }
 
 impl Persistence {
@@ -53,9 +65,9 @@ impl Persistence {
     /// The session has ended, everywhere: if not now, when the store is back.
     pub(crate) async fn end(self: &Arc<Self>, by: EndedBy) {
         let (key, of) = (by.session.key().stored(), by.session.incarnation());
-        let marked = timeout(self.patience(), self.mark(key, of)).await;
+        let marked = timeout(self.patience(), self.mark(key, of, &by.replaced)).await;
         match self.health.noted(marked.unwrap_or(Err(NO_ANSWER))) {
-            Some(replaced) => self.has_replaced(replaced, &by),
+            Some(()) => self.has_replaced(&by),
             None => {
                 let has_room = lock(&self.queue).len() < MAX_LAST;
                 self.push(Task::End(key, of, has_room.then(|| Box::new(by))));
@@ -63,51 +75,73 @@ impl Persistence {
         }
     }
 
-    /// A mark has taken the place of this. If it is an epoch of another process's, that has to be
-    /// ended, too.
-    pub(super) fn has_replaced(&self, record: Option<Box<Record>>, by: &EndedBy) {
+    /// A mark has taken its place. If that was an epoch of another process's, it has to be ended, too.
+    fn has_replaced(&self, by: &EndedBy) {
         let current = by.session.chain().current();
-        let other = record.filter(|record| by.session.is_behind(&current, record));
+        let replaced = lock(&by.replaced).take();
+        let other = replaced.filter(|record| by.session.is_behind(&current, record));
         if let (Some(reconciler), Some(record)) = (self.reconciler.get(), other) {
             reconciler.end(by, &record);
         }
     }
 
-    /// Puts a mark in the place of the record of a session, which it gives.
+    /// What a failure of the store has put off.
+    pub(super) async fn end_late(
+        &self,
+        key: StoreKey,
+        of: Option<u64>,
+        by: Option<&EndedBy>,
+    ) -> Result<(), StoreError> {
+        match by {
+            Some(by) => {
+                self.mark(key, of, &by.replaced).await?;
+                self.has_replaced(by);
+                Ok(())
+            }
+            None => self.mark(key, of, &Mutex::default()).await,
+        }
+    }
+
+    /// Puts a mark in the place of the record of a session, and that where it says.
     pub(super) async fn mark(
         &self,
         key: StoreKey,
         of: Option<u64>,
-    ) -> Result<Option<Box<Record>>, StoreError> {
-        let replaced = self.try_to_mark(key, of).await?;
+        replaced: &Mutex<Option<Box<Record>>>,
+    ) -> Result<(), StoreError> {
+        self.try_to_mark(key, of, replaced).await?;
         self.endings.marked(key);
-        Ok(replaced)
+        Ok(())
     }
 
     async fn try_to_mark(
         &self,
         key: StoreKey,
         of: Option<u64>,
-    ) -> Result<Option<Box<Record>>, StoreError> {
+        replaced: &Mutex<Option<Box<Record>>>,
+    ) -> Result<(), StoreError> {
         let store = &self.config.store;
         let mark = Ended::new(key, of).encode();
         // No longer than the record would have stayed.
         let ttl = self.config.recovery_timeout.saturating_mul(2);
         let ttl = ttl.max(SHORTEST_MARK).min(self.config.ttl);
         for _ in 0..ATTEMPTS {
-            let (replaced, revision) = match self.load(key).await {
-                Ok(Loaded::Nothing) => (None, None),
-                Ok(Loaded::Garbage(revision)) => (None, Some(revision)),
-                Ok(Loaded::Ended(earlier, _)) if earlier.incarnation == of => return Ok(None),
-                Ok(Loaded::Ended(_, revision)) => (None, Some(revision)),
+            let revision = match self.load(key).await {
+                Ok(Loaded::Nothing) => None,
+                Ok(Loaded::Garbage(revision)) => Some(revision),
+                Ok(Loaded::Ended(earlier, _)) if earlier.incarnation == of => return Ok(()),
+                Ok(Loaded::Ended(_, revision)) => Some(revision),
                 Ok(Loaded::Record(record, revision)) => match record.incarnation {
                     // The server has given the id to another session since.
-                    Some(other) if of.is_some_and(|of| of != other) => return Ok(None),
-                    _ => (Some(record), Some(revision)),
+                    Some(other) if of.is_some_and(|of| of != other) => return Ok(()),
+                    _ => {
+                        *lock(replaced) = Some(record);
+                        Some(revision)
+                    }
                 },
                 Err(error) if error.kind() == StoreErrorKind::Corrupt => {
                     store.remove(key).await?;
-                    (None, None)
+                    None
                 }
                 Err(error) => return Err(error),
             };
@@ -120,7 +154,7 @@ impl Persistence {
                 }
                 Err(error) => return Err(error),
             }
-            return Ok(replaced);
+            return Ok(());
         }
         Err(CONTENDED)
     }
@@ -163,13 +197,18 @@ mod tests {
         let (key, own) = (session.key().stored(), session.incarnation());
         let earlier = own.map(|own| !own);
         let newer = async || persistence.newer(&session, persistence.deadline()).await;
-        assert!(persistence.mark(key, earlier).await.is_ok());
+        assert!(
+            persistence
+                .mark(key, earlier, &Mutex::default())
+                .await
+                .is_ok()
+        );
         // then it goes on,
         assert!(matches!(newer().await, Newer::No));
         assert!(!persistence.has_ended(&session));
 
         // until its own takes the place of that,
-        assert!(persistence.mark(key, own).await.is_ok());
+        assert!(persistence.mark(key, own, &Mutex::default()).await.is_ok());
         assert!(matches!(newer().await, Newer::Ended));
         assert!(persistence.has_ended(&session));
 
@@ -189,13 +228,16 @@ mod tests {
         let epoch = session.chain().current();
         assert!(persistence.save(&session, &epoch, false).await.is_ok());
 
-        let ended = persistence.mark(key, own.map(|own| !own)).await;
+        let replaced = Mutex::default();
+        let another = own.map(|own| !own);
+        assert!(persistence.mark(key, another, &replaced).await.is_ok());
+        assert!(lock(&replaced).is_none());
 
-        assert!(matches!(ended, Ok(None)));
         let stays = persistence.load(key).await;
         assert!(matches!(stays, Ok(Loaded::Record(_, _))));
         // Its own mark takes its place.
-        assert!(matches!(persistence.mark(key, own).await, Ok(Some(_))));
+        assert!(persistence.mark(key, own, &replaced).await.is_ok());
+        assert!(lock(&replaced).is_some());
         let marked = persistence.load(key).await;
         assert!(matches!(marked, Ok(Loaded::Ended(_, _))));
     }

@@ -80,6 +80,8 @@ impl Persistence {
                     );
                     let (session, evicted) = persistence.sessions.restore(session, config.table);
                     persistence.let_go(&evicted);
+                    // It is in use, from here on as long as its record stays.
+                    persistence.changed(&session);
                     Some(session)
                 }
                 _ => None,

@@ -70,12 +70,13 @@ impl Sessions {
 }
 
 impl Persistence {
-    async fn flush(&self) -> Result<(), StoreError> {
+    async fn flush(self: &Arc<Self>) -> Result<(), StoreError> {
+        self.touch_last();
         for _ in 0..ROUNDS {
             // Each of them may queue something, and what is written may show that there is more to do.
-            let _ = timeout(self.patience(), self.under_way.none()).await;
+            let _ = timeout(self.patience(), self.nothing_is_under_way()).await;
             self.flush_queue().await?;
-            if self.under_way.is_none() {
+            if self.under_way.is_none() && self.sessions.recoveries().is_empty() {
                 return Ok(());
             }
         }
@@ -83,17 +84,26 @@ impl Persistence {
         Err(NO_ANSWER)
     }
 
+    /// Of a session that is recovered, nothing is written until that is over.
+    async fn nothing_is_under_way(&self) {
+        for recovery in self.sessions.recoveries() {
+            let _ = recovery.ended().await;
+        }
+        self.under_way.none().await;
+    }
+
     async fn flush_queue(&self) -> Result<(), StoreError> {
         let patience = self.patience();
+        // The writer may be at something, and has more patience. What that is has been written then, or
+        // is in the queue again.
+        let Ok(writing) = timeout(patience, self.writing.lock()).await else {
+            return Err(NO_ANSWER);
+        };
         let mut flushed = Ok(());
         // What fails is at the end again.
         let queued = lock(&self.queue).len();
         for _ in 0..queued {
-            // The writer may be at it, and has more patience.
-            let Ok(writing) = timeout(patience, self.writing.lock()).await else {
-                return flushed.and(Err(NO_ANSWER));
-            };
-            match self.write_next(writing, patience).await {
+            match self.write_next(&writing, patience).await {
                 None => break,
                 Some(Ok(())) => {}
                 Some(Err(error)) => {
@@ -104,11 +114,7 @@ impl Persistence {
                 }
             }
         }
-        // And what the writer has taken out of the queue.
-        match timeout(patience, self.writing.lock()).await {
-            Ok(_) => flushed,
-            Err(_) => flushed.and(Err(NO_ANSWER)),
-        }
+        flushed
     }
 }
 

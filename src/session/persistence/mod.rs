@@ -18,7 +18,7 @@ mod writer;
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -51,6 +51,8 @@ pub(crate) struct Persistence {
     endings: Endings,
     under_way: UnderWay,
     writer: Mutex<Option<JoinHandle<()>>>,
+    /// Sessions that were used after this have not been written for it.
+    touched: AtomicU64,
     wake: Arc<Notify>,
     /// There from the first session on that is recorded or found.
     reconciler: OnceLock<Box<dyn Reconcile>>,
@@ -97,7 +99,8 @@ pub(crate) enum Agreed {
     Other(Box<Record>, Revision),
     /// The session has ended.
     Ended,
-    /// It has left the epoch, or is about to: that was not written.
+    /// That was not written, and is not to be: the session has left the epoch, or is about to, or
+    /// may have ended.
     Left,
 }
 
@@ -133,6 +136,7 @@ impl Persistence {
             endings: Endings::default(),
             under_way: UnderWay::default(),
             writer: Mutex::default(),
+            touched: AtomicU64::default(),
             wake: Arc::default(),
             reconciler: OnceLock::new(),
         });
@@ -156,10 +160,13 @@ impl Persistence {
     pub(crate) fn changed(self: &Arc<Self>, session: &Arc<Session>) {
         let is_new =
             session.with_synced(|_, synced| !std::mem::replace(&mut synced.is_queued, true));
-        match is_new {
-            true => self.push(Task::Save(Arc::downgrade(session))),
+        if !is_new {
             // A runtime may have shut down in the meantime.
-            false => self.start_writer(),
+            self.start_writer();
+        } else if session.chain().is_forgotten() {
+            self.write_last(session);
+        } else {
+            self.push(Task::Save(Arc::downgrade(session)));
         }
     }
 
@@ -172,12 +179,27 @@ impl Persistence {
         })
     }
 
-    /// This process forgets the session for want of room: what has changed in it is written still.
-    pub(crate) fn write_last(self: &Arc<Self>, session: &Arc<Session>) {
+    /// This process forgets the session for want of room. Whether somebody may go on with it, since the
+    /// store holds it as it is, or is about to. That is asked again if it turns out that it is not.
+    pub(crate) fn hand_over(self: &Arc<Self>, session: &Arc<Session>) -> bool {
+        let is_about_to = self.write_last(session) && !self.health.is_failing();
+        let is_handed_over = is_about_to || self.keeps(session, &session.chain().current());
+        session.with_synced(|_, synced| {
+            let was_given_up = synced.is_given_up;
+            synced.is_given_up |= !is_handed_over;
+            is_handed_over || was_given_up
+        })
+    }
+
+    /// What has changed in a session that this process forgets is written still, if anything has, and
+    /// there is room for it.
+    fn write_last(self: &Arc<Self>, session: &Arc<Session>) -> bool {
         let is_queued = session.with_synced(|_, synced| synced.is_queued);
-        if is_queued && lock(&self.queue).len() < MAX_LAST {
+        let is_written = is_queued && lock(&self.queue).len() < MAX_LAST;
+        if is_written {
             self.push(Task::SaveLast(session.clone()));
         }
+        is_written
     }
 
     /// The record of another process that has gone on from the session's current epoch (rule N4).
@@ -242,7 +264,7 @@ impl Persistence {
         is_proposal: bool,
     ) -> Result<Agreed, StoreError> {
         let key = session.key().stored();
-        let has_left = || !is_proposal && !session.chain().is_current(epoch);
+        let has_left = || !is_proposal && !session.chain().is_at_rest(epoch);
         for _ in 0..ATTEMPTS {
             let (state, noted, revision, is_removed) = session.with_synced(|state, synced| {
                 let noted = synced.unstored.noted();
@@ -258,6 +280,7 @@ impl Persistence {
             }
             let stored = session.as_stored(epoch);
             let record = session.record(epoch, &state);
+            let written = Instant::now();
             let Some(value) = record.and_then(|record| record.encode().ok()) else {
                 // It cannot be stored, whatever is tried.
                 return Ok(Agreed::Proposed);
@@ -271,12 +294,21 @@ impl Persistence {
                     synced.revision = Some(revision);
                     synced.unstored.stored(noted);
                     synced.is_known = true;
+                    synced.written = Some(written);
                     synced.agreed(stored);
                 });
                 return Ok(Agreed::Proposed);
             }
             match self.load(key).await? {
-                Loaded::Nothing => set_revision(session, None),
+                Loaded::Nothing => {
+                    let is_known = !is_proposal && session.is_nothing_new(&stored, self.config.ttl);
+                    set_revision(session, None);
+                    if is_known {
+                        // It may have ended. If it has not, and is used from here on, the store has
+                        // lost it.
+                        return Ok(Agreed::Left);
+                    }
+                }
                 Loaded::Garbage(revision) => set_revision(session, Some(revision)),
                 Loaded::Ended(mark, _) if self.note_end(session, &mark) => {
                     return Ok(Agreed::Ended);

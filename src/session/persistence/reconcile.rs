@@ -54,10 +54,13 @@ impl Persistence {
             // of a session that is not recorded any more there is nothing to be done.
             Agreed::Other(..) | Agreed::Ended => {
                 let chain = session.chain();
-                if chain.is_current(epoch) && !chain.is_forgotten() {
-                    if let Some(reconciler) = reconciler {
+                match reconciler {
+                    // What this process has made of it is of no use to anybody.
+                    Some(reconciler) if chain.is_forgotten() => reconciler.let_go(session),
+                    Some(reconciler) if chain.is_at_rest(epoch) => {
                         reconciler.follow(session, self.under_way.begin());
                     }
+                    _ => {}
                 }
             }
         }

@@ -1,11 +1,12 @@
 //! Writes behind: one task, off every request's way (rules N1, N5, N6).
 //!
 //! A session that changes often waits in the queue once. A task that fails goes to the end of the
-//! queue, and the writer pauses, longer each time. While it is idle or pauses it does not keep what
-//! it writes for alive.
+//! queue. When all have had their turn, or several in a row have failed, the writer pauses, longer each
+//! time that nothing could be written. While it is idle or pauses it does not keep what it writes for
+//! alive.
 
 use std::{
-    sync::{Arc, Weak},
+    sync::{Arc, Weak, atomic::Ordering},
     time::Duration,
 };
 
@@ -25,6 +26,10 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// Nobody waits for it.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// But for the rest of the queue, where the store does not answer to all of it.
+const NEXT_PATIENCE: Duration = Duration::from_secs(1);
+/// How many tasks fail in a row until the store is taken to be away.
+const FAILURES: usize = 3;
 /// How many times within their time to live records of sessions in use are written again.
 const TOUCHES: u32 = 4;
 const SHORTEST_TOUCH: Duration = Duration::from_secs(1);
@@ -56,18 +61,63 @@ impl Persistence {
         }
         if let Ok(runtime) = Handle::try_current() {
             let (this, wake) = (Arc::downgrade(self), self.wake.clone());
-            let touch = (self.config.ttl / TOUCHES).clamp(SHORTEST_TOUCH, LONGEST_TOUCH);
-            *writer = Some(runtime.spawn(write(this, wake, touch)));
+            *writer = Some(runtime.spawn(write(this, wake, self.touches_every())));
         }
     }
 
-    /// Writes what is in the queue, up to the first failure.
-    async fn write_all(&self) -> Result<(), ()> {
+    fn touches_every(&self) -> Duration {
+        (self.config.ttl / TOUCHES).clamp(SHORTEST_TOUCH, LONGEST_TOUCH)
+    }
+
+    /// The sessions that were used since they were last touched are written again.
+    fn touch(self: &Arc<Self>) {
+        let (now, sessions) = self.used();
+        sessions.iter().for_each(|session| self.changed(session));
+        self.touched.store(now, Ordering::Relaxed);
+    }
+
+    /// The same for those that were written longer ago than what is used all along: the process is
+    /// about to end.
+    pub(super) fn touch_last(self: &Arc<Self>) {
+        let every = self.touches_every();
+        let is_due = |written: Option<Instant>| written.is_none_or(|it| it.elapsed() >= every);
+        for session in self.used().1 {
+            if session.with_synced(|_, synced| is_due(synced.written)) {
+                self.changed(&session);
+            }
+        }
+    }
+
+    fn used(&self) -> (u64, Vec<Arc<Session>>) {
+        let since = self.touched.load(Ordering::Relaxed);
+        self.sessions.used_since(since)
+    }
+
+    /// Writes what is in the queue. If something fails, says whether anything was written.
+    async fn write_all(&self) -> Result<(), bool> {
         loop {
-            let writing = self.writing.lock().await;
-            match self.write_next(writing, PATIENCE).await {
-                None => return Ok(()),
-                Some(written) => written.map_err(drop)?,
+            let (mut failures, mut in_a_row, mut is_written) = (0, 0, false);
+            // What fails is at the end again.
+            let mut left = lock(&self.queue).len();
+            if left == 0 {
+                return Ok(());
+            }
+            while left > 0 && in_a_row < FAILURES {
+                let patience = if failures == 0 {
+                    PATIENCE
+                } else {
+                    NEXT_PATIENCE
+                };
+                let writing = self.writing.lock().await;
+                match self.write_next(&writing, patience).await {
+                    None => break,
+                    Some(Ok(())) => (in_a_row, is_written) = (0, true),
+                    Some(Err(_)) => (failures, in_a_row) = (failures + 1, in_a_row + 1),
+                }
+                left -= 1;
+            }
+            if failures > 0 {
+                return Err(is_written);
             }
         }
     }
@@ -75,16 +125,18 @@ impl Persistence {
     /// Writes what is next in the queue, if there is anything. What fails goes to the end of it.
     pub(super) async fn write_next(
         &self,
-        _writing: MutexGuard<'_, ()>,
+        _writing: &MutexGuard<'_, ()>,
         patience: Duration,
     ) -> Option<Result<(), StoreError>> {
         let task = lock(&self.queue).pop_front()?;
+        let session = task.session();
         let mut taken = Taken {
             persistence: self,
+            session: session.clone(),
             task: Some(task),
         };
         let task = taken.task.as_ref()?;
-        let written = timeout(patience, self.write(task)).await;
+        let written = timeout(patience, self.write(task, session)).await;
         let written = written.unwrap_or(Err(NO_ANSWER));
         if written != Ok(false) {
             self.health.noted(written);
@@ -95,32 +147,30 @@ impl Persistence {
         Some(written.map(drop))
     }
 
-    fn again(&self, task: Task) {
-        // It may have changed, and be in the queue again.
-        let is_queued = match (&task, task.session()) {
-            (Task::Save(_), Some(session)) => {
-                session.with_synced(|_, synced| std::mem::replace(&mut synced.is_queued, true))
+    fn again(&self, task: Task, session: Option<Arc<Session>>) {
+        let Some(session) = session else {
+            if let Task::End(..) = task {
+                lock(&self.queue).push_back(task);
             }
-            (Task::Save(_), None) => true,
-            (Task::SaveLast(_) | Task::End(..), _) => false,
+            return;
         };
-        if !is_queued {
-            lock(&self.queue).push_back(task);
+        if session.with_synced(|_, synced| std::mem::replace(&mut synced.is_queued, true)) {
+            // It has changed, and is in the queue again.
+            return;
         }
+        if !session.chain().is_forgotten() {
+            return lock(&self.queue).push_back(task);
+        }
+        // It has made room, or does so while it is written.
+        self.let_go(&[session]);
     }
 
     /// Whether the store was asked for that.
-    async fn write(&self, task: &Task) -> Result<bool, StoreError> {
-        let session = match task {
-            Task::End(key, of, by) => {
-                let replaced = self.mark(*key, *of).await?;
-                if let Some(by) = by {
-                    self.has_replaced(replaced, by);
-                }
-                return Ok(true);
-            }
-            Task::Save(_) | Task::SaveLast(_) => task.session(),
-        };
+    async fn write(&self, task: &Task, session: Option<Arc<Session>>) -> Result<bool, StoreError> {
+        if let Task::End(key, of, by) = task {
+            self.end_late(*key, *of, by.as_deref()).await?;
+            return Ok(true);
+        }
         let Some(session) = session else {
             return Ok(false);
         };
@@ -128,7 +178,9 @@ impl Persistence {
         let epoch = session.chain().current();
         if self.has_ended(&session) {
             // It may have been recovered when that was found.
-            self.reconcile(&session, &epoch, &Agreed::Ended);
+            if !session.chain().is_forgotten() {
+                self.reconcile(&session, &epoch, &Agreed::Ended);
+            }
             return Ok(false);
         }
         let saved = match self.save(&session, &epoch, false).await {
@@ -151,13 +203,14 @@ impl Persistence {
 /// A task that goes back to the queue unless it is done, also if nobody waits for it any more.
 struct Taken<'a> {
     persistence: &'a Persistence,
+    session: Option<Arc<Session>>,
     task: Option<Task>,
 }
 
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
         if let Some(task) = self.task.take() {
-            self.persistence.again(task);
+            self.persistence.again(task, self.session.take());
         }
     }
 }
@@ -195,7 +248,6 @@ impl Drop for Persistence {
 
 async fn write(persistence: Weak<Persistence>, wake: Arc<Notify>, touch: Duration) {
     let mut pause = FIRST_PAUSE;
-    let mut used = 0;
     let mut next_touch = Instant::now() + touch;
     loop {
         let written = {
@@ -203,11 +255,7 @@ async fn write(persistence: Weak<Persistence>, wake: Arc<Notify>, touch: Duratio
                 return;
             };
             if Instant::now() >= next_touch {
-                let (now, sessions) = persistence.sessions.used_since(used);
-                sessions
-                    .iter()
-                    .for_each(|session| persistence.changed(session));
-                used = now;
+                persistence.touch();
                 next_touch = Instant::now() + touch;
             }
             persistence.write_all().await
@@ -218,7 +266,10 @@ async fn write(persistence: Weak<Persistence>, wake: Arc<Notify>, touch: Duratio
                 // Whether there is something to write or time is up, it looks for both.
                 let _ = timeout_at(next_touch, wake.notified()).await;
             }
-            Err(()) => {
+            Err(is_written) => {
+                if is_written {
+                    pause = FIRST_PAUSE;
+                }
                 sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }

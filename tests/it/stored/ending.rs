@@ -362,3 +362,43 @@ async fn n6_a_session_that_is_found_again_while_it_is_being_ended_has_ended() {
     let scene = restarted(scene, &store);
     assert_eq!(scene.call(3).await.status, 404);
 }
+
+/// Not by what a process writes because it has used the session before.
+#[tokio::test(start_paused = true)]
+async fn n6_a_use_before_the_end_does_not_bring_the_session_back_after_it() {
+    // Given a session that two processes have used, and one has ended,
+    let store = FaultyStore::new();
+    let (one, other) = two(&store).await;
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(echoed(&other.call(1).await), 1);
+    ended(&one).await;
+    // when the other tells the store what it has used, a long time after the mark,
+    for _ in 0..24 {
+        tokio::time::sleep(Duration::from_secs(60 * 60)).await;
+        assert_eq!(store.len(), 0);
+    }
+    // then nobody finds it.
+    let third = one.in_another_process(store.layer());
+    assert_eq!(third.call(3).await.status, 404);
+}
+
+/// I1: also of a mark that the store has not said that it has.
+#[tokio::test(start_paused = true)]
+async fn n6_a_mark_whose_answer_is_lost_ends_the_epoch_that_it_replaces() {
+    // Given a session that another process has gone on in,
+    let store = FaultyStore::new();
+    let others = store.another_way();
+    let (one, other) = two_over(&store, &others).await;
+    one.server.restart();
+    assert_eq!(echoed(&other.call(1).await), 1);
+    settle().await;
+    // when it is ended, and the store does as it is told but says so too late,
+    store.set(Mode::Late(Duration::from_millis(600)));
+    assert_eq!(one.send(delete(&one.session)).await.status, 404);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    store.set(Mode::Works);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    // then it has ended there, too.
+    assert!(one.server.live().is_empty(), "{:?}", one.server.log());
+    assert_eq!(other.call(2).await.status, 404);
+}

@@ -362,3 +362,55 @@ async fn n5_a_record_of_an_older_epoch_takes_no_state_away() {
     // and so does the store.
     assert!(store.values().await[0].contains("file:///a"));
 }
+
+/// E12: whoever has the next turn to make a handshake does not wait for a store.
+#[tokio::test(start_paused = true)]
+async fn n5_e12_many_that_recover_do_not_wait_for_each_others_stores() {
+    // Given many sessions, one handshake at a time, and a slow store,
+    let store = FaultyStore::new();
+    let server = Server::new(Profile::TypeScript);
+    let client = mocked(&server, store.layer().max_handshakes(1));
+    let mut sessions = Vec::new();
+    for _ in 0..50 {
+        sessions.push(handshake(&client).await);
+    }
+    settle().await;
+    store.set(Mode::Slow(Duration::from_millis(100)));
+    server.restart();
+    // when all are called at once, then each waits for the store for its own recovery.
+    let started = Instant::now();
+    let calls: Vec<_> = sessions
+        .iter()
+        .map(|session| {
+            let (client, request) = (client.clone(), post(Some(session), &tool_call(1)));
+            tokio::spawn(async move { send(&client, request).await })
+        })
+        .collect();
+    for answer in join(calls).await {
+        assert_eq!(echoed(&answer), 1);
+    }
+    assert!(
+        started.elapsed() <= Duration::from_millis(260),
+        "{:?}",
+        started.elapsed()
+    );
+}
+
+/// N1: part of a store may be away.
+#[tokio::test(start_paused = true)]
+async fn n1_n5_what_can_be_written_does_not_wait_for_what_cannot() {
+    for (mode, time) in [(Mode::Down, 1), (Mode::Hangs, 60)] {
+        // Given a store of which a third does not work,
+        let store = FaultyStore::new();
+        store.set_third(mode);
+        let scene = live(store.layer()).await;
+        // when many sessions come,
+        for _ in 0..60 {
+            handshake(&scene.client).await;
+        }
+        tokio::time::sleep(Duration::from_secs(time)).await;
+        // then the others are written before long.
+        let (others, all) = store.outside_of_third();
+        assert_eq!((others, all), (store.len(), 61), "{mode:?}");
+    }
+}

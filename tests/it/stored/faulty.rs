@@ -40,6 +40,8 @@ pub(super) struct FaultyStore(Arc<Shared>);
 
 struct Shared {
     mode: Mutex<Mode>,
+    /// What a third of the keys is subject to.
+    third: Mutex<Mode>,
     memory: MemoryStore,
     keys: Mutex<Vec<StoreKey>>,
     loads: Mutex<usize>,
@@ -49,6 +51,11 @@ const DOWN: StoreError = StoreError::new(StoreErrorKind::Unavailable, "it is dow
 const CORRUPT: StoreError = StoreError::new(StoreErrorKind::Corrupt, "it was sealed otherwise");
 /// A value that the store cannot read.
 const UNREADABLE: &str = "unreadable";
+
+fn is_in_third(key: &StoreKey) -> bool {
+    key.as_bytes()[0] < 85
+}
+
 const FULL: StoreError = StoreError::new(StoreErrorKind::Full, "it is full");
 
 impl FaultyStore {
@@ -64,6 +71,7 @@ impl FaultyStore {
     fn over(memory: MemoryStore) -> Self {
         Self(Arc::new(Shared {
             mode: Mutex::new(Mode::Works),
+            third: Mutex::new(Mode::Works),
             memory,
             keys: Mutex::default(),
             loads: Mutex::default(),
@@ -72,6 +80,26 @@ impl FaultyStore {
 
     pub(super) fn set(&self, mode: Mode) {
         *self.0.mode.lock().unwrap() = mode;
+    }
+
+    /// A third of the keys is kept where it does this.
+    pub(super) fn set_third(&self, mode: Mode) {
+        *self.0.third.lock().unwrap() = mode;
+    }
+
+    /// How many of the keys that it was given are not among that third, and how many there are.
+    pub(super) fn outside_of_third(&self) -> (usize, usize) {
+        let keys = self.0.keys.lock().unwrap();
+        let outside = keys.iter().filter(|key| !is_in_third(key));
+        (outside.count(), keys.len())
+    }
+
+    fn mode(&self, key: &StoreKey) -> Mode {
+        let third = *self.0.third.lock().unwrap();
+        if third != Mode::Works && is_in_third(key) {
+            return third;
+        }
+        *self.0.mode.lock().unwrap()
     }
 
     /// Works, if it was full.
@@ -134,8 +162,7 @@ impl FaultyStore {
         self.change(|_| UNREADABLE.to_owned()).await;
     }
 
-    async fn obey(&self, writes: bool) -> Result<(), StoreError> {
-        let mode = *self.0.mode.lock().unwrap();
+    async fn obey(mode: Mode, writes: bool) -> Result<(), StoreError> {
         match mode {
             Mode::Works | Mode::Late(_) => Ok(()),
             Mode::Slow(time) | Mode::Sent(time) => {
@@ -158,13 +185,13 @@ impl FaultyStore {
 impl FaultyStore {
     fn run<T: Send + 'static>(
         &self,
+        key: &StoreKey,
         writes: bool,
         operation: impl Future<Output = Result<T, StoreError>> + Send + 'static,
     ) -> StoreFuture<'_, T> {
-        let mode = *self.0.mode.lock().unwrap();
-        let this = self.clone();
+        let mode = self.mode(key);
         let run = async move {
-            this.obey(writes).await?;
+            Self::obey(mode, writes).await?;
             let done = operation.await;
             if let Mode::Late(time) = mode {
                 tokio::time::sleep(time).await;
@@ -185,7 +212,7 @@ impl SessionStore for FaultyStore {
     fn load(&self, key: StoreKey) -> StoreFuture<'_, Option<Stored>> {
         *self.0.loads.lock().unwrap() += 1;
         let memory = self.0.memory.clone();
-        self.run(false, async move {
+        self.run(&key, false, async move {
             match memory.load(key).await? {
                 Some(stored) if stored.value == UNREADABLE => Err(CORRUPT),
                 stored => Ok(stored),
@@ -207,15 +234,14 @@ impl SessionStore for FaultyStore {
             }
         }
         let memory = self.0.memory.clone();
-        self.run(
-            true,
-            async move { memory.save(key, value, expected, ttl).await },
-        )
+        self.run(&key, true, async move {
+            memory.save(key, value, expected, ttl).await
+        })
     }
 
     fn remove(&self, key: StoreKey) -> StoreFuture<'_, ()> {
         let memory = self.0.memory.clone();
         // That takes no room.
-        self.run(false, async move { memory.remove(key).await })
+        self.run(&key, false, async move { memory.remove(key).await })
     }
 }

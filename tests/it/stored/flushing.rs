@@ -227,3 +227,57 @@ async fn n1_what_an_epoch_that_gives_way_has_accepted_is_written_without_a_reque
         assert_eq!(server.subscriptions(&at), ["file:///a"]);
     }
 }
+
+/// What the writer is at when it is asked for counts as well.
+#[tokio::test(start_paused = true)]
+async fn n1_a_flush_tells_of_a_write_that_was_under_way_and_failed() {
+    let store = FaultyStore::new();
+    let sessions = Sessions::new();
+    let scene = live(store.layer().sessions(sessions.clone())).await;
+    sessions.flush().await.unwrap();
+    store.set(Mode::Refuses(Duration::from_millis(200)));
+    let subscribe = change("resources/subscribe", "file:///a");
+    scene.send(post(Some(&scene.session), &subscribe)).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(sessions.flush().await.is_err());
+}
+
+/// Of a session that is being recovered, nothing is written until that is over.
+#[tokio::test(start_paused = true)]
+async fn n1_a_flush_waits_for_recoveries() {
+    // Given a session that could not be written yet, and is being recovered,
+    let store = FaultyStore::new();
+    let sessions = Sessions::new();
+    store.set(Mode::Down);
+    let scene = live(store.layer().sessions(sessions.clone())).await;
+    scene.server.restart();
+    let (gate, call) = scene.recovering().await;
+    store.set(Mode::Works);
+    // when that comes to its end while the store is to be told of all,
+    let flush = tokio::spawn(async move { sessions.flush().await });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    gate.open();
+    assert_eq!(soon(flush).await.unwrap(), Ok(()));
+    // then the store has been.
+    assert_eq!(store.len(), 1);
+    assert_eq!(echoed(&soon(call).await.unwrap()), 1);
+}
+
+/// N6: a use counts from when it was, also in a process that ends soon after.
+#[tokio::test(start_paused = true)]
+async fn n1_n6_the_last_use_is_flushed() {
+    // Given a session that was not used for longer than its record stays, and then once,
+    let store = FaultyStore::new();
+    let sessions = Sessions::new();
+    let layer = store.layer().session_ttl(Duration::from_secs(4_000));
+    let scene = live(layer.sessions(sessions.clone())).await;
+    sessions.flush().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(10_500)).await;
+    assert_eq!(store.len(), 0);
+    assert_eq!(echoed(&scene.call(1).await), 1);
+    // when its process ends, then the next one finds it.
+    sessions.flush().await.unwrap();
+    let scene = restarted(scene, &store);
+    scene.server.restart();
+    assert_eq!(echoed(&scene.call(2).await), 2);
+}

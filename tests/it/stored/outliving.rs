@@ -649,3 +649,45 @@ async fn n5_what_was_not_written_of_a_session_that_made_room_is_written_still() 
     let live = scene.server.live();
     assert_eq!(scene.server.subscriptions(&live[0]), ["file:///a"]);
 }
+
+/// I2: before the store has heard of it at all.
+#[tokio::test(start_paused = true)]
+async fn n1_i2_a_session_that_makes_room_at_once_is_written_all_the_same() {
+    for mode in [
+        Mode::Works,
+        Mode::Slow(Duration::from_millis(100)),
+        Mode::Down,
+    ] {
+        // Given sessions each of which takes the place of the one before,
+        let store = FaultyStore::new();
+        let scene = live(store.layer().max_sessions(1)).await;
+        store.set(mode);
+        let mut sessions = vec![scene.session.clone()];
+        for _ in 0..3 {
+            sessions.push(handshake(&scene.client).await);
+        }
+        // and a change whose answer comes after that,
+        let gate = hold(&scene.server, "resources/subscribe");
+        let subscribe = change("resources/subscribe", "file:///a");
+        let changing = scene.spawn(post(sessions.last().map(|it| &**it), &subscribe));
+        settle().await;
+        sessions.push(handshake(&scene.client).await);
+        gate.open();
+        assert_eq!(soon(changing).await.unwrap().status, 200);
+        // when the store has had its time,
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        store.set(Mode::Works);
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        // then each of them is found, and what was changed.
+        scene.server.restart();
+        for session in &sessions {
+            let answer = scene.send(post(Some(session), &tool_call(1))).await;
+            assert_eq!(echoed(&answer), 1, "{mode:?}");
+        }
+        let live = scene.server.live();
+        let changed = live
+            .iter()
+            .filter(|it| !scene.server.subscriptions(it).is_empty());
+        assert_eq!(changed.count(), 1, "{mode:?}");
+    }
+}
