@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use mcp_session_recovery::{Outcome, RecoveryEvent};
+use mcp_session_recovery::{Classify, HttpAnswer, Outcome, RecoveryEvent, Verdict};
 use testing::mocked::*;
 use testing::whose::with_token;
 use testing::*;
@@ -650,11 +650,7 @@ async fn n3_a_session_that_is_gone_on_in_is_not_ended_for_the_epoch_that_gives_w
     let one = live(store.layer()).await;
     settle().await;
     let (layer, events) = Events::of(others.layer().max_sessions(1));
-    let other = Scene {
-        client: mocked(&one.server, layer),
-        server: one.server.clone(),
-        session: one.session.clone(),
-    };
+    let other = one.in_another_process(layer);
     assert_eq!(echoed(&other.call(0).await), 0);
     others.set(Mode::Down);
     one.server.restart();
@@ -776,4 +772,31 @@ async fn n4_an_epoch_that_is_in_the_store_still_is_not_asked_about_again() {
     tokio::time::sleep(Duration::from_secs(30)).await;
     assert!(store.values().await[0].contains("\"epoch\":2"));
     assert_eq!(one.server.count("ping"), 0);
+}
+
+/// Takes every answer for that of a server that has lost the session.
+struct Pessimist;
+
+impl Classify for Pessimist {
+    fn classify(&self, _: &HttpAnswer<'_>) -> Verdict {
+        Verdict::Expired
+    }
+
+    fn examines(&self, _: http::StatusCode) -> bool {
+        true
+    }
+}
+
+/// D1: also where nobody but the layer has sent what is answered.
+#[tokio::test(start_paused = true)]
+async fn n4_an_epoch_in_which_a_ping_is_answered_lives_whatever_is_made_of_answers() {
+    let store = FaultyStore::new();
+    let one = live(store.layer().classify(Pessimist)).await;
+    settle().await;
+    let other = one.in_another_process(store.layer().classify(Pessimist));
+    assert_eq!(echoed(&other.call(1).await), 1);
+    one.server.restart();
+    assert_eq!(echoed(&one.call(2).await), 2);
+    assert_eq!(echoed(&other.call(3).await), 3);
+    assert_eq!(one.server.count("initialize"), 2);
 }
