@@ -324,6 +324,33 @@ async fn n3_an_epoch_that_lives_counts_for_later_than_one_that_has_expired() {
     assert_eq!(one.server.count("initialize"), 4);
 }
 
+/// J4: it takes no attempt to find that, so that no pause follows.
+#[tokio::test(start_paused = true)]
+async fn n3_an_epoch_that_stays_is_recovered_as_soon_as_it_expires() {
+    // Given a process in an epoch that lives, while the store has another, which has expired,
+    let store = FaultyStore::new();
+    let others = store.another_way();
+    let (one, other) = two_over(&store, &others).await;
+    others.set(Mode::Down);
+    one.server.restart();
+    assert_eq!(echoed(&one.call(1).await), 1);
+    one.server.restart();
+    assert_eq!(echoed(&other.call(2).await), 2);
+    // when it has just found out about that one,
+    others.set(Mode::Works);
+    soon(async {
+        while one.server.count("ping") == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    settle().await;
+    // then its own is recovered nevertheless.
+    one.server.restart();
+    assert_eq!(echoed(&other.call(3).await), 3);
+    assert_eq!(one.server.count("initialize"), 4);
+}
+
 /// Nothing is given up for a record that is gone again.
 #[tokio::test(start_paused = true)]
 async fn n3_an_epoch_that_lives_is_kept_where_the_store_has_no_other() {
