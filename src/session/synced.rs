@@ -230,3 +230,26 @@ impl Session {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn k10_what_is_kept_until_the_store_has_agreed_is_counted() {
+        let mut synced = Synced::default();
+        let empty = synced.bytes();
+        for number in 0..MAX_UNAGREED as u64 {
+            let upstream = UpstreamId::Callers;
+            synced.not_agreed(StoredEpoch { number, upstream });
+        }
+        let epochs = synced.bytes() - empty;
+        let many = epochs / size_of::<StoredEpoch>();
+        assert!((MAX_UNAGREED..=2 * MAX_UNAGREED).contains(&many));
+        let mut told = State::default();
+        told.apply(StateChange::Subscribe("x".repeat(1000)), 1);
+        synced.told = Some(Box::new(told));
+        let told = synced.bytes() - empty - epochs;
+        assert!((1000 + size_of::<State>()..2000).contains(&told));
+    }
+}

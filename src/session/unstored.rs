@@ -95,6 +95,7 @@ mod tests {
             unstored.note(unsubscribe(&number.to_string()));
         }
         assert_eq!(unstored.changes().len(), MAX_CHANGES);
+        assert!(unstored.bytes() >= MAX_CHANGES * size_of::<StateChange>());
         for number in 0..100 {
             unstored.note(unsubscribe(&format!("{number}{}", "x".repeat(8000))));
         }

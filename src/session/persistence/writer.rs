@@ -312,6 +312,15 @@ mod tests {
     }
 
     #[test]
+    fn n6_as_many_sessions_as_a_table_holds_may_end_while_the_store_is_away() {
+        let (persistence, _) = persistence();
+        for number in 0..10_000 {
+            persistence.push(end(number));
+        }
+        assert_eq!(lock(&persistence.queue).len(), 10_000);
+    }
+
+    #[test]
     fn k_n5_so_many_sessions_are_kept_for_what_has_not_been_written() {
         let (persistence, sessions) = persistence();
         let session = recorded(&sessions, ENDPOINT, "1");

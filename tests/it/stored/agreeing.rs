@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use mcp_session_recovery::Outcome;
+use mcp_session_recovery::{Classify, HttpAnswer, Outcome, RecoveryEvent, Verdict};
 use testing::mocked::*;
 use testing::whose::with_token;
 use testing::*;
@@ -324,6 +324,33 @@ async fn n3_an_epoch_that_lives_counts_for_later_than_one_that_has_expired() {
     assert_eq!(one.server.count("initialize"), 4);
 }
 
+/// J4: it takes no attempt to find that, so that no pause follows.
+#[tokio::test(start_paused = true)]
+async fn n3_an_epoch_that_stays_is_recovered_as_soon_as_it_expires() {
+    // Given a process in an epoch that lives, while the store has another, which has expired,
+    let store = FaultyStore::new();
+    let others = store.another_way();
+    let (one, other) = two_over(&store, &others).await;
+    others.set(Mode::Down);
+    one.server.restart();
+    assert_eq!(echoed(&one.call(1).await), 1);
+    one.server.restart();
+    assert_eq!(echoed(&other.call(2).await), 2);
+    // when it has just found out about that one,
+    others.set(Mode::Works);
+    soon(async {
+        while one.server.count("ping") == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    settle().await;
+    // then its own is recovered nevertheless.
+    one.server.restart();
+    assert_eq!(echoed(&other.call(3).await), 3);
+    assert_eq!(one.server.count("initialize"), 4);
+}
+
 /// Nothing is given up for a record that is gone again.
 #[tokio::test(start_paused = true)]
 async fn n3_an_epoch_that_lives_is_kept_where_the_store_has_no_other() {
@@ -613,5 +640,190 @@ async fn n4_a_stranger_replaces_no_epoch_that_its_owner_lives_in() {
         assert_eq!(echoed(&scene.call(3).await), 3);
         assert_eq!(one.server.last("tools/call").session(), Some(&*owners[0]));
     }
+    assert_eq!(one.server.count("initialize"), 2);
+}
+
+/// D8: nor does it prove anything of one whose owner's credentials are no longer good.
+#[tokio::test(start_paused = true)]
+async fn n4_an_epoch_is_asked_about_with_ones_own_credentials_where_the_owners_are_denied() {
+    for status in [401, 403] {
+        // Given an epoch that another process has made, and that has expired in its turn,
+        let store = FaultyStore::new();
+        let (one, other) = two(&store).await;
+        one.server.restart();
+        assert_eq!(echoed(&one.call(1).await), 1);
+        settle().await;
+        one.server.restart();
+        // and a server that takes another token by now,
+        one.server.on(move |seen| {
+            let is_good = seen.header("authorization") == Some("Bearer new");
+            (!is_good).then(|| reply(status, None, ""))
+        });
+
+        // when a request comes with that, then it is not told that the session is lost.
+        let call = with_token(post(Some(&one.session), &tool_call(2)), Some("new"));
+        assert_eq!(echoed(&other.send(call).await), 2, "{status}");
+        assert_eq!(one.server.count("initialize"), 3);
+    }
+}
+
+/// I3, M2: of one session under two numbers none is ended, and whoever follows counts on.
+#[tokio::test(start_paused = true)]
+async fn n3_a_session_that_is_gone_on_in_is_not_ended_for_the_epoch_that_gives_way() {
+    // Given a process that has published two epochs without the store, and one that has published
+    // one with it, and a server that has one session for both,
+    let store = FaultyStore::new();
+    let others = store.another_way();
+    let one = live(store.layer()).await;
+    settle().await;
+    let (layer, events) = Events::of(others.layer().max_sessions(1));
+    let other = one.in_another_process(layer);
+    assert_eq!(echoed(&other.call(0).await), 0);
+    others.set(Mode::Down);
+    one.server.restart();
+    assert_eq!(echoed(&other.call(1).await), 1);
+    one.server.restart();
+    let (server, mut left) = (one.server.clone(), 2);
+    replace(&one.server, "initialize", move |_, mut reply| {
+        if left > 0 {
+            left -= 1;
+            let made = reply.headers()[SESSION_ID].to_str().unwrap();
+            server.rename(made, "shared");
+            let shared = "shared".parse().unwrap();
+            reply.headers_mut().insert(SESSION_ID, shared);
+        }
+        reply
+    });
+    assert_eq!(echoed(&other.call(2).await), 2);
+    assert_eq!(echoed(&one.call(3).await), 3);
+    assert_eq!(one.server.live(), ["shared"]);
+
+    // when the store is there again, and the first has followed, and has no more room for it,
+    others.set(Mode::Works);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let epochs: Vec<_> = events.all().iter().map(RecoveryEvent::epoch).collect();
+    assert_eq!(epochs, [1, 2, 3]);
+    handshake(&other.client).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+
+    // then the other still goes on in it.
+    assert!(one.server.live().contains(&"shared".to_owned()));
+    assert_eq!(echoed(&one.call(4).await), 4);
+    assert_eq!(one.server.last("tools/call").session(), Some("shared"));
+}
+
+/// H1: what an epoch has been told by another process is not told again once all are agreed on it.
+#[tokio::test(start_paused = true)]
+async fn n3_an_epoch_that_all_are_agreed_on_is_told_of_each_change_once() {
+    for (alone, follows) in [(1, false), (2, false), (2, true)] {
+        // Given a process that has published epochs without the store, of which the last is what all
+        // go on in since, or that of another process,
+        let store = FaultyStore::new();
+        let others = store.another_way();
+        let (one, other) = two_over(&store, &others).await;
+        others.set(Mode::Down);
+        for _ in 0..alone {
+            one.server.restart();
+            assert_eq!(echoed(&other.call(1).await), 1);
+        }
+        if follows {
+            assert_eq!(echoed(&one.call(2).await), 2);
+        }
+        others.set(Mode::Works);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(echoed(&one.call(3).await), 3);
+        assert_eq!(one.server.live().len(), 1);
+
+        // when that one changes the session, and then the first does,
+        let subscribe = change("resources/subscribe", "file:///a");
+        one.send(post(Some(&one.session), &subscribe)).await;
+        settle().await;
+        other.send(post(Some(&other.session), &set_level())).await;
+        settle().await;
+
+        // then the server has been told once.
+        assert!(store.values().await[0].contains("file:///a"));
+        let told = one.server.count("resources/subscribe");
+        assert_eq!(told, 1, "{alone} {follows}");
+        assert_eq!(one.server.count("logging/setLevel"), 1);
+    }
+}
+
+/// H1: nor is what a recovery has restored.
+#[tokio::test(start_paused = true)]
+async fn n3_what_a_recovery_has_restored_is_not_told_again() {
+    // Given a process in an epoch that was published without the store, to which a change of another
+    // process has come before that,
+    let store = FaultyStore::new();
+    let others = store.another_way();
+    let (one, other) = two_over(&store, &others).await;
+    others.set(Mode::Down);
+    let subscribe = change("resources/subscribe", "file:///a");
+    one.send(post(Some(&one.session), &subscribe)).await;
+    settle().await;
+    one.server.restart();
+    assert_eq!(echoed(&other.call(1).await), 1);
+    assert_eq!(one.server.count("resources/subscribe"), 1);
+
+    // when it can read that, and recovers once more,
+    others.set(Mode::Full);
+    one.server.restart();
+    assert_eq!(echoed(&other.call(2).await), 2);
+    assert_eq!(one.server.count("resources/subscribe"), 2);
+
+    // then that is all, also when it can write.
+    others.set(Mode::Works);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert!(store.values().await[0].contains("\"epoch\":2"));
+    assert_eq!(one.server.count("resources/subscribe"), 2);
+}
+
+/// N4: what the store has held all the time is no epoch of another process's.
+#[tokio::test(start_paused = true)]
+async fn n4_an_epoch_that_is_in_the_store_still_is_not_asked_about_again() {
+    // Given a process that can only read the store, which holds the epoch before its own,
+    let store = FaultyStore::new();
+    let one = live(store.layer()).await;
+    settle().await;
+    store.set(Mode::Full);
+    one.server.restart();
+    assert_eq!(echoed(&one.call(1).await), 1);
+    // when that has expired, too, then it makes the next one, and asks no server about the first,
+    one.server.restart();
+    let answer = one.call(2).await;
+    assert_eq!(echoed(&answer), 2);
+    assert_eq!(answer.recovery.unwrap().epoch(), 2);
+    assert_eq!(one.server.count("ping"), 0);
+    // nor when it is written.
+    store.set(Mode::Works);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert!(store.values().await[0].contains("\"epoch\":2"));
+    assert_eq!(one.server.count("ping"), 0);
+}
+
+/// Takes every answer for that of a server that has lost the session.
+struct Pessimist;
+
+impl Classify for Pessimist {
+    fn classify(&self, _: &HttpAnswer<'_>) -> Verdict {
+        Verdict::Expired
+    }
+
+    fn examines(&self, _: http::StatusCode) -> bool {
+        true
+    }
+}
+
+/// D1: also where nobody but the layer has sent what is answered.
+#[tokio::test(start_paused = true)]
+async fn n4_an_epoch_in_which_a_ping_is_answered_lives_whatever_is_made_of_answers() {
+    let store = FaultyStore::new();
+    let one = live(store.layer().classify(Pessimist)).await;
+    settle().await;
+    let other = one.in_another_process(store.layer().classify(Pessimist));
+    assert_eq!(echoed(&other.call(1).await), 1);
+    one.server.restart();
+    assert_eq!(echoed(&one.call(2).await), 2);
+    assert_eq!(echoed(&other.call(3).await), 3);
     assert_eq!(one.server.count("initialize"), 2);
 }

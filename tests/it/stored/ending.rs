@@ -67,6 +67,23 @@ async fn n6_another_process_does_not_recover_a_session_that_has_ended() {
     assert_eq!(store.len(), 0);
 }
 
+/// I1: nor does it end once more what has ended, when its id may be another's.
+#[tokio::test(start_paused = true)]
+async fn n6_a_recovery_that_finds_the_mark_ends_nothing_that_has_ended() {
+    // Given two processes that have both gone on in a later epoch,
+    let store = FaultyStore::new();
+    let (one, other) = two(&store).await;
+    one.server.restart();
+    assert_eq!(echoed(&one.call(1).await), 1);
+    assert_eq!(echoed(&other.call(2).await), 2);
+    // when one ends it, and the other finds it expired,
+    ended(&one).await;
+    assert_eq!(other.call(3).await.status, 404);
+    settle().await;
+    // then nothing more is sent.
+    assert_eq!(one.server.count("DELETE"), 1);
+}
+
 /// N6, I3: whoever finds the mark lets go of the session, also in an epoch that no mark knows of.
 #[tokio::test(start_paused = true)]
 async fn n6_an_epoch_that_was_published_without_the_store_ends_with_the_session() {
