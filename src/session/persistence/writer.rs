@@ -80,7 +80,7 @@ impl Persistence {
     /// about to end.
     pub(super) fn touch_last(self: &Arc<Self>) {
         let every = self.touches_every();
-        let is_due = |written: Option<Instant>| written.is_none_or(|it| it.elapsed() >= every);
+        let is_due = |written: Option<Instant>| written.is_some_and(|it| it.elapsed() >= every);
         for session in self.used().1 {
             if session.with_synced(|_, synced| is_due(synced.written)) {
                 self.changed(&session);
