@@ -65,6 +65,8 @@ pub(crate) struct ListeningStream<R, L> {
     /// long as it has something.
     frames: u8,
     flood: Option<Pin<Box<Sleep>>>,
+    /// So many have passed that what the layer has for the caller is next, between two events.
+    has_turn: bool,
 }
 
 /// After how many frames a stream that always has something is asked whether it still should.
@@ -77,6 +79,8 @@ enum Source<R> {
     Leaving(Pin<Box<R>>, Pin<Box<Sleep>>),
     /// The new epoch's stream is being opened.
     Opening(Reconnecting<R>),
+    /// Nothing comes any more but the trailers, if there are any.
+    Ending(Option<Box<Frame<Bytes>>>),
     Ended,
 }
 
@@ -93,6 +97,7 @@ impl<R, L> ListeningStream<R, L> {
             patience,
             frames: 0,
             flood: None,
+            has_turn: false,
         }
     }
 }
@@ -132,12 +137,14 @@ where
                     self.source = Source::Ended;
                 }
             }
-            Source::Open(_) | Source::Opening(_) | Source::Ended => {}
+            Source::Open(_) | Source::Opening(_) | Source::Ending(_) | Source::Ended => {}
         }
     }
 
+    /// What the layer has for the caller, if it may be put in here.
     fn notices(&mut self) -> Option<Bytes> {
-        if !self.reader.has_room() {
+        let goes_on = matches!(self.source, Source::Open(_) | Source::Ending(_));
+        if !goes_on || !self.reader.has_room() {
             return None;
         }
         let notices = self.reconnect.take_notices()?;
@@ -205,6 +212,15 @@ where
             this.frames = this.frames.wrapping_add(1);
             if this.frames % TURN == 0 {
                 this.look_up(cx);
+                this.has_turn = true;
+            }
+            if this.has_turn && this.reader.has_room() {
+                this.has_turn = false;
+                // One that is to move brings them from where it goes.
+                let stays = this.reconnect.poll_replaced(cx).is_pending();
+                if let Some(notices) = stays.then(|| this.notices()).flatten() {
+                    return Poll::Ready(Some(Ok(Frame::data(notices))));
+                }
             }
             match &mut this.source {
                 Source::Open(body) => match body.as_mut().poll_frame(cx) {
@@ -220,10 +236,17 @@ where
                         match this.move_on(cx) {
                             Some(source @ Source::Opening(_)) => this.source = source,
                             Some(_) => this.source = Source::Ended,
-                            None => {
-                                this.source = Source::Ended;
-                                return Poll::Ready(end.map(|end| end.map(into_bytes)));
-                            }
+                            None => match end.transpose() {
+                                Ok(trailers) => {
+                                    let trailers = trailers.map(into_bytes).map(Box::new);
+                                    this.source = Source::Ending(trailers);
+                                }
+                                // What is put in before an error may get lost with it.
+                                Err(error) => {
+                                    this.source = Source::Ended;
+                                    return Poll::Ready(Some(Err(error)));
+                                }
+                            },
                         }
                     }
                     Poll::Pending => {
@@ -267,6 +290,15 @@ where
                             }
                         }
                         None => this.source = Source::Ended,
+                    }
+                }
+                Source::Ending(_) => {
+                    if let Some(notices) = this.notices() {
+                        return Poll::Ready(Some(Ok(Frame::data(notices))));
+                    }
+                    let ending = std::mem::replace(&mut this.source, Source::Ended);
+                    if let Source::Ending(Some(trailers)) = ending {
+                        return Poll::Ready(Some(Ok(*trailers)));
                     }
                 }
                 Source::Ended => return Poll::Ready(None),

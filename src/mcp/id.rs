@@ -6,6 +6,7 @@ use std::{
     sync::Arc,
 };
 
+use serde_core::de::{Deserializer, Visitor};
 use serde_json::value::RawValue;
 
 /// The id of a JSON-RPC request, equal by value whatever its spelling: `1`, `1.0` and `1e0` are one
@@ -23,11 +24,20 @@ enum Repr {
     Spelled(Arc<Spelled>),
 }
 
-/// The JSON of an id. What it comes to as a number is found out once: an id may be long, and it is
-/// compared with many.
+/// The JSON of an id. What it comes to is found out once: an id may be long, and it is compared with
+/// many.
 struct Spelled {
     json: Box<str>,
-    number: Option<Decimal>,
+    /// `None` where nothing but the spelling is to be compared.
+    value: Option<Value>,
+}
+
+/// What is equal for all spellings.
+#[derive(PartialEq, Eq, Hash)]
+enum Value {
+    Number(Decimal),
+    /// A string, with a code point that is no character, in WTF-8.
+    Text(Box<[u8]>),
 }
 
 impl Id {
@@ -63,7 +73,7 @@ impl Id {
             Some(text) => Repr::Text(text.into()),
             None if raw.starts_with('"') => match serde_json::from_str::<String>(raw) {
                 Ok(text) => Repr::Text(text.into()),
-                Err(_) => Repr::spelled(raw, None),
+                Err(_) => Repr::spelled(raw, wtf8(raw).map(Value::Text)),
             },
             None => match raw.parse() {
                 Ok(integer) => Repr::Integer(integer),
@@ -79,8 +89,12 @@ impl Id {
             Repr::Integer(_) => 0,
             Repr::Text(text) => text.len(),
             Repr::Spelled(it) => {
-                let digits = it.number.as_ref().map_or(0, |number| number.digits.len());
-                it.json.len() + digits
+                let value = match &it.value {
+                    Some(Value::Number(number)) => number.digits.len(),
+                    Some(Value::Text(text)) => text.len(),
+                    None => 0,
+                };
+                it.json.len() + value
             }
         }
     }
@@ -91,13 +105,13 @@ impl Repr {
         let number = Decimal::parse(json);
         match number.as_ref().and_then(Decimal::integer) {
             Some(integer) => Self::Integer(integer),
-            None => Self::spelled(json, number),
+            None => Self::spelled(json, number.map(Value::Number)),
         }
     }
 
-    fn spelled(json: &str, number: Option<Decimal>) -> Self {
+    fn spelled(json: &str, value: Option<Value>) -> Self {
         let json = json.into();
-        Self::Spelled(Arc::new(Spelled { json, number }))
+        Self::Spelled(Arc::new(Spelled { json, value }))
     }
 }
 
@@ -112,6 +126,26 @@ pub(super) fn plain_string(raw: &str) -> Option<&str> {
     (!string.contains('\\')).then_some(string)
 }
 
+/// The value of a JSON string, which may hold half a surrogate pair.
+fn wtf8(raw: &str) -> Option<Box<[u8]>> {
+    struct BytesVisitor;
+
+    impl Visitor<'_> for BytesVisitor {
+        type Value = Box<[u8]>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a string")
+        }
+
+        fn visit_bytes<E>(self, text: &[u8]) -> Result<Self::Value, E> {
+            Ok(text.into())
+        }
+    }
+
+    let mut json = serde_json::Deserializer::from_str(raw);
+    json.deserialize_bytes(BytesVisitor).ok()
+}
+
 impl From<String> for Id {
     fn from(id: String) -> Self {
         Self(Repr::Text(id.into()))
@@ -123,7 +157,7 @@ impl PartialEq for Id {
         match (&self.0, &other.0) {
             (Repr::Integer(a), Repr::Integer(b)) => a == b,
             (Repr::Text(a), Repr::Text(b)) => a == b,
-            (Repr::Spelled(a), Repr::Spelled(b)) => match (&a.number, &b.number) {
+            (Repr::Spelled(a), Repr::Spelled(b)) => match (&a.value, &b.value) {
                 (Some(a), Some(b)) => a == b,
                 _ => a.json == b.json,
             },
@@ -139,8 +173,8 @@ impl Hash for Id {
         match &self.0 {
             Repr::Integer(integer) => integer.hash(state),
             Repr::Text(text) => text.hash(state),
-            Repr::Spelled(it) => match &it.number {
-                Some(number) => number.hash(state),
+            Repr::Spelled(it) => match &it.value {
+                Some(value) => value.hash(state),
                 None => it.json.hash(state),
             },
         }
@@ -234,7 +268,13 @@ mod tests {
             &[r#""1""#, r#""\u0031""#],
             &[r#""a/b""#, r#""a\/b""#, r#""a\u002fb""#, r#""\u0061/b""#],
             &[r#""\ud83d\ude00""#, r#""😀""#],
-            &[r#""\ud800""#],
+            &[r#""\ud83d""#, r#""\uD83D""#, r#""\uD83d""#],
+            &[
+                r#""a\ud83d/é""#,
+                r#""\u0061\uD83D\/\u00e9""#,
+                r#""\u0061\ud83d/é""#,
+            ],
+            &[r#""\ude00\ud83d""#, r#""\uDE00\uD83D""#],
         ] {
             for (a, b) in same.iter().flat_map(|a| same.iter().map(move |b| (a, b))) {
                 assert!(id(a) == id(b), "{a} {b}");
@@ -265,6 +305,8 @@ mod tests {
             "1e999999999999999999999999",
             r#""\ud800""#,
             r#""\ud801""#,
+            r#""\\ud800""#,
+            r#""a\ud800""#,
         ];
         let ids: HashSet<_> = different.iter().map(|raw| id(raw)).collect();
         assert_eq!(ids.len(), different.len());

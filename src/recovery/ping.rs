@@ -41,7 +41,8 @@ where
         &self,
         epoch: &Epoch,
     ) -> Result<(Response<S::ResBody>, Bytes), Failure> {
-        let id = Id::from("mcp-session-recovery/ping".to_owned());
+        // Servers repeat it in bodies that are searched for what they say of the session (rule D9).
+        let id = Id::from("mcp-recovery/ping".to_owned());
         let message = Bytes::from(format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"ping"}}"#));
         let upstream = UpstreamSession::of(epoch);
         let response = self.post(&upstream, message.clone()).await?;

@@ -161,7 +161,7 @@ where
     // No client uses such an id, and the layer each one once.
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    let id = Id::from(format!("mcp-session-recovery/restore/{number}"));
+    let id = Id::from(format!("mcp-recovery/restore/{number}"));
     let (method, params) = (change.method(), change.params());
     let request = format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{params}}}"#);
     let Ok(response) = client.post(upstream, Bytes::from(request)).await else {

@@ -47,11 +47,22 @@ impl Endpoint {
     }
 
     fn has_hosts<'a>(&self, mut hosts: impl Iterator<Item = &'a HeaderValue>) -> bool {
-        let is_next = |own: &HeaderValue| {
+        let is_next = |own: &[u8]| {
             let other = hosts.next();
-            other.is_some_and(|it| it.as_bytes().eq_ignore_ascii_case(own.as_bytes()))
+            other.is_some_and(|it| self.host_in(it).eq_ignore_ascii_case(own))
         };
-        self.hosts.iter().all(is_next) && hosts.next().is_none()
+        self.hosts().all(is_next) && hosts.next().is_none()
+    }
+
+    fn hosts(&self) -> impl Iterator<Item = &[u8]> {
+        self.hosts.iter().map(|host| self.host_in(host))
+    }
+
+    /// The host that a `Host` header names, in which the scheme's own port is the same as none.
+    fn host_in<'a>(&self, header: &'a HeaderValue) -> &'a [u8] {
+        let host = header.as_bytes();
+        let port = default_port(&self.uri).as_bytes();
+        host.strip_suffix(port).unwrap_or(host)
     }
 
     /// The URI without a query: that is each caller's own, and may be a secret.
@@ -73,10 +84,8 @@ impl Endpoint {
             let host = text.rsplit('@').next().unwrap_or_default();
             host.to_ascii_lowercase()
         };
-        let text = |host: &HeaderValue| -> String {
-            host.as_bytes().iter().copied().map(char::from).collect()
-        };
-        let hosts: Vec<_> = self.hosts.iter().map(text).collect();
+        let text = |host: &[u8]| -> String { host.iter().copied().map(char::from).collect() };
+        let hosts: Vec<_> = self.hosts().map(text).collect();
         let host = hosts.iter().map(|host| without_user(host));
         (
             self.uri.scheme_str().map(str::to_ascii_lowercase),
@@ -123,9 +132,7 @@ impl Hash for Endpoint {
                 .unwrap_or_default()
                 .as_bytes(),
         );
-        for host in &self.hosts {
-            lower(host.as_bytes());
-        }
+        self.hosts().for_each(lower);
         self.uri.path().hash(state);
     }
 }
@@ -152,12 +159,17 @@ fn same_authority(one: &Uri, other: &Uri) -> bool {
 /// The authority, in which a scheme's own port is the same as none (RFC 9110, 4.2.3).
 fn without_default_port(uri: &Uri) -> Option<&str> {
     let authority = uri.authority()?.as_str();
-    let port = match uri.scheme_str() {
+    let port = default_port(uri);
+    Some(authority.strip_suffix(port).unwrap_or(authority))
+}
+
+/// The port that a URI's scheme means where none is named, as it is written.
+fn default_port(uri: &Uri) -> &'static str {
+    match uri.scheme_str() {
         Some("http") => ":80",
         Some("https") => ":443",
-        _ => return Some(authority),
-    };
-    Some(authority.strip_suffix(port).unwrap_or(authority))
+        _ => "",
+    }
 }
 
 /// The same URI, if it has a query that can be left out.
@@ -198,6 +210,8 @@ fn is_same_host(scheme: Option<&Scheme>, one: &Authority, other: &Authority) -> 
 
 #[cfg(test)]
 mod tests {
+    use std::hash::DefaultHasher;
+
     use super::*;
 
     fn host(host: &'static str) -> HeaderMap {
@@ -275,6 +289,34 @@ mod tests {
             assert!(endpoint.matches(endpoint.uri(), &host(own)), "{own}");
             assert!(!endpoint.matches(endpoint.uri(), &host(other)), "{other}");
         }
+    }
+
+    #[test]
+    fn a3_a_schemes_own_port_is_the_same_as_none_in_another_host_too() {
+        let hash = |endpoint: &Endpoint| {
+            let mut hasher = DefaultHasher::new();
+            endpoint.hash(&mut hasher);
+            hasher.finish()
+        };
+        for (scheme, own, other) in [
+            ("http", "b.test:80", "b.test:443"),
+            ("https", "b.test:443", "b.test:80"),
+        ] {
+            let uri: Uri = format!("{scheme}://a.test/mcp").parse().unwrap();
+            let [bare, own_port, other_port] =
+                ["B.test", own, other].map(|name| Endpoint::new(&uri, &host(name)));
+            assert!(bare.matches(&uri, &host(own)) && own_port.matches(&uri, &host("b.test")));
+            assert!(bare == own_port && hash(&bare) == hash(&own_port));
+            assert!(bare != other_port && !bare.matches(&uri, &host(other)));
+            #[cfg(feature = "store")]
+            {
+                assert_eq!(bare.parts(), own_port.parts());
+                assert_ne!(bare.parts(), other_port.parts());
+            }
+        }
+        // No scheme is known, and none of its ports.
+        let uri = Uri::from_static("/mcp");
+        assert!(!Endpoint::new(&uri, &host("b.test")).matches(&uri, &host("b.test:80")));
     }
 
     #[test]

@@ -113,6 +113,16 @@ impl StreamOrigin {
         }
     }
 
+    /// Which of several streams with one id the caller is taken to mean. A call that is never told
+    /// hangs, and is told once; a listening stream is opened again.
+    fn precedence(&self) -> u8 {
+        match &self.kind {
+            Kind::Answer(pending) if !pending.are_answered() => 2,
+            Kind::Listening(_) => 1,
+            Kind::Answer(_) => 0,
+        }
+    }
+
     /// What the log holds for it besides its ids, in bytes.
     fn bytes(&self) -> usize {
         match &self.kind {
@@ -192,22 +202,15 @@ impl EventLog {
         }
     }
 
-    /// What the caller means by an id: the latest stream of those that used it and are still to
-    /// be answered, since servers count from 0 in each session; else the latest one.
+    /// What the caller means by an id: the latest stream of those that used it and are still to be
+    /// answered, since servers count from 0 in each session; else the latest that listens; else the
+    /// latest one.
     pub(crate) fn find_event(&self, last_event_id: &HeaderValue) -> Logged {
         let asked = AskedId::new(last_event_id.as_bytes());
-        let mut found = None;
-        for stream in self.streams.iter().rev() {
-            if let Some(answered) = stream.ids.find(&asked) {
-                let is_open = !stream.origin.is_answered();
-                if is_open || found.is_none() {
-                    found = Some((&stream.origin, answered));
-                }
-                if is_open {
-                    break;
-                }
-            }
-        }
+        let streams = self.streams.iter();
+        let found = streams
+            .filter_map(|stream| Some((&stream.origin, stream.ids.find(&asked)?)))
+            .max_by_key(|(origin, _)| origin.precedence());
         let Some((origin, answered)) = found else {
             return Logged::Unknown;
         };
@@ -328,6 +331,21 @@ mod tests {
         remember(&mut log, "0/0", &mut seven, 9);
         is_answered_by(&seven, "7");
         assert_eq!(find(&log, "0/0"), listens(1));
+    }
+
+    #[test]
+    fn g4_a_listening_stream_hides_no_call_that_is_still_to_be_answered() {
+        for epoch in 0..2 {
+            let mut log = EventLog::default();
+            let mut five = answer(0, "5");
+            remember(&mut log, "0", &mut five, 9);
+            for _ in 0..2 {
+                remember(&mut log, "0", &mut StreamOrigin::listening(epoch), 9);
+                assert_eq!(find(&log, "0"), answers(0, "5"), "{epoch}");
+            }
+            is_answered_by(&five, "5");
+            assert_eq!(find(&log, "0"), listens(epoch));
+        }
     }
 
     #[test]

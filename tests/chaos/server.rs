@@ -71,11 +71,11 @@ impl Seen {
 
     fn is_restore(&self) -> bool {
         let id = self.message["id"].as_str();
-        id.is_some_and(|id| id.starts_with("mcp-session-recovery/restore"))
+        id.is_some_and(|id| id.starts_with("mcp-recovery/restore"))
     }
 
     pub fn is_ping(&self) -> bool {
-        self.message["id"] == "mcp-session-recovery/ping"
+        self.message["id"] == "mcp-recovery/ping"
     }
 
     /// Principal and version of the token.

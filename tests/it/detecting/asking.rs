@@ -159,6 +159,44 @@ async fn whatever_the_ping_brings_short_of_expiry_passes_the_404_on() {
     }
 }
 
+/// D2, D4, D9: what a server says of the session is said in words of its own, and not in what it
+/// repeats of the ping.
+#[tokio::test(start_paused = true)]
+async fn d9_the_echo_of_the_pings_id_does_not_speak_of_the_session() {
+    for first in [400, 404, 500] {
+        for (status, code, message) in [
+            (400, -32601, "Method not found"),
+            (400, -32600, "Invalid Request"),
+            (400, -32000, "missing Accept"),
+            (403, -32000, "Invalid origin"),
+            (500, -32603, "unknown error"),
+            (503, -32000, "the token has expired"),
+            // This was got past the session, whatever it says of one.
+            (400, -32601, "unknown method in this session"),
+            (500, -32601, "unknown method in this session"),
+        ] {
+            let scene = scene(layer()).await;
+            answer_all(&scene.server, "GET", move || {
+                reply(first, None, "no stream")
+            });
+            scene.server.on(move |seen| {
+                let error = json!({"code": code, "message": message});
+                let pong = json!({"jsonrpc": "2.0", "id": seen.message()["id"], "error": error});
+                (seen.what() == "ping").then(|| json_reply(status, &pong))
+            });
+            let answer = scene.send(get(&scene.session, None)).await;
+            let case = format!("{first}, then {status} {message}");
+            assert_eq!(
+                (answer.status, answer.text()),
+                (first, "no stream"),
+                "{case}"
+            );
+            assert_eq!(scene.server.count("ping"), 1, "{case}");
+            assert_eq!(scene.server.count("initialize"), 1, "{case}");
+        }
+    }
+}
+
 /// D4, K5: a ping that is not answered holds the caller up no longer than a recovery may take.
 #[tokio::test(start_paused = true)]
 async fn a_ping_without_an_answer_passes_the_404_on_in_time() {

@@ -262,3 +262,93 @@ async fn h3_after_a_notice_in_the_middle_of_a_stream_every_byte_passes() {
     // then it passes as it is.
     assert_eq!(stream.now().await, begun + line);
 }
+
+/// H3: a server that is polled (SEP-1699) ends each stream at once, and is never waited for.
+#[tokio::test(start_paused = true)]
+async fn h3_a_stream_whose_end_is_there_already_brings_the_notice_before_it() {
+    let trailers = http::HeaderMap::from_iter([(
+        http::HeaderName::from_static("x-sum"),
+        http::HeaderValue::from_static("1"),
+    )]);
+    for trailers in [None, Some(trailers)] {
+        for event in ["", EVENT, "id: 1\nretry: 10\ndata: \n\n", "retry: 10\n"] {
+            // Given a caller that has something to be told,
+            let scene = promised(all_lists()).await;
+            let ends = trailers.clone();
+            answer_all(&scene.server, "GET", move || {
+                let script = Script::new().data(event);
+                stream(match &ends {
+                    None => script,
+                    Some(trailers) => script.trailers(trailers.clone()),
+                })
+            });
+            scene.recover().await;
+
+            // when it listens to a stream that has come to its end,
+            let mut first = scene.listen().await;
+            let told = first.read_to_end().await;
+
+            // then it is told there, behind all that the server says, and not again.
+            assert!(told.starts_with(event), "{told:?}");
+            let lists = notices(&["tools", "prompts", "resources"]);
+            assert!(first.messages().ends_with(&lists), "{told:?}");
+            assert_eq!(first.end, Some(Ok(trailers.clone())), "{told:?}");
+            let mut second = scene.listen().await;
+            assert_eq!(second.read_to_end().await, event);
+            assert_eq!(second.end, Some(Ok(trailers.clone())));
+        }
+    }
+}
+
+/// H3: what a client may not come to read is not told.
+#[tokio::test(start_paused = true)]
+async fn h3_a_stream_that_ends_in_an_event_or_breaks_leaves_the_notice_to_the_next() {
+    for (event, breaks) in [("data: hal", false), ("data: {}\n", false), (EVENT, true)] {
+        let scene = promised(all_lists()).await;
+        answer_all(&scene.server, "GET", || sse(EVENT));
+        let mut first = true;
+        scene.server.on(move |seen| {
+            let is_first = seen.what() == "GET" && std::mem::take(&mut first);
+            let script = Script::new().data(event);
+            is_first.then(|| match breaks {
+                true => stream(script.error("reset")),
+                false => stream(script),
+            })
+        });
+        scene.recover().await;
+        let mut cut_off = scene.listen().await;
+        assert_eq!(cut_off.read_to_end().await, event);
+        assert_eq!(cut_off.ended_cleanly(), !breaks);
+
+        let mut next = scene.listen().await;
+        assert_eq!(next.read_to_end().await.matches("list_changed").count(), 3);
+        assert!(next.ended_cleanly());
+    }
+}
+
+/// H3: nor does a stream tell it last that always has something to say, nor inside an event.
+#[tokio::test(start_paused = true)]
+async fn h3_a_stream_that_always_has_something_brings_the_notice_between_two_events() {
+    const EVENTS: usize = 1_000;
+    for pieces in [1, 2, 3] {
+        let scene = promised(all_lists()).await;
+        let event = EVENT.as_bytes();
+        answer_all(&scene.server, "GET", move || {
+            let chunks = event.chunks(event.len().div_ceil(pieces));
+            let chunks = std::iter::repeat_n(chunks, EVENTS).flatten();
+            stream(chunks.fold(Script::new(), |script, chunk| script.data(chunk)))
+        });
+        scene.recover().await;
+
+        let mut stream = scene.listen().await;
+        stream.read_to_end().await;
+
+        let lists = notices(&["tools", "prompts", "resources"]);
+        let messages = stream.messages();
+        assert_eq!(messages.len(), EVENTS + lists.len(), "{pieces}");
+        let place = messages.iter().position(|message| *message == lists[0]);
+        let place = place.expect("a notice");
+        assert_eq!(messages[place..place + lists.len()], lists, "{pieces}");
+        assert!(place < EVENTS / 2, "{pieces}: after {place}");
+    }
+}

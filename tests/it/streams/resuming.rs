@@ -659,3 +659,40 @@ async fn g2_the_ids_of_a_stream_that_comes_late_from_the_old_session_do_not_cros
     assert_ne!(resumed.session(), Some(&*scene.session));
     assert_eq!(resumed.header(LAST_EVENT_ID), None);
 }
+
+/// G4: a call that waits is told, whatever has used its id since: a listening stream can be opened
+/// again, as it is after that.
+#[tokio::test(start_paused = true)]
+async fn g4_a_listening_stream_with_the_id_of_a_call_does_not_keep_it_from_being_told() {
+    const FIRST: &str = "id: 0\ndata: \n\n";
+    for recovers_before in [false, true] {
+        // Given a server that counts from 0, a call that its caller polls for,
+        let scene = scene(layer()).await;
+        let (gets, calls) = (
+            feed_all(&scene.server, "GET"),
+            feed_all(&scene.server, "tools/call"),
+        );
+        let mut call = scene.call(5).await;
+        calls.data(0, FIRST);
+        calls.end(0);
+        assert_eq!(call.read_to_end().await, FIRST);
+        // and a listening stream with the same id, in the same session or in the next,
+        if recovers_before {
+            scene.recover().await;
+        }
+        let mut listening = scene.listen().await;
+        gets.data(0, FIRST);
+        assert_eq!(listening.now().await, FIRST);
+        if !recovers_before {
+            scene.recover().await;
+        }
+
+        // when the caller resumes from it, then the call is told,
+        let told = scene.resume("0").await;
+        assert_eq!(told.outcome(), Some(Outcome::AnswerLost));
+        assert_eq!(told.messages(), [lost(5, "session_expired")]);
+        // and once: the next one listens.
+        let again = scene.open(get(&scene.session, Some("0"))).await;
+        assert!(again.is_open() && again.outcome() != Some(Outcome::AnswerLost));
+    }
+}

@@ -99,21 +99,17 @@ impl Conversation {
 
     /// The stream that an id means, and how many answers came before it.
     pub(super) fn find(&self, id: &str) -> Option<(Origin, usize)> {
-        let mut found = None;
-        for (origin, ids) in self.log.iter().rev() {
-            let Some((_, answered)) = ids.iter().rev().find(|(of, _)| of == id) else {
-                continue;
-            };
-            let is_open = match origin {
-                Origin::Call(call) => !self.origins[*call].waiting().is_empty(),
-                Origin::Listening(..) => true,
-            };
-            if is_open {
-                return Some((*origin, *answered));
-            }
-            found.get_or_insert((*origin, *answered));
-        }
-        found
+        let users = self.log.iter().rev().filter_map(|(origin, ids)| {
+            let (_, answered) = ids.iter().rev().find(|(of, _)| of == id)?;
+            Some((*origin, *answered))
+        });
+        let mut users: Vec<_> = users.collect();
+        users.sort_by_key(|(origin, _)| match origin {
+            Origin::Call(call) if !self.origins[*call].waiting().is_empty() => 0,
+            Origin::Listening(..) => 1,
+            Origin::Call(_) => 2,
+        });
+        users.first().copied()
     }
 
     /// The caller resumes from an id; from an empty one, it does not.
