@@ -149,6 +149,10 @@ impl Session {
         });
         if !is_lost {
             self.merge(record, revision, limit);
+            let current = self.chain().current();
+            if record.reassigned && StoredEpoch::of(record) == self.as_stored(&current) {
+                self.chain().expire_in(&current);
+            }
         }
     }
 

@@ -33,6 +33,9 @@ pub(crate) struct Record {
     pub(crate) incarnation: Option<u64>,
     pub(crate) epoch: u64,
     pub(crate) upstream: UpstreamId,
+    /// The server has given the upstream id to somebody else since (rule A5).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) reassigned: bool,
     /// What the current epoch's handshake was answered with, if that is known.
     pub(crate) result: Option<ResultDigest>,
     /// The versions of earlier epochs (rule C1).
@@ -218,6 +221,7 @@ mod tests {
             incarnation: Some(u64::MAX),
             epoch: 3,
             upstream: UpstreamId::Own(header(b"upstream")),
+            reassigned: true,
             result: Some(ResultDigest {
                 version: Some(header(b"2025-11-25")),
                 server_info: u64::MAX,
@@ -262,6 +266,7 @@ mod tests {
         assert_eq!(back.state, record().state);
         assert!(back.upstream == record().upstream && back.epoch == 3);
         assert_eq!(back.incarnation, record().incarnation);
+        assert!(back.reassigned);
     }
 
     #[test]
@@ -277,7 +282,10 @@ mod tests {
             None,
             Digest::of(b"the-id"),
         );
-        assert!(Record::decode(bytes, key).is_ok_and(|record| record.epoch == 0));
+        let record = Record::decode(bytes, key).unwrap();
+        assert!(record.epoch == 0 && !record.reassigned);
+        let again = String::from_utf8(record.encode().unwrap().to_vec()).unwrap();
+        assert!(!again.contains("reassigned"), "{again}");
     }
 
     #[test]

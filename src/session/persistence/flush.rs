@@ -7,6 +7,7 @@ use tokio::time::timeout;
 use super::{NO_ANSWER, Persistence, lock};
 use crate::{
     Sessions,
+    session::Session,
     store::{StoreError, StoreErrorKind},
 };
 
@@ -128,6 +129,17 @@ impl KeptBy {
         let mut all = lock(&self.0);
         all.retain(|it| it.strong_count() > 0);
         all.push(Arc::downgrade(persistence));
+    }
+
+    /// Each of these has changed.
+    pub(in crate::session) fn changed<'a>(
+        &self,
+        sessions: impl IntoIterator<Item = &'a Arc<Session>>,
+    ) {
+        let all = self.all();
+        for session in sessions {
+            all.iter().for_each(|it| it.changed(session));
+        }
     }
 
     fn all(&self) -> Vec<Arc<Persistence>> {

@@ -242,7 +242,7 @@ impl Persistence {
         is_proposal: bool,
     ) -> Result<Agreed, StoreError> {
         let key = session.key().stored();
-        let has_left = || !is_proposal && !session.chain().is_current(epoch);
+        let has_left = || !is_proposal && !session.chain().is_at_rest(epoch);
         for _ in 0..ATTEMPTS {
             let (state, noted, revision, is_removed) = session.with_synced(|state, synced| {
                 let noted = synced.unstored.noted();
