@@ -27,6 +27,8 @@ pub(crate) struct Synced {
     pub(super) told: Option<Box<State>>,
     /// It is to be written.
     pub(super) is_queued: bool,
+    /// It was, and cannot be: there is no record of it.
+    pub(super) is_unstorable: bool,
     /// The session has ended, and its record with it.
     pub(super) is_removed: bool,
 }

@@ -13,8 +13,11 @@ use crate::mcp::Message;
 /// The format that is written, and the only one that is read. A field may be added without a new
 /// version if a process that does not know it may lose it.
 const VERSION: u32 = 1;
-/// More than any session within the layer's default limits comes to.
-pub(crate) const MAX_RECORD: usize = 1024 * 1024;
+/// More than any session within the layer's default limits comes to. JSON takes six bytes for a
+/// control character, so that subscriptions of 256 KiB (rule K8) come to 1.5 MiB, and two for a quote:
+/// the body of `initialize` comes to 64 KiB, its headers and its URI to 128 (rule K9). What is left, 320
+/// KiB, is for the id that the server made up.
+pub(crate) const MAX_RECORD: usize = 2 * 1024 * 1024;
 /// More than any session comes to, and far from where counting on overflows.
 const LAST_EPOCH: u64 = 1 << 48;
 

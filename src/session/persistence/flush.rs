@@ -29,8 +29,8 @@ impl Sessions {
     ///
     /// # Errors
     ///
-    /// When something could not be written, or is not known to have been. While the service lives it is tried again in the
-    /// background.
+    /// When something could not be written, or is not known to have been. While the service lives it is
+    /// tried again in the background, unless it is too large for any store.
     ///
     /// ```
     /// # use http::{Request, Response};
@@ -66,7 +66,7 @@ impl Sessions {
             let result = persistence.flush().await;
             flushed = flushed.and(result);
         }
-        flushed
+        flushed.and(self.are_storable())
     }
 }
 

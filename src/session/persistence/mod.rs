@@ -35,8 +35,9 @@ use self::{
 pub(crate) use self::{end::EndedBy, reconcile::Reconcile, under_way::Doing};
 use super::{Epoch, Pauses, Session, Sessions, TableLimits};
 use crate::store::{
-    Revision, Saved, SessionStore, StoreError, StoreErrorKind, StoreKey, Stored, ended::Ended,
-    record::Record,
+    Revision, Saved, SessionStore, StoreError, StoreErrorKind, StoreKey, Stored,
+    ended::Ended,
+    record::{Record, RecordError},
 };
 
 /// Keeps the sessions of a table in a store.
@@ -97,7 +98,7 @@ pub(crate) enum Agreed {
     Other(Box<Record>, Revision),
     /// The session has ended.
     Ended,
-    /// It has left the epoch, or is about to: that was not written.
+    /// It has left the epoch, or is about to, or no store takes it: that was not written.
     Left,
 }
 
@@ -258,9 +259,15 @@ impl Persistence {
             }
             let stored = session.as_stored(epoch);
             let record = session.record(epoch, &state);
-            let Some(value) = record.and_then(|record| record.encode().ok()) else {
-                // It cannot be stored, whatever is tried.
-                return Ok(Agreed::Proposed);
+            let encoded = record
+                .ok_or(RecordError::Malformed)
+                .and_then(|it| it.encode());
+            let value = match encoded {
+                Ok(value) => value,
+                Err(error) => {
+                    self.cannot_store(session, error);
+                    return Ok(Agreed::Left);
+                }
             };
             let saved = self
                 .config
@@ -271,6 +278,7 @@ impl Persistence {
                     synced.revision = Some(revision);
                     synced.unstored.stored(noted);
                     synced.is_known = true;
+                    synced.is_unstorable = false;
                     synced.agreed(stored);
                 });
                 return Ok(Agreed::Proposed);
