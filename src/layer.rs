@@ -176,7 +176,7 @@ impl SessionRecoveryLayer {
     /// its headers and its URI. Default: 64 KiB.
     ///
     /// A larger one passes, and its session is not recorded: the response says so with
-    /// [`Outcome::NotRecorded`](crate::Outcome::NotRecorded).
+    /// [`Outcome::NotRecorded`](crate::Outcome::NotRecorded). A store takes no session of more than 2 MiB.
     #[must_use]
     pub fn max_initialize_bytes(mut self, bytes: usize) -> Self {
         self.config.max_initialize_bytes = bytes;

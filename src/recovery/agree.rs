@@ -167,7 +167,9 @@ where
         revision: Revision,
         deadline: Instant,
     ) -> Adopted {
-        let is_alive = self.is_alive(&self.epoch_of(&record), deadline).await;
+        let epoch = self.epoch_of(&record);
+        // What a server says of an id that it has given away is not about this session (rule A5).
+        let is_alive = !epoch.is_reassigned() && self.is_alive(&epoch, deadline).await;
         Adopted {
             // By now it is known whose credentials are good.
             epoch: Arc::new(self.epoch_of(&record)),

@@ -85,7 +85,7 @@ pub(crate) enum Standing {
 impl Chain {
     pub(crate) fn new(first: Arc<Epoch>, pauses: Pauses) -> Self {
         Self {
-            is_first: AtomicBool::new(true),
+            is_first: AtomicBool::new(!first.is_reassigned()),
             is_first_plain: first.is_plain(),
             first: first.clone(),
             pauses,
@@ -284,9 +284,20 @@ impl Chain {
     }
 
     /// The current epoch is known to have expired: the server gave its id to somebody else
-    /// (rule A5). One that does not tell its sessions apart may be sent it all the same.
-    pub(super) fn expire(&self) {
-        self.expire_by(false);
+    /// (rule A5). One that does not tell its sessions apart may be sent it all the same. Gives whether
+    /// that the id is another's was not known.
+    pub(super) fn expire(&self) -> bool {
+        self.expire_by(false)
+    }
+
+    /// The same of `epoch`, if that is the current one.
+    #[cfg(feature = "store")]
+    pub(super) fn expire_in(&self, epoch: &Epoch) {
+        let mut state = self.lock();
+        if state.is_in(epoch) {
+            state.expire(false);
+            self.is_first.store(false, Ordering::Release);
+        }
     }
 
     /// The same where it gave its id to a handshake of this very session.
@@ -294,10 +305,11 @@ impl Chain {
         self.expire_by(true);
     }
 
-    fn expire_by(&self, own: bool) {
+    fn expire_by(&self, own: bool) -> bool {
         let mut state = self.lock();
-        state.expire(own);
+        let is_news = state.expire(own);
         self.is_first.store(false, Ordering::Release);
+        is_news
     }
 
     /// No recovery shall be published any more (rule I3).

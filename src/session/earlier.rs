@@ -57,7 +57,9 @@ impl Earlier {
             self.by_id.remove(id);
         }
         let epochs: Vec<_> = here.iter().filter_map(|it| it.epoch.upgrade()).collect();
-        epochs.iter().for_each(|epoch| epoch.reassign());
+        epochs.iter().for_each(|epoch| {
+            epoch.reassign();
+        });
         epochs
     }
 

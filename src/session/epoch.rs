@@ -89,6 +89,7 @@ pub(super) struct KnownEpoch {
     pub(super) number: u64,
     pub(super) stored: u64,
     pub(super) id: Option<HeaderValue>,
+    pub(super) is_reassigned: bool,
     pub(super) callers_id: HeaderValue,
     pub(super) result: Option<InitializeResult>,
     pub(super) outdated_versions: Vec<HeaderValue>,
@@ -177,7 +178,10 @@ impl Epoch {
             handshake: handshake.map(Box::new),
             replaced: AtomicBool::new(false),
             replacement: Arc::default(),
-            reassigned: AtomicU8::new(NOBODY),
+            reassigned: AtomicU8::new(match known.is_reassigned {
+                true => SOMEBODY_ELSE,
+                false => NOBODY,
+            }),
             shown_by: OnceLock::new(),
         }
     }
@@ -317,17 +321,17 @@ impl Epoch {
         self.replacement.notify_waiters();
     }
 
-    /// The server has given its id to somebody else, for good.
-    pub(super) fn reassign(&self) {
-        self.reassigned.store(SOMEBODY_ELSE, Ordering::Release);
+    /// The server has given its id to somebody else, for good. Gives whether that was not known.
+    pub(super) fn reassign(&self) -> bool {
+        self.reassigned.swap(SOMEBODY_ELSE, Ordering::AcqRel) == NOBODY
     }
 
     /// The server has given its id to a handshake of its own session.
-    pub(super) fn reassign_to_own(&self) {
-        self.reassigned.fetch_max(OWN_HANDSHAKE, Ordering::AcqRel);
+    pub(super) fn reassign_to_own(&self) -> bool {
+        self.reassigned.fetch_max(OWN_HANDSHAKE, Ordering::AcqRel) == NOBODY
     }
 
-    pub(super) fn is_reassigned(&self) -> bool {
+    pub(crate) fn is_reassigned(&self) -> bool {
         self.reassigned.load(Ordering::Acquire) != NOBODY
     }
 

@@ -154,6 +154,7 @@ impl Sessions {
         let used = self.tick();
         // Dropped last: what they hold of their callers may ask the table.
         let (holders, _given_away);
+        let mut displaced = Vec::new();
         let mut table = self.write();
         table.assigned.take(&key.endpoint, &upstream);
         holders = table.holders(&key.endpoint, &upstream);
@@ -164,8 +165,8 @@ impl Sessions {
         for holder in &holders {
             if *holder.key() == key {
                 table.remove(holder);
-            } else {
-                holder.chain().expire();
+            } else if holder.chain().expire() {
+                displaced.push(holder);
             }
         }
         _given_away = table.earlier.reassign(&key.endpoint, &upstream);
@@ -182,12 +183,24 @@ impl Sessions {
             evicted.extend(table.evict(Group::len));
         }
         evicted.append(&mut self.make_room(&mut table, limits));
+        drop(table);
+        self.displaced(displaced);
         (session, evicted)
+    }
+
+    /// Of these it is news that they have lost their sessions (rule A5), which the next process is to
+    /// know as well.
+    pub(super) fn displaced<'a>(&self, sessions: impl IntoIterator<Item = &'a Arc<Session>>) {
+        #[cfg(feature = "store")]
+        self.0.kept_by.changed(sessions);
+        #[cfg(not(feature = "store"))]
+        let _ = sessions;
     }
 
     /// Lists a session that another process recorded, unless it is there already.
     ///
-    /// If another has its id upstream, the server has handed that out since (rule A5).
+    /// If another has its id upstream, nobody knows to whom the server has given that last: from here on
+    /// it is neither's (rule A5).
     #[cfg(feature = "store")]
     pub(super) fn restore(&self, session: Session, limits: TableLimits) -> (Arc<Session>, Evicted) {
         let used = self.tick();
@@ -196,19 +209,24 @@ impl Sessions {
         if let Some(session) = table.get(session.key()) {
             return (session.clone(), evicted);
         }
-        let current = session.chain().current();
-        if let Some(id) = current.id() {
-            if table.names(session.endpoint(), id) {
-                session.chain().expire();
-            }
-        }
         let session = Arc::new(session);
         session.touch(used);
+        let mut displaced = Vec::new();
+        if let Some(id) = session.chain().current().id() {
+            if table.names(session.endpoint(), id) {
+                table.assigned.take(session.endpoint(), id);
+                displaced = table.holders(session.endpoint(), id);
+                displaced.push(session.clone());
+                displaced.retain(|it| it.chain().expire());
+            }
+        }
         while table.len >= limits.sessions.max(1) {
             evicted.extend(table.evict(Group::len));
         }
         table.insert(&session, used, &self.0.bytes);
         evicted.append(&mut self.make_room(&mut table, limits));
+        drop(table);
+        self.displaced(&displaced);
         (session, evicted)
     }
 

@@ -66,6 +66,7 @@ impl Session {
             incarnation: self.incarnation(),
             epoch: epoch.stored(),
             upstream: self.upstream(epoch),
+            reassigned: epoch.is_reassigned(),
             result: epoch.result().map(|result| {
                 let [server_info, capabilities, instructions] = result.digests();
                 ResultDigest {
@@ -168,6 +169,7 @@ fn known_epoch(callers_id: &HeaderValue, record: &Record) -> KnownEpoch {
             UpstreamId::Own(id) => Some(sensitive(id.0.clone())),
             UpstreamId::Stateless => None,
         },
+        is_reassigned: record.reassigned,
         callers_id: callers_id.clone(),
         result: record.result.as_ref().map(|result| {
             let version = result.version.as_ref().map(|version| version.0.clone());

@@ -35,6 +35,8 @@ pub(crate) struct Synced {
     pub(super) written: Option<Instant>,
     /// This process has forgotten the session, and ended it on the server since nobody could know it.
     pub(super) is_given_up: bool,
+    /// It was, and cannot be: there is no record of it.
+    pub(super) is_unstorable: bool,
     /// The session has ended, and its record with it.
     pub(super) is_removed: bool,
 }
@@ -157,6 +159,10 @@ impl Session {
         });
         if !is_lost {
             self.merge(record, revision, limit);
+            let current = self.chain().current();
+            if record.reassigned && StoredEpoch::of(record) == self.as_stored(&current) {
+                self.chain().expire_in(&current);
+            }
         }
     }
 

@@ -55,19 +55,23 @@ impl Sessions {
     /// is published, and not before.
     pub(crate) fn assign(&self, session: &Arc<Session>, id: &HeaderValue) -> Assigned {
         // Dropped last: what it holds of a caller may ask the table.
-        let _given_away;
+        let (mut displaced, _given_away);
         let mut table = self.write();
         table.handed_out.note(session.endpoint(), id);
         table.assigned.take(session.endpoint(), id);
         let taken = table.assigned.insert(session, id);
-        let holders = table.holders(session.endpoint(), id);
-        for holder in holders {
-            match Arc::ptr_eq(&holder, session) {
-                true => holder.chain().expire_by_own(),
-                false => holder.chain().expire(),
+        displaced = table.holders(session.endpoint(), id);
+        displaced.retain(|holder| match Arc::ptr_eq(holder, session) {
+            true => {
+                // While it is recovered, nothing is written of it.
+                holder.chain().expire_by_own();
+                false
             }
-        }
+            false => holder.chain().expire(),
+        });
         _given_away = table.earlier.reassign(session.endpoint(), id);
+        drop(table);
+        self.displaced(&displaced);
         Assigned {
             sessions: self.clone(),
             id: id.clone(),
@@ -103,8 +107,9 @@ impl Sessions {
             && !table.handed_out.differ(session.endpoint());
         let is_taken = assigned.is_some_and(Assigned::is_taken) && !shares;
         let published = leader.publish(epoch.clone(), shares, is_taken)?;
-        if !is_taken {
-            others.iter().for_each(|other| other.chain().expire());
+        match is_taken {
+            true => others.clear(),
+            false => others.retain(|other| other.chain().expire()),
         }
         table.unlist_moved(session, &before);
         let id = epoch.id().filter(|_| assigned.is_none());
@@ -118,6 +123,7 @@ impl Sessions {
         session.recount();
         // Whoever is woken may ask the table at once.
         drop(table);
+        self.displaced(&others);
         published.tell();
         Ok(())
     }

@@ -50,7 +50,8 @@
 //! - the endpoint: scheme, host and port, path (no user information, no query);
 //! - digests of the principal and of the caller's id, and a random number that tells the session from
 //!   others that the server gives the same id;
-//! - the number of the current epoch, and the server's id of it if that is not the caller's;
+//! - the number of the current epoch, and the server's id of it if that is not the caller's, and whether
+//!   the server is known to have given that to another since;
 //! - the negotiated versions, digests of the server's info, capabilities and instructions, the
 //!   lists whose changes it promised to announce;
 //! - the `initialize` request with its `accept` and `content-type`;
@@ -84,7 +85,10 @@
 //! it has expired: whoever is in another one asks the server with a `ping`, goes on in that without
 //! waiting for a request, and ends its own after
 //! [`orphan_timeout`](crate::SessionRecoveryLayer::orphan_timeout). A `warn` tells when it fails, an
-//! `info` when it is back; nothing secret is told.
+//! `info` when it is used once more and nothing has failed for ten seconds; nothing secret is told.
+//!
+//! A session that is too large for a record, of 2 MiB, is not stored. Within the default limits there is
+//! none; a `warn` tells of one, and [`Sessions::flush`](crate::Sessions::flush) fails as long as it is there.
 //!
 //! # Writing a store
 //!

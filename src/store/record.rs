@@ -13,8 +13,11 @@ use crate::mcp::Message;
 /// The format that is written, and the only one that is read. A field may be added without a new
 /// version if a process that does not know it may lose it.
 const VERSION: u32 = 1;
-/// More than any session within the layer's default limits comes to.
-pub(crate) const MAX_RECORD: usize = 1024 * 1024;
+/// More than any session within the layer's default limits comes to. JSON takes six bytes for a
+/// control character, so that subscriptions of 256 KiB (rule K8) come to 1.5 MiB, and two for a quote:
+/// the body of `initialize` comes to 64 KiB, its headers and its URI to 128 (rule K9). What is left, 320
+/// KiB, is for the id that the server made up.
+pub(crate) const MAX_RECORD: usize = 2 * 1024 * 1024;
 /// More than any session comes to, and far from where counting on overflows.
 const LAST_EPOCH: u64 = 1 << 48;
 
@@ -33,6 +36,9 @@ pub(crate) struct Record {
     pub(crate) incarnation: Option<u64>,
     pub(crate) epoch: u64,
     pub(crate) upstream: UpstreamId,
+    /// The server has given the upstream id to somebody else since (rule A5).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) reassigned: bool,
     /// What the current epoch's handshake was answered with, if that is known.
     pub(crate) result: Option<ResultDigest>,
     /// The versions of earlier epochs (rule C1).
@@ -218,6 +224,7 @@ mod tests {
             incarnation: Some(u64::MAX),
             epoch: 3,
             upstream: UpstreamId::Own(header(b"upstream")),
+            reassigned: true,
             result: Some(ResultDigest {
                 version: Some(header(b"2025-11-25")),
                 server_info: u64::MAX,
@@ -262,6 +269,7 @@ mod tests {
         assert_eq!(back.state, record().state);
         assert!(back.upstream == record().upstream && back.epoch == 3);
         assert_eq!(back.incarnation, record().incarnation);
+        assert!(back.reassigned);
     }
 
     #[test]
@@ -277,7 +285,10 @@ mod tests {
             None,
             Digest::of(b"the-id"),
         );
-        assert!(Record::decode(bytes, key).is_ok_and(|record| record.epoch == 0));
+        let record = Record::decode(bytes, key).unwrap();
+        assert!(record.epoch == 0 && !record.reassigned);
+        let again = String::from_utf8(record.encode().unwrap().to_vec()).unwrap();
+        assert!(!again.contains("reassigned"), "{again}");
     }
 
     #[test]

@@ -109,6 +109,7 @@ mod stored {
     mod failing;
     mod faulty;
     mod flushing;
+    mod given_away;
     mod interleaving;
     mod late;
     mod outliving;

@@ -35,8 +35,8 @@ pub(super) struct State {
 impl State {
     pub(super) fn new(first: Arc<Epoch>) -> Self {
         Self {
+            expired: first.is_reassigned(),
             epoch: first,
-            expired: false,
             shares: false,
             flight: None,
             flights: 0,
@@ -93,11 +93,11 @@ impl State {
 
     /// The current epoch is known to have expired: the server gave its id to somebody else, or to a
     /// handshake of its `own` session (rule A5). One that does not tell its sessions apart may be
-    /// sent it all the same.
-    pub(super) fn expire(&mut self, own: bool) {
+    /// sent it all the same. Gives whether that the id is another's was not known.
+    pub(super) fn expire(&mut self, own: bool) -> bool {
         self.expired = true;
         match own {
-            _ if self.shares => {}
+            _ if self.shares => false,
             true => self.epoch.reassign_to_own(),
             false => self.epoch.reassign(),
         }

@@ -7,6 +7,7 @@ use tokio::time::timeout;
 use super::{NO_ANSWER, Persistence, lock};
 use crate::{
     Sessions,
+    session::Session,
     store::{StoreError, StoreErrorKind},
 };
 
@@ -28,8 +29,8 @@ impl Sessions {
     ///
     /// # Errors
     ///
-    /// When something could not be written, or is not known to have been. While the service lives it is tried again in the
-    /// background.
+    /// When something could not be written, or is not known to have been. While the service lives it is
+    /// tried again in the background, unless it is too large for any store.
     ///
     /// ```
     /// # use http::{Request, Response};
@@ -65,7 +66,7 @@ impl Sessions {
             let result = persistence.flush().await;
             flushed = flushed.and(result);
         }
-        flushed
+        flushed.and(self.are_storable())
     }
 }
 
@@ -134,6 +135,17 @@ impl KeptBy {
         let mut all = lock(&self.0);
         all.retain(|it| it.strong_count() > 0);
         all.push(Arc::downgrade(persistence));
+    }
+
+    /// Each of these has changed.
+    pub(in crate::session) fn changed<'a>(
+        &self,
+        sessions: impl IntoIterator<Item = &'a Arc<Session>>,
+    ) {
+        let all = self.all();
+        for session in sessions {
+            all.iter().for_each(|it| it.changed(session));
+        }
     }
 
     fn all(&self) -> Vec<Arc<Persistence>> {

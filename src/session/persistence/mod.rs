@@ -35,8 +35,9 @@ use self::{
 pub(crate) use self::{end::EndedBy, reconcile::Reconcile, under_way::Doing};
 use super::{Epoch, Pauses, Session, Sessions, TableLimits};
 use crate::store::{
-    Revision, Saved, SessionStore, StoreError, StoreErrorKind, StoreKey, Stored, ended::Ended,
-    record::Record,
+    Revision, Saved, SessionStore, StoreError, StoreErrorKind, StoreKey, Stored,
+    ended::Ended,
+    record::{Record, RecordError},
 };
 
 /// Keeps the sessions of a table in a store.
@@ -100,7 +101,7 @@ pub(crate) enum Agreed {
     /// The session has ended.
     Ended,
     /// That was not written, and is not to be: the session has left the epoch, or is about to, or
-    /// may have ended.
+    /// may have ended, or no store takes it.
     Left,
 }
 
@@ -182,7 +183,8 @@ impl Persistence {
     /// This process forgets the session for want of room. Whether somebody may go on with it, since the
     /// store holds it as it is, or is about to. That is asked again if it turns out that it is not.
     pub(crate) fn hand_over(self: &Arc<Self>, session: &Arc<Session>) -> bool {
-        let is_about_to = self.write_last(session) && !self.health.is_failing();
+        let may_be = session.with_synced(|_, synced| !synced.is_unstorable);
+        let is_about_to = self.write_last(session) && may_be && !self.health.is_failing();
         let is_handed_over = is_about_to || self.keeps(session, &session.chain().current());
         session.with_synced(|_, synced| {
             let was_given_up = synced.is_given_up;
@@ -281,9 +283,15 @@ impl Persistence {
             let stored = session.as_stored(epoch);
             let record = session.record(epoch, &state);
             let written = Instant::now();
-            let Some(value) = record.and_then(|record| record.encode().ok()) else {
-                // It cannot be stored, whatever is tried.
-                return Ok(Agreed::Proposed);
+            let encoded = record
+                .ok_or(RecordError::Malformed)
+                .and_then(|it| it.encode());
+            let value = match encoded {
+                Ok(value) => value,
+                Err(error) => {
+                    self.cannot_store(session, error);
+                    return Ok(Agreed::Left);
+                }
             };
             let saved = self
                 .config
@@ -295,6 +303,7 @@ impl Persistence {
                     synced.unstored.stored(noted);
                     synced.is_known = true;
                     synced.written = Some(written);
+                    synced.is_unstorable = false;
                     synced.agreed(stored);
                 });
                 return Ok(Agreed::Proposed);

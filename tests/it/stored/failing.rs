@@ -420,3 +420,38 @@ async fn n1_n5_what_can_be_written_does_not_wait_for_what_cannot() {
         assert_eq!((others, all), (store.len(), 61), "{mode:?}");
     }
 }
+
+/// N5: where it is a part of the store that fails, what works is no sign that the rest is back.
+#[tokio::test(start_paused = true)]
+async fn n5_a_store_is_back_when_nothing_has_failed_for_a_while() {
+    testing::logs::prepare();
+    let (logs, _guard) = Logs::collect();
+    let told = |text: &str| {
+        logs.own()
+            .iter()
+            .filter(|it| it.fields.contains(text))
+            .count()
+    };
+    // Given a store that works one time, and not the other,
+    let store = FaultyStore::new();
+    let scene = live(store.layer()).await;
+    settle().await;
+    for number in 0..20 {
+        store.set(Mode::Down);
+        scene.server.restart();
+        assert_eq!(echoed(&scene.call(number).await), number);
+        store.set(Mode::Works);
+        tokio::time::sleep(Duration::from_secs(9)).await;
+        scene.send(post(Some("made-up"), &ping(number))).await;
+    }
+    // then that is told once,
+    assert_eq!(told("sessions are not stored for now"), 1);
+    assert_eq!(told("the session store is back"), 0);
+    // until it has worked for a while.
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    scene.send(post(Some("made-up"), &ping(20))).await;
+    assert_eq!(told("the session store is back"), 1);
+    store.set(Mode::Down);
+    scene.send(post(Some("another"), &ping(21))).await;
+    assert_eq!(told("sessions are not stored for now"), 2);
+}

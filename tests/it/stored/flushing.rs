@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use mcp_session_recovery::Sessions;
+use testing::logs::Logs;
 use testing::mocked::*;
 use testing::*;
 use tokio::time::Instant;
@@ -280,4 +281,46 @@ async fn n1_n6_the_last_use_is_flushed() {
     let scene = restarted(scene, &store);
     scene.server.restart();
     assert_eq!(echoed(&scene.call(2).await), 2);
+}
+
+/// K9, N5: what no store takes is told, and nobody is told that it is stored.
+#[tokio::test(start_paused = true)]
+async fn n1_a_session_that_is_too_large_for_a_record_is_not_said_to_be_stored() {
+    testing::logs::prepare();
+    let (logs, _guard) = Logs::collect();
+    let store = FaultyStore::new();
+    let sessions = Sessions::new();
+    let layer = store.layer().sessions(sessions.clone());
+    let scene = live(
+        layer
+            .max_initialize_bytes(usize::MAX)
+            .max_body_bytes(usize::MAX),
+    )
+    .await;
+    sessions.flush().await.unwrap();
+    // Given a session that is larger than a record may be,
+    let mut large = initialize();
+    large["params"]["clientInfo"]["title"] = "x".repeat(2 * 1024 * 1024).into();
+    let made = scene.send(post(None, &large)).await;
+    let made = made.session().unwrap();
+    // then to flush does not do,
+    assert!(sessions.flush().await.is_err());
+    // which does not change what it is good for, nor its end,
+    scene.server.restart();
+    let call = post(Some(made), &tool_call(1));
+    assert_eq!(echoed(&scene.send(call).await), 1);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(sessions.flush().await.is_err());
+    scene.send(delete(made)).await;
+    sessions.flush().await.unwrap();
+    // and why is told once.
+    let told = |text: &str| {
+        logs.own()
+            .iter()
+            .filter(|it| it.fields.contains(text))
+            .count()
+    };
+    assert_eq!(told("a session cannot be stored"), 1);
+    assert_eq!(told("the record is too large"), 1);
+    assert_eq!(told("sessions are not stored for now"), 0);
 }

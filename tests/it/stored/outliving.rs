@@ -167,6 +167,28 @@ async fn k8_n2_subscriptions_that_were_not_kept_are_reported_by_whoever_restores
     assert_eq!(events.all()[0].not_restored(), ["resources/subscribe"]);
 }
 
+/// K8: all that is kept fits into a record, also where JSON takes six bytes for each of its characters.
+#[tokio::test(start_paused = true)]
+async fn k8_n2_as_many_subscriptions_as_are_kept_survive() {
+    let store = FaultyStore::new();
+    let scene = live(store.layer()).await;
+    for number in 0..190 {
+        let uri = format!("{number:04}{}", "\u{1}".repeat(1290));
+        let mut subscribe = change("resources/subscribe", "");
+        subscribe["params"]["uri"] = uri.into();
+        scene.send(post(Some(&scene.session), &subscribe)).await;
+    }
+    settle().await;
+    let (layer, events) = Events::of(store.layer());
+    let scene = scene.in_another_process(layer);
+    scene.server.restart();
+    assert_eq!(echoed(&scene.call(1).await), 1);
+    settle().await;
+    assert_eq!(events.all()[0].not_restored(), [""; 0]);
+    let live = scene.server.live();
+    assert_eq!(scene.server.subscriptions(&live[0]).len(), 190);
+}
+
 /// C1: the versions that callers may still send are known to the next process.
 #[tokio::test(start_paused = true)]
 async fn c1_n2_the_callers_version_is_translated_by_a_process_that_did_not_negotiate_it() {
