@@ -204,6 +204,8 @@ mod tests {
 
     use super::*;
     use crate::session::fixture::{ENDPOINT, id, lead, next, next_of, recorded};
+    #[cfg(feature = "store")]
+    use crate::session::{Key, TableLimits, fixture::PAUSES};
 
     /// Recovers the session. What the handshake was given is given back.
     fn recover(sessions: &Sessions, session: &Arc<Session>, id: &HeaderValue) -> Assigned {
@@ -399,6 +401,27 @@ mod tests {
         let published = sessions.publish(&one, lead(&one), next(&one, &id("2")), None);
         assert!(published.is_ok() && !one.chain().is_expired());
         assert!(two.chain().is_expired() && !three.chain().is_expired());
+    }
+
+    /// N1: nobody knows which of them came later.
+    #[cfg(feature = "store")]
+    #[test]
+    fn a5_an_id_that_a_handshake_was_given_is_neithers_once_a_session_with_it_is_found() {
+        let sessions = Sessions::new();
+        let one = recorded(&sessions, ENDPOINT, "1");
+        let assigned = sessions.assign(&one, &id("2"));
+        let key = Key {
+            id: id("2"),
+            ..one.key().clone()
+        };
+        let found = Session::new(key, id("2"), None, one.initialize().clone(), PAUSES);
+        let limits = TableLimits {
+            sessions: 10,
+            bytes: usize::MAX,
+        };
+        let (found, _) = sessions.restore(found, limits);
+        assert!(found.chain().is_expired() && assigned.is_taken());
+        assert!(!one.chain().is_expired());
     }
 
     #[test]

@@ -73,6 +73,7 @@ async fn a5_n1_an_id_that_a_caller_was_given_stays_anothers_in_the_next_process(
     let process = client(&server, by_user(store.layer()));
     let _first = User::connect(&process, "Eve").await;
     let bob = User::connect(&process, "Bob").await;
+    a_while().await;
     server.restart();
     let _first = User::connect(&process, "Eve").await;
     let ada = User::connect(&process, "Ada").await;
@@ -125,22 +126,37 @@ async fn a5_n4_an_epoch_whose_id_was_given_away_is_not_adopted() {
     calls(&server, &others, 4).await;
 }
 
-/// Nobody knows which of the two came later.
-#[tokio::test(start_paused = true)]
-async fn a5_n1_an_id_of_two_sessions_is_neithers_once_one_is_found() {
-    // Given a process that knows a user whose id another has by now, who was recovered elsewhere,
-    let (server, store) = (counting(), FaultyStore::new());
-    let process = client(&server, store.layer());
-    let bob = User::connect(&process, "Bob").await;
+/// A process that knows a user, and another one that knows only another, who is recovered and given the
+/// id of the first.
+async fn apart(server: &Server, store: &FaultyStore, is_found_before: bool) -> [User; 2] {
+    let [process, next] = [(); 2].map(|()| client(server, store.layer()));
+    let bob = User::connect(&next, "Bob").await;
     let ada = User::connect(&process, "Ada").await;
     a_while().await;
-    let next = client(&server, store.layer());
-    let [bob, others] = [&bob, &ada].map(|user| moved(user, &next));
-    calls(&server, &bob, 1).await;
+    let others = moved(&ada, &next);
+    if is_found_before {
+        calls(server, &others, 1).await;
+    }
     server.restart();
-    calls(&server, &ada, 2).await;
-    // when that one is found in the store, then each goes on in a session of its own.
-    calls(&server, &others, 3).await;
-    calls(&server, &bob, 4).await;
-    calls(&server, &others, 5).await;
+    calls(server, &ada, 2).await;
+    assert_eq!(server.last("tools/call").session(), Some(&*bob.session));
+    [bob, others]
+}
+
+/// Nobody knows which of the two came later. That of one process comes to be another's where it is
+/// found, or adopted (N4), and is from there on for all.
+#[tokio::test(start_paused = true)]
+async fn a5_n1_an_id_of_two_sessions_is_neithers_where_they_meet() {
+    for is_found_before in [false, true] {
+        for in_a_third in [false, true] {
+            let (server, store) = (counting(), FaultyStore::new());
+            let [mut bob, ada] = apart(&server, &store, is_found_before).await;
+            calls(&server, &ada, 3).await;
+            if in_a_third {
+                bob = moved(&bob, &client(&server, store.layer()));
+            }
+            calls(&server, &bob, 4).await;
+            calls(&server, &ada, 5).await;
+        }
+    }
 }
