@@ -10,8 +10,6 @@ use std::{
 use http::{HeaderMap, HeaderValue, Uri};
 use tokio::sync::Semaphore;
 
-#[cfg(feature = "store")]
-use super::chain::Flight;
 use super::{
     Endpoint, Initialize, Key, Pauses, Principal, Session, random_id,
     table::{Group, Table, TableLimits},
@@ -241,14 +239,6 @@ impl Sessions {
             .all()
             .filter(|session| session.last_use() >= since);
         (now, used.cloned().collect())
-    }
-
-    /// The recoveries under way.
-    #[cfg(feature = "store")]
-    pub(super) fn recoveries(&self) -> Vec<Flight> {
-        let table = self.read();
-        let sessions = table.by_id.all();
-        sessions.filter_map(|it| it.chain().under_way()).collect()
     }
 
     /// Forgets a session, unless it has been replaced already.

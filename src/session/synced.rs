@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Epoch, Session, State, StateChange, unstored::Unstored};
+use super::{Epoch, Session, State, StateChange, persistence::Doing, unstored::Unstored};
 use crate::store::{
     Revision,
     record::{Record, UpstreamId},
@@ -31,6 +31,8 @@ pub(crate) struct Synced {
     pub(super) told: Option<Box<State>>,
     /// It is to be written.
     pub(super) is_queued: bool,
+    /// It was, and its epoch was about to be left: until it is written after that.
+    pub(super) left: Option<Doing>,
     /// When this process last wrote it.
     pub(super) written: Option<Instant>,
     /// This process has forgotten the session, and ended it on the server since nobody could know it.

@@ -1,8 +1,11 @@
 //! Waits until what was queued is written: before a process ends (rule N1).
 
-use std::sync::{Arc, Mutex, Weak};
+use std::{
+    sync::{Arc, Mutex, Weak, atomic::Ordering},
+    time::Duration,
+};
 
-use tokio::time::timeout;
+use tokio::{sync::MutexGuard, time::timeout};
 
 use super::{NO_ANSWER, Persistence, lock};
 use crate::{
@@ -75,9 +78,9 @@ impl Persistence {
         self.touch_last();
         for _ in 0..ROUNDS {
             // Each of them may queue something, and what is written may show that there is more to do.
-            let _ = timeout(self.patience(), self.nothing_is_under_way()).await;
+            let _ = timeout(self.patience(), self.under_way.none()).await;
             self.flush_queue().await?;
-            if self.under_way.is_none() && self.sessions.recoveries().is_empty() {
+            if self.under_way.is_none() {
                 return Ok(());
             }
         }
@@ -85,21 +88,9 @@ impl Persistence {
         Err(NO_ANSWER)
     }
 
-    /// Of a session that is recovered, nothing is written until that is over.
-    async fn nothing_is_under_way(&self) {
-        for recovery in self.sessions.recoveries() {
-            let _ = recovery.ended().await;
-        }
-        self.under_way.none().await;
-    }
-
     async fn flush_queue(&self) -> Result<(), StoreError> {
         let patience = self.patience();
-        // The writer may be at something, and has more patience. What that is has been written then, or
-        // is in the queue again.
-        let Ok(writing) = timeout(patience, self.writing.lock()).await else {
-            return Err(NO_ANSWER);
-        };
+        let writing = self.start_writing(patience).await.ok_or(NO_ANSWER)?;
         let mut flushed = Ok(());
         // What fails is at the end again.
         let queued = lock(&self.queue).len();
@@ -116,6 +107,21 @@ impl Persistence {
             }
         }
         flushed
+    }
+}
+
+impl Persistence {
+    /// The writer may be at something, and has more patience, or another flush. What that is has been
+    /// written then, or is in the queue again. `None` if nothing is done for too long.
+    async fn start_writing(&self, patience: Duration) -> Option<MutexGuard<'_, ()>> {
+        loop {
+            let before = self.done.load(Ordering::Relaxed);
+            match timeout(patience, self.writing.lock()).await {
+                Ok(writing) => return Some(writing),
+                Err(_) if self.done.load(Ordering::Relaxed) == before => return None,
+                Err(_) => {}
+            }
+        }
     }
 }
 

@@ -49,6 +49,8 @@ pub(crate) struct Persistence {
     queue: Mutex<VecDeque<Task>>,
     /// Held by whoever writes something of the queue.
     writing: tokio::sync::Mutex<()>,
+    /// How much of it has been written.
+    done: AtomicU64,
     endings: Endings,
     under_way: UnderWay,
     writer: Mutex<Option<JoinHandle<()>>>,
@@ -134,6 +136,7 @@ impl Persistence {
             findings: Mutex::default(),
             queue: Mutex::default(),
             writing: tokio::sync::Mutex::default(),
+            done: AtomicU64::default(),
             endings: Endings::default(),
             under_way: UnderWay::default(),
             writer: Mutex::default(),
@@ -276,8 +279,11 @@ impl Persistence {
                 return Ok(Agreed::Ended);
             }
             if has_left() {
-                // What has been read for it is not for the one after it to write over.
-                set_revision(session, None);
+                session.with_synced(|_, synced| {
+                    // What has been read for it is not for the one after it to write over.
+                    synced.revision = None;
+                    synced.left.get_or_insert_with(|| self.under_way.begin());
+                });
                 return Ok(Agreed::Left);
             }
             let stored = session.as_stored(epoch);

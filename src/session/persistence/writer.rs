@@ -143,6 +143,7 @@ impl Persistence {
         }
         if written.is_ok() {
             taken.task = None;
+            self.done.fetch_add(1, Ordering::Relaxed);
         }
         Some(written.map(drop))
     }
@@ -174,7 +175,10 @@ impl Persistence {
         let Some(session) = session else {
             return Ok(false);
         };
-        session.with_synced(|_, synced| synced.is_queued = false);
+        let _left = session.with_synced(|_, synced| {
+            synced.is_queued = false;
+            synced.left.take()
+        });
         let epoch = session.chain().current();
         if self.has_ended(&session) {
             // It may have been recovered when that was found.
