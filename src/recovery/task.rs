@@ -136,6 +136,9 @@ where
         let Some(leader) = report.leader.take() else {
             return;
         };
+        // Whoever is told of the end may flush the store before that is told.
+        #[cfg(feature = "store")]
+        let _doing = self.shared.persistence.as_ref().map(|it| it.doing());
         let waited = leader.waiting();
         let result = match next {
             Err(error) => {

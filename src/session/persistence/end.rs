@@ -45,7 +45,7 @@ impl Persistence {
     pub(crate) fn ending(&self, session: &Session) -> Doing {
         session.with_synced(|_, synced| synced.is_removed = true);
         self.endings.begin(session.key().stored());
-        self.under_way.begin()
+        self.doing()
     }
 
     /// Whether it has.

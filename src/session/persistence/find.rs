@@ -1,6 +1,10 @@
 //! Finds sessions that the table does not know (rules N1, N5).
 
-use std::{collections::hash_map::Entry, sync::Arc, time::Duration};
+use std::{
+    collections::hash_map::Entry,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use tokio::{
     runtime::Handle,
@@ -9,7 +13,10 @@ use tokio::{
 };
 
 use super::{Loaded, NO_ANSWER, Persistence, lock};
-use crate::session::{Key, Session};
+use crate::{
+    session::{Key, Session},
+    store::{StoreError, StoreKey},
+};
 
 /// What is known of a key that was asked for.
 pub(super) enum Finding {
@@ -65,7 +72,7 @@ impl Persistence {
         findings.insert(stored_key, Finding::UnderWay(found.clone()));
         let persistence = self.clone();
         runtime.spawn(async move {
-            let loaded = timeout_at(deadline, persistence.load(stored_key)).await;
+            let loaded = timeout_at(deadline, persistence.look_for(stored_key)).await;
             let loaded = persistence.health.noted(loaded.unwrap_or(Err(NO_ANSWER)));
             let session = match &loaded {
                 // It has ended while the store was asked, or before, and is not marked yet.
@@ -101,6 +108,19 @@ impl Persistence {
             sender.send_replace(Some(session));
         });
         Some(found)
+    }
+}
+
+impl Persistence {
+    /// What this process has forgotten and not written yet is written before.
+    async fn look_for(&self, key: StoreKey) -> Result<Loaded, StoreError> {
+        let last = lock(&self.last).get(&key).and_then(Weak::upgrade);
+        if let Some(session) = last {
+            let epoch = session.chain().current();
+            self.save(&session, &epoch, false).await?;
+            lock(&self.last).remove(&key);
+        }
+        self.load(key).await
     }
 }
 

@@ -47,6 +47,8 @@ pub(crate) struct Persistence {
     health: Health,
     findings: Mutex<HashMap<StoreKey, Finding>>,
     queue: Mutex<VecDeque<Task>>,
+    /// The sessions that it is to write although they were forgotten.
+    last: Mutex<HashMap<StoreKey, Weak<Session>>>,
     /// Held by whoever writes something of the queue.
     writing: tokio::sync::Mutex<()>,
     /// How much of it has been written.
@@ -135,6 +137,7 @@ impl Persistence {
             health: Health::default(),
             findings: Mutex::default(),
             queue: Mutex::default(),
+            last: Mutex::default(),
             writing: tokio::sync::Mutex::default(),
             done: AtomicU64::default(),
             endings: Endings::default(),
@@ -158,6 +161,11 @@ impl Persistence {
     /// How long something is given that takes several operations and that no request waits for.
     fn patience(&self) -> Duration {
         self.config.timeout.saturating_mul(4)
+    }
+
+    /// Something is done that may have something to be written after it, until this is dropped.
+    pub(crate) fn doing(&self) -> Doing {
+        self.under_way.begin()
     }
 
     /// The session has changed, or is new: it is written soon.
@@ -202,6 +210,10 @@ impl Persistence {
         let is_queued = session.with_synced(|_, synced| synced.is_queued);
         let is_written = is_queued && lock(&self.queue).len() < MAX_LAST;
         if is_written {
+            let mut last = lock(&self.last);
+            last.retain(|_, it| it.strong_count() > 0);
+            last.insert(session.key().stored(), Arc::downgrade(session));
+            drop(last);
             self.push(Task::SaveLast(session.clone()));
         }
         is_written
@@ -282,7 +294,7 @@ impl Persistence {
                 session.with_synced(|_, synced| {
                     // What has been read for it is not for the one after it to write over.
                     synced.revision = None;
-                    synced.left.get_or_insert_with(|| self.under_way.begin());
+                    synced.left.get_or_insert_with(|| self.doing());
                 });
                 return Ok(Agreed::Left);
             }

@@ -58,7 +58,7 @@ impl Persistence {
                     // What this process has made of it is of no use to anybody.
                     Some(reconciler) if chain.is_forgotten() => reconciler.let_go(session),
                     Some(reconciler) if chain.is_at_rest(epoch) => {
-                        reconciler.follow(session, self.under_way.begin());
+                        reconciler.follow(session, self.doing());
                     }
                     _ => {}
                 }
