@@ -34,7 +34,7 @@ pub(crate) struct Exchange<S, B> {
     /// The epoch that the request is sent in.
     snapshot: Snapshot,
     /// That is another one than it arrived in.
-    crosses: bool,
+    pub(super) crosses: bool,
     /// It started the recovery that it waited for.
     pub(super) led: bool,
     pub(super) has_last_event_id: bool,

@@ -44,8 +44,8 @@ impl LastEventId {
             // The standard has it that there is none (WHATWG HTML, 9.2.3).
             return if crosses { Self::Drop } else { Self::Keep };
         }
-        match session.find_event(last_event_id) {
-            // An id that the new epoch has used, too, was of the old one when the caller sent it.
+        // An id that the new epoch has used, too, was of the old one when the caller sent it.
+        match session.find_event(last_event_id, crosses.then_some(epoch)) {
             Logged::Listening(of) if crosses || of.epoch() != epoch => Self::Drop,
             Logged::Answer(answer) if answer.origin.epoch() != epoch => {
                 match answer_lost_requests {

@@ -29,7 +29,9 @@ where
         let epoch = self.epoch().number();
         let last_event_id = self.head.header(&LAST_EVENT_ID);
         let last_event_id = last_event_id.filter(|id| !id.is_empty());
-        let origin = match last_event_id.as_ref().map(|id| self.session.find_event(id)) {
+        let before = self.crosses.then_some(epoch);
+        let find = |id| self.session.find_event(id, before);
+        let origin = match last_event_id.as_ref().map(find) {
             Some(Logged::Answer(answer)) if answer.origin.epoch() == epoch => {
                 answer.resume();
                 let id = last_event_id.as_ref().map(HeaderValue::as_bytes);

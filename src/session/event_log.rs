@@ -204,10 +204,11 @@ impl EventLog {
 
     /// What the caller means by an id: the latest stream of those that used it and are still to be
     /// answered, since servers count from 0 in each session; else the latest that listens; else the
-    /// latest one.
-    pub(crate) fn find_event(&self, last_event_id: &HeaderValue) -> Logged {
+    /// latest one. Whoever asked before there was the epoch `before` means none of that.
+    pub(crate) fn find_event(&self, last_event_id: &HeaderValue, before: Option<u64>) -> Logged {
         let asked = AskedId::new(last_event_id.as_bytes());
-        let streams = self.streams.iter();
+        let is_meant = |epoch| before.is_none_or(|before| epoch < before);
+        let streams = self.streams.iter().filter(|it| is_meant(it.origin.epoch));
         let found = streams
             .filter_map(|stream| Some((&stream.origin, stream.ids.find(&asked)?)))
             .max_by_key(|(origin, _)| origin.precedence());
@@ -251,7 +252,11 @@ mod tests {
 
     /// The epoch of the stream, and its request.
     fn find(log: &EventLog, id: &str) -> Option<(u64, Option<String>)> {
-        match log.find_event(&HeaderValue::from_str(id).unwrap()) {
+        found(log.find_event(&HeaderValue::from_str(id).unwrap(), None))
+    }
+
+    fn found(logged: Logged) -> Option<(u64, Option<String>)> {
+        match logged {
             Logged::Listening(origin) => Some((origin.epoch(), None)),
             Logged::Answer(logged) => {
                 let lost = logged.lost().first().map(Id::to_string);
@@ -346,6 +351,19 @@ mod tests {
             is_answered_by(&five, "5");
             assert_eq!(find(&log, "0"), listens(epoch));
         }
+    }
+
+    #[test]
+    fn g4_what_was_asked_before_there_was_an_epoch_means_no_stream_of_it() {
+        let mut log = EventLog::default();
+        remember(&mut log, "0", &mut answer(0, "5"), 9);
+        remember(&mut log, "0", &mut answer(1, "6"), 9);
+        remember(&mut log, "1", &mut StreamOrigin::listening(1), 9);
+        let id = HeaderValue::from_static;
+        assert_eq!(found(log.find_event(&id("0"), None)), answers(1, "6"));
+        assert_eq!(found(log.find_event(&id("0"), Some(1))), answers(0, "5"));
+        assert_eq!(found(log.find_event(&id("1"), None)), listens(1));
+        assert_eq!(found(log.find_event(&id("1"), Some(1))), None);
     }
 
     #[test]

@@ -200,10 +200,10 @@ impl Session {
         self.content(|content| content.event_log.remember(ids, origin, limit));
     }
 
-    /// What a GET with this `Last-Event-ID` asks to resume.
-    pub(crate) fn find_event(&self, last_event_id: &HeaderValue) -> Logged {
+    /// What a GET with this `Last-Event-ID` asks to resume, that was sent `before` there was this epoch.
+    pub(crate) fn find_event(&self, last_event_id: &HeaderValue, before: Option<u64>) -> Logged {
         match &self.lock_memory().content {
-            Some(content) => content.event_log.find_event(last_event_id),
+            Some(content) => content.event_log.find_event(last_event_id, before),
             None => Logged::Unknown,
         }
     }

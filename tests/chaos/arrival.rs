@@ -298,8 +298,10 @@ fn session(state: &mut State, seen: &Seen) {
             let last = all.rposition(|it| is_own(it) && it.id.as_ref() == Some(id));
             if last.is_none() && (is_known || tag.presented.as_ref() != Some(id)) {
                 let what = format!(
-                    "{:?} {} of session {number} with an id that is not its own",
-                    tag.kind, tag.number
+                    "{:?} {} of session {number} with {:?}, an id that is not its own",
+                    tag.kind,
+                    tag.number,
+                    id.to_str()
                 );
                 state.account.violate("never another's session", what);
             }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use mcp_session_recovery::{Outcome, SessionRecoveryLayer};
 use serde_json::json;
+use testing::scenario::Door;
 use testing::streams::*;
 use testing::*;
 use tokio::time::{advance, timeout};
@@ -85,6 +86,39 @@ async fn g4_an_id_of_two_sessions_means_the_call_that_is_not_answered() {
     // and not once more when its old stream would be.
     after_the_orphan_timeout().await;
     assert!(six.is_open() && five.messages().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn g4_what_was_asked_in_the_old_session_means_no_call_of_the_new_one() {
+    // Given a server that counts from 0 in each session, a call that its caller polls for,
+    let (scene, calls, gets) = a_scene().await;
+    let mut five = scene.call(5).await;
+    calls.data(0, "id: 0\ndata: \n\n");
+    calls.end(0);
+    five.read_to_end().await;
+    let old = scene.session.clone();
+    let is_old = move |seen: &Seen| seen.what() == "GET" && seen.session() == Some(&*old);
+    let door = Door::before(&scene.server, is_old);
+    let lose = async {
+        settle().await;
+        // and a call of the next session with the same id, before the server has said of the first
+        // that it is gone,
+        scene.server.restart();
+        let mut six = scene.call(6).await;
+        calls.data(1, "id: 0\ndata: \n\n");
+        six.now().await;
+        door.open();
+        six
+    };
+
+    // then the caller is told of the one that it has asked for.
+    let (told, mut six) = tokio::join!(scene.resume("0"), lose);
+    assert_eq!(told.outcome(), Some(Outcome::AnswerLost));
+    assert_eq!(told.messages(), [lost(5, "session_expired")]);
+    calls.data(1, event(result(6)));
+    six.now().await;
+    assert_eq!(six.messages(), [answer(6)]);
+    assert_eq!(gets.count(), 0);
 }
 
 #[tokio::test(start_paused = true)]
