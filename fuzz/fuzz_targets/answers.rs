@@ -330,7 +330,8 @@ impl Input {
         // Whatever was made and is of no use is ended (rules E7, I3).
         let handshake = self.sent(Kind::Handshake);
         // The id that the session goes by is somebody's, still.
-        let is_new = |id: &HeaderValue| id != CALLERS;
+        let own = self.sent(Kind::Initialize);
+        let is_new = |id: &HeaderValue| own.as_ref().and_then(Sent::session) != Some(id);
         let made = handshake
             .is_some_and(|sent| sent.status.is_success() && sent.session().is_some_and(is_new));
         let is_of_no_use = matches!(outcome, Some(Outcome::Failed(_)));
