@@ -142,7 +142,7 @@ impl Epoch {
             _ => self.promised,
         };
         Self {
-            number: self.number + 1,
+            number: self.next_number(),
             #[cfg(feature = "store")]
             stored: AtomicU64::new(self.stored() + 1),
             id,
@@ -184,6 +184,14 @@ impl Epoch {
             }),
             shown_by: OnceLock::new(),
         }
+    }
+
+    /// No process that shares a store has counted further.
+    fn next_number(&self) -> u64 {
+        let next = self.number + 1;
+        #[cfg(feature = "store")]
+        let next = next.max(self.stored() + 1);
+        next
     }
 
     /// Its number in the store.
