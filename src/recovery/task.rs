@@ -378,6 +378,9 @@ where
                 session.keep();
             }
         }
+        if let Some(persistence) = &self.shared.persistence {
+            persistence.stays_behind(&self.session);
+        }
     }
 }
 

@@ -85,6 +85,23 @@ impl Synced {
         self.unagreed.push(epoch);
     }
 
+    /// What the same session is to know that takes the place of this one. What this one has not told
+    /// the store is that one's to tell.
+    pub(super) fn hand_on(&mut self) -> Self {
+        Self {
+            revision: self.revision,
+            unstored: std::mem::take(&mut self.unstored),
+            incarnation: self.incarnation,
+            is_known: self.is_known,
+            seen: self.seen.clone(),
+            unagreed: self.unagreed.clone(),
+            told: self.told.clone(),
+            written: self.written,
+            is_unstorable: self.is_unstorable,
+            ..Self::default()
+        }
+    }
+
     /// Whether the mark of a session that has ended is about this one.
     pub(super) fn is_ended_by(&self, mark: Option<u64>) -> bool {
         self.incarnation == mark && (mark.is_some() || self.is_known)

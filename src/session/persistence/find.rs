@@ -13,10 +13,7 @@ use tokio::{
 };
 
 use super::{Loaded, NO_ANSWER, Persistence, lock};
-use crate::{
-    session::{Key, Session},
-    store::{StoreError, StoreKey},
-};
+use crate::session::{Key, Session};
 
 /// What is known of a key that was asked for.
 pub(super) enum Finding {
@@ -40,6 +37,9 @@ impl Persistence {
     pub(crate) async fn find(self: &Arc<Self>, key: Key) -> Option<Arc<Session>> {
         // What is found is used, which the writer tells the store of.
         self.start_writer();
+        if let Some(session) = self.remember(&key) {
+            return Some(session);
+        }
         let deadline = self.deadline();
         let mut found = self.ask(key, deadline)?;
         let found = timeout_at(deadline, found.wait_for(Option::is_some)).await;
@@ -72,7 +72,7 @@ impl Persistence {
         findings.insert(stored_key, Finding::UnderWay(found.clone()));
         let persistence = self.clone();
         runtime.spawn(async move {
-            let loaded = timeout_at(deadline, persistence.look_for(stored_key)).await;
+            let loaded = timeout_at(deadline, persistence.load(stored_key)).await;
             let loaded = persistence.health.noted(loaded.unwrap_or(Err(NO_ANSWER)));
             let session = match &loaded {
                 // It has ended while the store was asked, or before, and is not marked yet.
@@ -86,11 +86,7 @@ impl Persistence {
                         config.pauses,
                         config.max_subscriptions,
                     );
-                    let (session, evicted) = persistence.sessions.restore(session, config.table);
-                    persistence.let_go(&evicted);
-                    // It is in use, from here on as long as its record stays.
-                    persistence.changed(&session);
-                    Some(session)
+                    Some(persistence.restore(session))
                 }
                 _ => None,
             };
@@ -112,15 +108,24 @@ impl Persistence {
 }
 
 impl Persistence {
-    /// What this process has forgotten and not written yet is written before.
-    async fn look_for(&self, key: StoreKey) -> Result<Loaded, StoreError> {
-        let last = lock(&self.last).get(&key).and_then(Weak::upgrade);
-        if let Some(session) = last {
-            let epoch = session.chain().current();
-            self.save(&session, &epoch, false).await?;
-            lock(&self.last).remove(&key);
+    /// What this process has forgotten and not written yet: the store knows less of it.
+    fn remember(self: &Arc<Self>, key: &Key) -> Option<Arc<Session>> {
+        let last = lock(&self.last)
+            .get(&key.stored())
+            .and_then(Weak::upgrade)?;
+        if self.has_ended(&last) {
+            return None;
         }
-        self.load(key).await
+        let session = last.again(self.config.pauses, self.config.max_subscriptions)?;
+        Some(self.restore(session))
+    }
+
+    fn restore(self: &Arc<Self>, session: Session) -> Arc<Session> {
+        let (session, evicted) = self.sessions.restore(session, self.config.table);
+        self.let_go(&evicted);
+        // It is in use, from here on as long as its record stays.
+        self.changed(&session);
+        session
     }
 }
 

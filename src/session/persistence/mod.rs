@@ -182,6 +182,14 @@ impl Persistence {
         }
     }
 
+    /// The session was forgotten while it was recovered, and nothing is to take the place of its epoch
+    /// any more: what could not be written for that is written.
+    pub(crate) fn stays_behind(self: &Arc<Self>, session: &Arc<Session>) {
+        if session.with_synced(|_, synced| synced.left.is_some()) {
+            self.changed(session);
+        }
+    }
+
     /// Whether the store holds the session in this epoch, so that somebody may go on with it.
     pub(crate) fn keeps(&self, session: &Session, epoch: &Epoch) -> bool {
         let epoch = session.as_stored(epoch);
@@ -207,8 +215,8 @@ impl Persistence {
     /// What has changed in a session that this process forgets is written still, if anything has, and
     /// there is room for it.
     fn write_last(self: &Arc<Self>, session: &Arc<Session>) -> bool {
-        let is_queued = session.with_synced(|_, synced| synced.is_queued);
-        let is_written = is_queued && lock(&self.queue).len() < MAX_LAST;
+        let is_changed = session.with_synced(|_, synced| synced.is_queued || synced.left.is_some());
+        let is_written = is_changed && lock(&self.queue).len() < MAX_LAST;
         if is_written {
             let mut last = lock(&self.last);
             last.retain(|_, it| it.strong_count() > 0);

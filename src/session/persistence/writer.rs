@@ -197,10 +197,14 @@ impl Persistence {
             }
             saved => saved,
         };
-        saved.map(|agreed| {
-            self.reconcile(&session, &epoch, &agreed);
-            true
-        })
+        let agreed = saved?;
+        if matches!(agreed, Agreed::Proposed) && self.has_ended(&session) {
+            // It has ended meanwhile, and a full store had no room for that.
+            let end = Task::End(session.key().stored(), session.incarnation(), None);
+            lock(&self.queue).push_back(end);
+        }
+        self.reconcile(&session, &epoch, &agreed);
+        Ok(true)
     }
 }
 

@@ -419,3 +419,37 @@ async fn n6_a_mark_whose_answer_is_lost_ends_the_epoch_that_it_replaces() {
     assert!(one.server.live().is_empty(), "{:?}", one.server.log());
     assert_eq!(other.call(2).await.status, 404);
 }
+
+/// I2: also of one that has made room, and is being written still.
+#[tokio::test(start_paused = true)]
+async fn n6_a_session_that_made_room_is_ended_although_it_is_not_written_yet() {
+    for mode in [Mode::Slow(Duration::from_millis(100)), Mode::Down] {
+        // Given a session whose place another has taken before the store has heard of it,
+        let store = FaultyStore::new();
+        store.set(mode);
+        let scene = live(store.layer().max_sessions(1)).await;
+        handshake(&scene.client).await;
+        // when it is ended,
+        assert_eq!(scene.send(delete(&scene.session)).await.status, 200);
+        // then it is not found once it could have been written.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        store.set(Mode::Works);
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        let next = scene.in_another_process(store.layer());
+        assert_eq!(next.call(1).await.status, 404, "{mode:?}");
+        assert_eq!(scene.call(2).await.status, 404, "{mode:?}");
+    }
+}
+
+/// Where there is no room for a mark, what was being written does not stay either.
+#[tokio::test(start_paused = true)]
+async fn n6_what_lands_in_a_full_store_after_the_end_is_let_go_of() {
+    let store = FaultyStore::new();
+    store.set(Mode::Slow(Duration::from_millis(200)));
+    let scene = live(store.layer()).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    store.set(Mode::Full);
+    assert_eq!(scene.send(delete(&scene.session)).await.status, 200);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(store.len(), 0);
+}

@@ -732,3 +732,30 @@ async fn n1_h1_a_session_that_is_found_again_has_what_was_not_written_of_it() {
     let live = scene.server.live();
     assert_eq!(scene.server.subscriptions(&live[0]), ["file:///a"]);
 }
+
+/// I2, I3: what made room while it was recovered is in the epoch that it was in.
+#[tokio::test(start_paused = true)]
+async fn n1_i2_a_session_that_makes_room_while_it_is_recovered_is_written() {
+    // Given a session that the store could not be told of before it is recovered,
+    let store = FaultyStore::new();
+    let own = store.another_way();
+    own.set(Mode::Down);
+    let scene = live(own.layer().max_sessions(1)).await;
+    scene.server.restart();
+    let other = scene.in_another_process(store.layer());
+    let others = handshake(&other.client).await;
+    let gate = hold(&scene.server, "initialize");
+    let call = scene.spawn_call(1);
+    settle().await;
+    own.set(Mode::Works);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    // when another takes its place, and the recovery has nothing to recover,
+    let found = scene.send(post(Some(&others), &tool_call(2))).await;
+    assert_eq!(echoed(&found), 2);
+    gate.open();
+    join([call]).await;
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    // then the next process knows it.
+    let next = scene.in_another_process(store.layer());
+    assert_eq!(echoed(&next.call(3).await), 3);
+}
