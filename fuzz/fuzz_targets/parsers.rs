@@ -166,7 +166,9 @@ impl Json {
         match self {
             Self::Scalar(number) => *text += pick(SCALARS, *number),
             Self::Long(bytes) => {
-                let long = "l".repeat(bytes.up_to(MAX_TEXT));
+                // All of them together are no longer than one may be.
+                let left = MAX_TEXT.saturating_sub(text.len());
+                let long = "l".repeat(bytes.up_to(MAX_TEXT).min(left));
                 *text += &format!("\"{long}\"");
             }
             Self::Array(elements) => {

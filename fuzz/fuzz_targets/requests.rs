@@ -392,7 +392,9 @@ impl Input {
                 assert!(may_not || resumes || ids.len() == 2, "{ids:?}");
             }
             // Its own `notifications/initialized` is answered with the handshake's.
-            Comes::During if ids.is_empty() => assert!(body.contains("initialized")),
+            Comes::During | Comes::After if ids.is_empty() => {
+                assert!(body.contains("initialized"));
+            }
             Comes::During => {
                 assert!(ids.len() <= 1, "it is sent once: {ids:?}");
                 let stays = match body.is_kept {

@@ -5,6 +5,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 /// The longest id that is kept as it is, in bytes. Of a longer one a digest is.
 const MAX_LEN: usize = DIGEST - 1;
 const DIGEST: usize = 48;
+/// What all of them may take up, in bytes (rule K7): those that came first make room.
+pub(crate) const MAX_ID_BYTES: usize = 64 * 1024;
 /// What comes before each id: its length, and how many answers came before it.
 const PREFIX: usize = size_of::<u8>() + size_of::<u16>();
 
@@ -66,6 +68,9 @@ impl EventIds {
         self.packed.extend_from_slice(&[id.len() as u8, low, high]);
         self.packed.extend_from_slice(id);
         self.len += 1;
+        while self.bytes() > MAX_ID_BYTES {
+            self.pop_first();
+        }
     }
 
     pub(crate) fn append(&mut self, other: &Self) {
@@ -132,6 +137,18 @@ mod tests {
 
     fn find(ids: &EventIds, id: &[u8]) -> Option<usize> {
         ids.find(&AskedId::new(id))
+    }
+
+    #[test]
+    fn k7_ids_that_come_all_at_once_are_bounded() {
+        let mut ids = EventIds::default();
+        (0..MAX_ID_BYTES).for_each(|n| ids.push(n.to_string().as_bytes(), 0));
+        assert!(ids.bytes() <= MAX_ID_BYTES && ids.packed.capacity() <= 4 * MAX_ID_BYTES);
+        assert_eq!(
+            find(&ids, (MAX_ID_BYTES - 1).to_string().as_bytes()),
+            Some(0)
+        );
+        assert_eq!(find(&ids, b"0"), None);
     }
 
     #[test]

@@ -37,7 +37,7 @@ pub use self::{
 pub(crate) use self::{
     error_response::LostResponse,
     event_block::{LargeAnswer, LargeData},
-    event_ids::{AskedId, EventIds},
+    event_ids::{AskedId, EventIds, MAX_ID_BYTES},
     event_stream::{Event, EventReader, Interest},
     header::{
         AnswerHeaders, LAST_EVENT_ID, MCP_METHOD, PROTOCOL_VERSION, RequestHeaders, SESSION_ID,

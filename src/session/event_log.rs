@@ -4,10 +4,8 @@ use std::{collections::VecDeque, sync::Arc};
 
 use http::HeaderValue;
 
-use crate::mcp::{AskedId, EventIds, Id, PendingRequests};
+use crate::mcp::{AskedId, EventIds, Id, MAX_ID_BYTES, PendingRequests};
 
-/// What all ids of a session may take up, in bytes (rule K7).
-const MAX_BYTES: usize = 64 * 1024;
 /// What a stream takes up besides its ids and its requests', in bytes.
 const STREAM: usize = 32;
 
@@ -136,7 +134,7 @@ impl EventLog {
     /// Remembers ids. If there are more than `limit`, or they take up too much, others make room
     /// (rule K7).
     pub(crate) fn remember(&mut self, ids: &EventIds, origin: &mut StreamOrigin, limit: usize) {
-        if origin.bytes() > MAX_BYTES / 2 {
+        if origin.bytes() > MAX_ID_BYTES / 2 {
             // It would push out all others.
             return;
         }
@@ -155,7 +153,7 @@ impl EventLog {
         self.streams[place].ids.append(ids);
         self.len += ids.len();
         self.bytes += ids.bytes();
-        while self.len > limit || self.bytes > MAX_BYTES {
+        while self.len > limit || self.bytes > MAX_ID_BYTES {
             let Some(place) = self.dispensable(limit) else {
                 break;
             };
@@ -188,7 +186,7 @@ impl EventLog {
     fn make_room(&mut self, place: usize, limit: usize) {
         let stream = &mut self.streams[place];
         let keeps = usize::from(!stream.origin.is_answered() && stream.ids.len() > 1);
-        while (self.len > limit || self.bytes > MAX_BYTES) && stream.ids.len() > keeps {
+        while (self.len > limit || self.bytes > MAX_ID_BYTES) && stream.ids.len() > keeps {
             let before = stream.ids.bytes();
             stream.ids.pop_first();
             self.bytes -= before - stream.ids.bytes();
@@ -375,7 +373,7 @@ mod tests {
             let id = format!("{}{number}", &long[..number % 3_000]);
             remember(&mut log, &id, &mut call, 1_024);
             remember(&mut log, &id, &mut call, 1_024);
-            assert!(log.len <= 1_024 && log.bytes <= MAX_BYTES, "{number}");
+            assert!(log.len <= 1_024 && log.bytes <= MAX_ID_BYTES, "{number}");
         }
         let (mut log, mut small) = (EventLog::default(), StreamOrigin::listening(0));
         remember(&mut log, "first", &mut small, 1_024);
@@ -414,8 +412,8 @@ mod tests {
         assert!(answering >= listening + long.len() && answering < 2 * long.len());
         // What takes up half of all there is would push out the others.
         for (id, size, is_known) in [
-            ("half", MAX_BYTES / 2 - 500, true),
-            ("more", MAX_BYTES / 2 + 1, false),
+            ("half", MAX_ID_BYTES / 2 - 500, true),
+            ("more", MAX_ID_BYTES / 2 + 1, false),
         ] {
             remember(&mut log, id, &mut answer(0, &"x".repeat(size)), 9);
             assert_eq!(find(&log, id).is_some(), is_known);
@@ -425,10 +423,10 @@ mod tests {
             remember(
                 &mut log,
                 id,
-                &mut answer(0, &"x".repeat(MAX_BYTES / 2 - 500)),
+                &mut answer(0, &"x".repeat(MAX_ID_BYTES / 2 - 500)),
                 9,
             );
-            assert!(log.bytes <= MAX_BYTES && find(&log, id).is_some());
+            assert!(log.bytes <= MAX_ID_BYTES && find(&log, id).is_some());
             assert_eq!(find(&log, "half").is_some(), stays);
         }
     }
