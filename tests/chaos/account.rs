@@ -65,7 +65,7 @@ pub struct Lineage {
     /// Its caller has gone on to another.
     pub is_abandoned: bool,
     /// A stranger has had it recovered, with credentials of its own: without a principal, that is
-    /// whose it is from then on (rules D8, E5).
+    /// whose it is from then on (rules D8, E5). Or somebody has ended it whom the layer has forgotten.
     pub is_taken: bool,
     /// The session on the server that requests were last sent in, by serial.
     pub current: Option<usize>,

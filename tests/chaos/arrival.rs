@@ -273,6 +273,11 @@ fn session(state: &mut State, seen: &Seen) {
                     seen.rpc_method()
                 );
                 state.account.violate("never another's session", what);
+            } else if seen.method == Method::DELETE {
+                // Whom the layer was told to forget goes by the id that he believes is his.
+                if let Some(of) = state.account.upstreams[serial].lineage {
+                    state.account.lineages[of].is_taken = true;
+                }
             }
         }
         (Some(_), Some(serial)) => {
