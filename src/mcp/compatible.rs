@@ -16,10 +16,9 @@ use super::{
 
 /// The default: 404 as the specification has it, and the servers known to answer otherwise.
 ///
-/// - A JSON-RPC error −32601 with the request's own id means that the method is unknown, and the
-///   session [`Alive`](Verdict::Alive), whatever the status.
-/// - 404 is [`Expired`](Verdict::Expired) otherwise, whatever its body (specification 2025-11-25,
-///   Transports, Session Management).
+/// - 404 is [`Expired`](Verdict::Expired), whatever its body (specification 2025-11-25,
+///   Transports, Session Management), except that a JSON-RPC error −32601 with the request's own id
+///   means that the method is unknown, and the session [`Alive`](Verdict::Alive).
 /// - A few texts prove it, too: a 400 whose JSON-RPC error message contains
 ///   `No valid session ID provided` (servers made from the TypeScript SDK's example) or
 ///   `Server not initialized` (TypeScript servers with one transport per process), and a 500 that
@@ -93,11 +92,13 @@ impl Classify for Compatible {
         if KNOWN_SERVERS.iter().any(|known| known.answers(answer)) {
             return Verdict::Expired;
         }
-        if is_method_not_found(answer) {
-            return Verdict::Alive;
-        }
         let unsure = match status {
-            StatusCode::NOT_FOUND if !get => return Verdict::Expired,
+            StatusCode::NOT_FOUND if !get => {
+                return match is_method_not_found(answer) {
+                    true => Verdict::Alive,
+                    false => Verdict::Expired,
+                };
+            }
             StatusCode::NOT_FOUND => true,
             StatusCode::BAD_REQUEST | StatusCode::INTERNAL_SERVER_ERROR if get => true,
             StatusCode::UNAUTHORIZED if answer.same_authorization() => true,
@@ -157,8 +158,8 @@ fn text(value: &RawValue) -> Option<Cow<'_, str>> {
     string(value).or_else(written)
 }
 
-/// Whether this is JSON-RPC's "method not found" to this very request. It comes from a server that
-/// knows the session (or has none) and lacks the method.
+/// Whether this is JSON-RPC's "method not found" to this very request. Such a 404 comes from a
+/// server that knows the session (or has none) and lacks the method.
 fn is_method_not_found(answer: &HttpAnswer<'_>) -> bool {
     let code = error(answer).and_then(|[code, _]| code);
     let code = code.and_then(|code| serde_json::from_str::<f64>(code.get()).ok());
@@ -245,19 +246,6 @@ mod tests {
             let response = Response::builder().status(404).body(body).unwrap();
             let answer = HttpAnswer::new(&Method::POST, Some(request), &response);
             assert_eq!(Compatible.classify(&answer), Verdict::Alive);
-        }
-    }
-
-    #[test]
-    fn d2_method_not_found_is_alive_whatever_the_status() {
-        let body = |id| {
-            format!(
-                r#"{{"error":{{"code":-32601,"message":"unknown method"}},"id":{id},"session":"a"}}"#
-            )
-        };
-        for status in SUSPICIOUS.map(|status| status.as_u16()) {
-            assert_eq!(post(status, &body("1.0")), Verdict::Alive, "{status}");
-            assert_eq!(post(status, &body("2")), Verdict::Unsure, "{status}");
         }
     }
 

@@ -171,9 +171,6 @@ async fn d9_the_echo_of_the_pings_id_does_not_speak_of_the_session() {
             (403, -32000, "Invalid origin"),
             (500, -32603, "unknown error"),
             (503, -32000, "the token has expired"),
-            // This was got past the session, whatever it says of one.
-            (400, -32601, "unknown method in this session"),
-            (500, -32601, "unknown method in this session"),
         ] {
             let scene = scene(layer()).await;
             answer_all(&scene.server, "GET", move || {
