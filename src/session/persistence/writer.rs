@@ -198,10 +198,11 @@ impl Persistence {
             saved => saved,
         };
         let agreed = saved?;
-        if matches!(agreed, Agreed::Proposed) && self.has_ended(&session) {
+        let key = session.key().stored();
+        let is_proposed = matches!(agreed, Agreed::Proposed);
+        if is_proposed && self.has_ended(&session) && !self.endings.has(key) {
             // It has ended meanwhile, and a full store had no room for that.
-            let end = Task::End(session.key().stored(), session.incarnation(), None);
-            lock(&self.queue).push_back(end);
+            lock(&self.queue).push_back(Task::End(key, session.incarnation(), None));
         }
         self.reconcile(&session, &epoch, &agreed);
         Ok(true)
