@@ -35,7 +35,9 @@ pub(crate) struct Synced {
     pub(super) left: Option<Doing>,
     /// When this process last wrote it.
     pub(super) written: Option<Instant>,
-    /// This process has forgotten the session, and ended it on the server since nobody could know it.
+    /// This process has forgotten the session for want of room.
+    pub(super) has_made_room: bool,
+    /// And has ended it on the server, since nobody could know it.
     pub(super) is_given_up: bool,
     /// It was, and cannot be: there is no record of it.
     pub(super) is_unstorable: bool,

@@ -206,6 +206,7 @@ impl Persistence {
         let is_about_to = self.write_last(session) && may_be && !self.health.is_failing();
         let is_handed_over = is_about_to || self.keeps(session, &session.chain().current());
         session.with_synced(|_, synced| {
+            synced.has_made_room = true;
             let was_given_up = synced.is_given_up;
             synced.is_given_up |= !is_handed_over;
             is_handed_over || was_given_up

@@ -18,7 +18,7 @@ pub(crate) trait Reconcile: Send + Sync {
     /// What there is to write afterwards is queued when `doing` is dropped.
     fn follow(&self, session: &Arc<Session>, doing: Doing);
 
-    /// The session was forgotten to make room.
+    /// The session was forgotten to make room. Asked again if the store turns out not to hold it.
     fn let_go(&self, session: &Arc<Session>);
 
     /// Ends an epoch that another process has made of a session that has ended.
@@ -38,6 +38,17 @@ impl Persistence {
         }
     }
 
+    /// The store turns out not to hold a session that this process has forgotten. If that was to make
+    /// room, what it has made of it is of no use to anybody; what was forgotten on purpose stays as it is.
+    /// Gives whether it has made room.
+    pub(super) fn let_go_again(&self, session: &Arc<Session>) -> bool {
+        let has_made_room = session.with_synced(|_, synced| synced.has_made_room);
+        if has_made_room {
+            self.let_go(std::slice::from_ref(session));
+        }
+        has_made_room
+    }
+
     /// The store has the session as it was written, or has it otherwise.
     pub(super) fn reconcile(&self, session: &Arc<Session>, epoch: &Epoch, agreed: &Agreed) {
         let reconciler = self.reconciler.get();
@@ -50,17 +61,15 @@ impl Persistence {
             }
             // When that is over, it is written.
             Agreed::Left => {}
-            // What it has of another epoch, or of an end, is what counts. A recovery would find it, and
-            // of a session that is not recorded any more there is nothing to be done.
+            // What it has of another epoch, or of an end, is what counts. A recovery would find it.
             Agreed::Other(..) | Agreed::Ended => {
                 let chain = session.chain();
-                match reconciler {
-                    // What this process has made of it is of no use to anybody.
-                    Some(reconciler) if chain.is_forgotten() => reconciler.let_go(session),
-                    Some(reconciler) if chain.is_at_rest(epoch) => {
+                if chain.is_forgotten() {
+                    self.let_go_again(session);
+                } else if chain.is_at_rest(epoch) {
+                    if let Some(reconciler) = reconciler {
                         reconciler.follow(session, self.doing());
                     }
-                    _ => {}
                 }
             }
         }

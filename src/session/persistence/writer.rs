@@ -159,11 +159,10 @@ impl Persistence {
             // It has changed, and is in the queue again.
             return;
         }
-        if !session.chain().is_forgotten() {
-            return lock(&self.queue).push_back(task);
+        // What has made room, or does so while it is written, is queued by that if there is room for it.
+        if !(session.chain().is_forgotten() && self.let_go_again(&session)) {
+            lock(&self.queue).push_back(task);
         }
-        // It has made room, or does so while it is written.
-        self.let_go(&[session]);
     }
 
     /// Whether the store was asked for that.

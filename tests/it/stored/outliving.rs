@@ -759,3 +759,30 @@ async fn n1_i2_a_session_that_makes_room_while_it_is_recovered_is_written() {
     let next = scene.in_another_process(store.layer());
     assert_eq!(echoed(&next.call(3).await), 3);
 }
+
+/// I2: what is forgotten on purpose is not ended, whatever the store says of what was being written.
+#[tokio::test(start_paused = true)]
+async fn n1_a_session_that_is_forgotten_on_purpose_is_not_ended_where_it_could_not_be_written() {
+    for mode in [Mode::Refuses(Duration::from_millis(200)), Mode::Down] {
+        // Given a session in a later epoch, with a change that is being written in vain,
+        let store = FaultyStore::new();
+        let sessions = Sessions::new();
+        let scene = live(store.layer().sessions(sessions.clone())).await;
+        settle().await;
+        store.set(mode);
+        scene.server.restart();
+        assert_eq!(echoed(&scene.call(1).await), 1);
+        let subscribe = change("resources/subscribe", "file:///a");
+        let gate = hold(&scene.server, "resources/subscribe");
+        let late = scene.spawn(post(Some(&scene.session), &subscribe));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        // when all is forgotten, before or after its answer,
+        sessions.forget_all();
+        gate.open();
+        assert_eq!(soon(late).await.unwrap().status, 200);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        // then nothing is sent to the server.
+        assert_eq!(scene.server.count("DELETE"), 0, "{mode:?}");
+        assert_eq!(scene.server.live().len(), 1);
+    }
+}
