@@ -134,9 +134,9 @@ impl Session {
     }
 
     /// This session, which was forgotten before it was written, to be recorded once more.
-    pub(super) fn again(&self, pauses: Pauses, max_subscriptions: usize) -> Option<Self> {
+    pub(super) fn revived(&self, pauses: Pauses, max_subscriptions: usize) -> Option<Self> {
         let record = self.record(&self.chain().current(), &self.state())?;
-        let again = Self::of_record(
+        let revived = Self::of_record(
             self.key().clone(),
             &record,
             Revision::new(0),
@@ -144,8 +144,8 @@ impl Session {
             max_subscriptions,
         );
         let known = self.with_synced(|_, synced| synced.hand_on());
-        again.with_synced(|_, synced| *synced = known);
-        Some(again)
+        revived.with_synced(|_, synced| *synced = known);
+        Some(revived)
     }
 }
 

@@ -87,6 +87,10 @@ impl Synced {
         self.unagreed.push(epoch);
     }
 
+    pub(super) fn is_to_be_written(&self) -> bool {
+        self.is_queued || self.left.is_some()
+    }
+
     /// What the same session is to know that takes the place of this one. What this one has not told
     /// the store is that one's to tell.
     pub(super) fn hand_on(&mut self) -> Self {
@@ -245,7 +249,7 @@ impl Session {
         self.with_synced(|_, synced| {
             let is_told = synced.revision.is_some() && synced.seen.as_ref() == Some(epoch);
             let has_expired = synced.written.is_some_and(|it| it.elapsed() >= ttl);
-            is_told && synced.unstored.changes().is_empty() && !has_expired
+            is_told && synced.unstored.is_empty() && !has_expired
         })
     }
 

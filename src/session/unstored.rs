@@ -35,6 +35,10 @@ impl Unstored {
         self.changes.retain(|(number, _)| *number > noted);
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+
     pub(super) fn changes(&self) -> Vec<StateChange> {
         self.changes.iter().map(|(_, it)| it.clone()).collect()
     }
@@ -85,7 +89,7 @@ mod tests {
         assert_eq!(unstored.changes(), [level("error"), unsubscribe("b")]);
         // until that is stored, too.
         unstored.stored(unstored.noted());
-        assert!(unstored.changes().is_empty() && unstored.bytes() == 0);
+        assert!(unstored.is_empty() && unstored.bytes() == 0);
     }
 
     #[test]

@@ -116,7 +116,7 @@ impl Persistence {
         if self.has_ended(&last) {
             return None;
         }
-        let session = last.again(self.config.pauses, self.config.max_subscriptions)?;
+        let session = last.revived(self.config.pauses, self.config.max_subscriptions)?;
         Some(self.restore(session))
     }
 

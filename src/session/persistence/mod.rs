@@ -17,7 +17,7 @@ mod under_way;
 mod writer;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, VecDeque, hash_map::Entry},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak, atomic::AtomicU64},
     time::Duration,
 };
@@ -216,8 +216,8 @@ impl Persistence {
     /// What has changed in a session that this process forgets is written still, if anything has, and
     /// there is room for it.
     fn write_last(self: &Arc<Self>, session: &Arc<Session>) -> bool {
-        let is_changed = session.with_synced(|_, synced| synced.is_queued || synced.left.is_some());
-        let is_written = is_changed && lock(&self.queue).len() < MAX_LAST;
+        let is_to_be = session.with_synced(|_, synced| synced.is_to_be_written());
+        let is_written = is_to_be && lock(&self.queue).len() < MAX_LAST;
         if is_written {
             let mut last = lock(&self.last);
             last.retain(|_, it| it.strong_count() > 0);
@@ -226,6 +226,19 @@ impl Persistence {
             self.push(Task::SaveLast(session.clone()));
         }
         is_written
+    }
+
+    /// Unless it is to be written once more, the store knows more of it from here on.
+    fn is_written_last(&self, session: &Arc<Session>) {
+        if session.with_synced(|_, synced| synced.is_to_be_written()) {
+            return;
+        }
+        let mut last = lock(&self.last);
+        if let Entry::Occupied(entry) = last.entry(session.key().stored()) {
+            if Weak::ptr_eq(entry.get(), &Arc::downgrade(session)) {
+                entry.remove();
+            }
+        }
     }
 
     /// The record of another process that has gone on from the session's current epoch (rule N4).

@@ -142,7 +142,9 @@ impl Persistence {
             self.health.noted(written);
         }
         if written.is_ok() {
-            taken.task = None;
+            if let Some(Task::SaveLast(session)) = taken.task.take() {
+                self.is_written_last(&session);
+            }
             self.done.fetch_add(1, Ordering::Relaxed);
         }
         Some(written.map(drop))

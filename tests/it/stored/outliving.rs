@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mcp_session_recovery::{Outcome, Principal, Sessions};
 use testing::mocked::*;
-use testing::streams::Stream;
+use testing::streams::{Stream, feed_all};
 use testing::whose::Ids;
 use testing::*;
 
@@ -785,4 +785,30 @@ async fn n1_a_session_that_is_forgotten_on_purpose_is_not_ended_where_it_could_n
         assert_eq!(scene.server.count("DELETE"), 0, "{mode:?}");
         assert_eq!(scene.server.live().len(), 1);
     }
+}
+
+/// N3: once it is written, the store knows more of it than a process that has forgotten it.
+#[tokio::test(start_paused = true)]
+async fn n1_what_has_been_written_is_found_in_the_store_also_while_somebody_listens() {
+    // Given a session with an open stream, which has made room, and has been written after that,
+    let store = FaultyStore::new();
+    let scene = live(store.layer().max_sessions(1)).await;
+    settle().await;
+    store.set(Mode::Down);
+    let _gets = feed_all(&scene.server, "GET");
+    let listening = Stream::open(&scene.client, get(&scene.session, None)).await;
+    let subscribe = change("resources/subscribe", "file:///a");
+    scene.send(post(Some(&scene.session), &subscribe)).await;
+    settle().await;
+    handshake(&scene.client).await;
+    store.set(Mode::Works);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    // when another process has ended it, and the mark has gone,
+    let other = scene.in_another_process(store.layer());
+    assert_eq!(other.send(delete(&scene.session)).await.status, 200);
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    // then nobody brings it back.
+    assert_eq!(scene.call(1).await.status, 404);
+    assert_eq!(scene.server.count("initialize"), 2);
+    assert!(listening.is_open());
 }
