@@ -108,9 +108,7 @@ impl Persistence {
         }
         flushed
     }
-}
 
-impl Persistence {
     /// The writer may be at something, and has more patience, or another flush. What that is has been
     /// written then, or is in the queue again. `None` if nothing is done for too long.
     async fn start_writing(&self, patience: Duration) -> Option<MutexGuard<'_, ()>> {

@@ -324,3 +324,48 @@ async fn n1_a_session_that_is_too_large_for_a_record_is_not_said_to_be_stored() 
     assert_eq!(told("the record is too large"), 1);
     assert_eq!(told("sessions are not stored for now"), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn n1_a_flush_waits_for_another_one_as_long_as_that_gets_on() {
+    // Given many sessions, and a slow store,
+    let store = FaultyStore::new();
+    store.set(Mode::Slow(Duration::from_millis(50)));
+    let sessions = Sessions::new();
+    let scene = live(store.layer().sessions(sessions.clone())).await;
+    for _ in 0..100 {
+        handshake(&scene.client).await;
+    }
+    // when two wait for it, then both do until all is written.
+    let flushes = [sessions.clone(), sessions]
+        .map(|sessions| tokio::spawn(async move { sessions.flush().await }));
+    for flush in flushes {
+        assert_eq!(flush.await.unwrap(), Ok(()));
+    }
+    assert_eq!(store.len(), 101);
+}
+
+/// What could not be written during a recovery is written after it, also if that ends while the rest is.
+#[tokio::test(start_paused = true)]
+async fn n1_a_recovery_that_ends_during_a_flush_is_part_of_it() {
+    // Given sessions that the store has not heard of, one of which is being recovered,
+    let store = FaultyStore::new();
+    let sessions = Sessions::new();
+    store.set(Mode::Down);
+    let scene = live(store.layer().sessions(sessions.clone())).await;
+    for _ in 0..3 {
+        handshake(&scene.client).await;
+    }
+    scene.server.restart();
+    let gate = hold(&scene.server, "initialize");
+    let call = scene.spawn_call(1);
+    settle().await;
+    // when that ends without the store while the others are written, which takes longer,
+    store.set(Mode::Slow(Duration::from_millis(300)));
+    let flush = tokio::spawn(async move { sessions.flush().await });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    gate.open();
+    // then all are written.
+    assert_eq!(flush.await.unwrap(), Ok(()));
+    assert_eq!(store.len(), 4);
+    assert_eq!(echoed(&soon(call).await.unwrap()), 1);
+}
