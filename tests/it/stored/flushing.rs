@@ -1,12 +1,19 @@
 //! Rule N1: what is told to a store before the process ends.
 
-use std::time::Duration;
+use std::{
+    pin::pin,
+    sync::{Arc, Mutex},
+    task::{Context, Poll, Wake, Waker},
+    time::Duration,
+};
 
 use mcp_session_recovery::Sessions;
 use testing::logs::Logs;
 use testing::mocked::*;
 use testing::*;
 use tokio::time::Instant;
+use tokio_test::task;
+use tower::ServiceExt;
 
 use super::{
     agreeing::change,
@@ -368,4 +375,51 @@ async fn n1_a_recovery_that_ends_during_a_flush_is_part_of_it() {
     assert_eq!(flush.await.unwrap(), Ok(()));
     assert_eq!(store.len(), 4);
     assert_eq!(echoed(&soon(call).await.unwrap()), 1);
+}
+
+/// Calls something whenever a future is to be polled again, at that very moment.
+struct OnWake<F>(F);
+
+impl<F: Fn() + Send + Sync> Wake for OnWake<F> {
+    fn wake(self: Arc<Self>) {
+        (self.0)();
+    }
+}
+
+/// Whoever is told that a recovery is over may flush at once.
+#[tokio::test(start_paused = true)]
+async fn n1_what_a_recovery_has_made_is_flushed_by_whoever_hears_of_it() {
+    // Given a call that waits for a recovery, which cannot tell the store,
+    let store = FaultyStore::new();
+    let sessions = Sessions::new();
+    let scene = live(store.layer().sessions(sessions.clone())).await;
+    sessions.flush().await.unwrap();
+    store.set(Mode::Down);
+    scene.server.restart();
+    let call = scene
+        .client
+        .clone()
+        .oneshot(post(Some(&scene.session), &tool_call(1)));
+    let mut call = pin!(call);
+
+    // when it hears of its end, and flushes before anything else is done,
+    let heard = Arc::<Mutex<Vec<bool>>>::default();
+    let (told, server) = (heard.clone(), scene.server.clone());
+    let waker = Waker::from(Arc::new(OnWake(move || {
+        if server.count("notifications/initialized") == 2 {
+            let flushed = task::spawn(sessions.flush()).poll();
+            told.lock().unwrap().push(flushed == Poll::Ready(Ok(())));
+        }
+    })));
+    while call
+        .as_mut()
+        .poll(&mut Context::from_waker(&waker))
+        .is_pending()
+    {
+        settle().await;
+    }
+
+    // then it is not told that the store has it.
+    let heard = heard.lock().unwrap();
+    assert!(!heard.is_empty() && !heard.contains(&true), "{heard:?}");
 }
