@@ -26,6 +26,19 @@ pub(super) async fn two_over(store: &FaultyStore, others: &FaultyStore) -> (Scen
     (one, other)
 }
 
+/// Two processes, of which one has changed the session, and the other has recovered it without the
+/// store, and so without having heard of that.
+async fn recovered_before_a_change(store: &FaultyStore, others: &FaultyStore) -> (Scene, Scene) {
+    let (one, other) = two_over(store, others).await;
+    others.set(Mode::Down);
+    let subscribe = change("resources/subscribe", "file:///a");
+    one.send(post(Some(&one.session), &subscribe)).await;
+    settle().await;
+    one.server.restart();
+    assert_eq!(echoed(&other.call(1).await), 1);
+    (one, other)
+}
+
 /// Asks for a change of the session's state.
 pub(super) fn change(method: &str, what: &str) -> serde_json::Value {
     let params = serde_json::json!({"uri": what, "level": what});
@@ -266,17 +279,11 @@ async fn n3_what_another_process_made_is_gone_on_in_without_a_request() {
 /// H1: an epoch that was published without the store is told what had come to the store before.
 #[tokio::test(start_paused = true)]
 async fn n3_what_the_store_turns_out_to_hold_is_told_to_an_epoch_of_ones_own() {
-    // Given a session whose state another process has changed, and the store knows that,
+    // Given a session whose state another process has changed, which the store knows, and a process
+    // that could not ask, and recovered it,
     let store = FaultyStore::new();
     let others = store.another_way();
-    let (one, other) = two_over(&store, &others).await;
-    others.set(Mode::Down);
-    let subscribe = change("resources/subscribe", "file:///a");
-    one.send(post(Some(&one.session), &subscribe)).await;
-    settle().await;
-    // and a process that could not ask, and recovered it,
-    one.server.restart();
-    assert_eq!(echoed(&other.call(1).await), 1);
+    let (one, _other) = recovered_before_a_change(&store, &others).await;
     let live = one.server.live();
     assert!(one.server.subscriptions(&live[0]).is_empty());
 
@@ -756,13 +763,7 @@ async fn n3_what_a_recovery_has_restored_is_not_told_again() {
     // process has come before that,
     let store = FaultyStore::new();
     let others = store.another_way();
-    let (one, other) = two_over(&store, &others).await;
-    others.set(Mode::Down);
-    let subscribe = change("resources/subscribe", "file:///a");
-    one.send(post(Some(&one.session), &subscribe)).await;
-    settle().await;
-    one.server.restart();
-    assert_eq!(echoed(&other.call(1).await), 1);
+    let (one, other) = recovered_before_a_change(&store, &others).await;
     assert_eq!(one.server.count("resources/subscribe"), 1);
 
     // when it can read that, and recovers once more,
