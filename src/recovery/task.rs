@@ -1,11 +1,8 @@
-//! One recovery, from the claim to the new epoch (rules E2, E9, E10, E12, H2, H3, I3, M2, M3).
+//! One recovery, from the claim to the new epoch (rules E2, E9, E10, E12, H2, H3, I3).
 
+use std::sync::Arc;
 #[cfg(feature = "store")]
 use std::time::Duration;
-use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-};
 
 use http::request::Parts;
 use http_body::Body;
@@ -15,7 +12,7 @@ use tokio::{
     runtime::Handle,
     time::{Instant, timeout_at},
 };
-use tracing::{Instrument, Span, info, info_span, warn};
+use tracing::Instrument;
 
 #[cfg(feature = "store")]
 use super::{
@@ -25,16 +22,17 @@ use super::{
 use super::{
     client::Client,
     handshake::{Established, HalfOpen, shake_hands},
+    report::{Recovered, Report},
     restore::{restore, tell},
 };
 #[cfg(feature = "store")]
 use crate::session::{Chain, Doing, StateChange};
 use crate::{
-    Failure, RecoveryEvent,
-    config::{OnRecovery, Shared},
+    Failure,
+    config::Shared,
     http_service::HttpService,
     mcp::Changes,
-    session::{Epoch, Leader, RecoveryError, Session, State},
+    session::{Epoch, Leader, RecoveryError, Session},
 };
 
 /// Recovers the session in a task of its own, which no caller can stop.
@@ -93,15 +91,6 @@ struct RecoveryTask<S, B> {
     client: Arc<Client<S, B>>,
 }
 
-/// What came of a recovery, apart from the epoch.
-#[derive(Default)]
-struct Recovered {
-    epoch: u64,
-    changes: Changes,
-    restored: State,
-    not_restored: Vec<&'static str>,
-}
-
 /// The next epoch.
 enum Next<'a, S: HttpService<B>, B: Body<Error: Send> + Send + 'static> {
     /// A handshake has made it.
@@ -117,16 +106,8 @@ where
     B: Body<Error: Send> + Send + 'static,
 {
     fn report(&self, leader: Leader) -> Report {
-        let host = self.session.endpoint().host();
-        let number = self.expired.number();
-        Report {
-            span: info_span!("session_recovery", host, epoch = number + 1),
-            host,
-            expired: number,
-            started: Instant::now(),
-            on_recovery: self.shared.config.on_recovery.clone(),
-            leader: Some(leader),
-        }
+        let on_recovery = self.shared.config.on_recovery.clone();
+        Report::new(&self.session, &self.expired, on_recovery, leader)
     }
 
     async fn run(self, mut report: Report) {
@@ -380,65 +361,6 @@ where
         }
         if let Some(persistence) = &self.shared.persistence {
             persistence.stays_behind(&self.session);
-        }
-    }
-}
-
-/// Tells of a recovery once, however it ends: a task that panics, or whose runtime shuts down, is
-/// dropped, and its recovery is cancelled (rule M2).
-struct Report {
-    span: Span,
-    host: String,
-    expired: u64,
-    started: Instant,
-    on_recovery: Option<OnRecovery>,
-    /// Until the recovery has ended.
-    leader: Option<Leader>,
-}
-
-impl Report {
-    fn send(&mut self, waited: usize, result: Result<Recovered, Failure>) {
-        let elapsed = self.started.elapsed();
-        let epoch = match &result {
-            Ok(recovered) => recovered.epoch,
-            Err(_) => self.expired,
-        };
-        let (result, recovered) = match result {
-            Ok(recovered) => (Ok(()), recovered),
-            Err(failure) => (Err(failure), Recovered::default()),
-        };
-        self.span.in_scope(|| match result {
-            Ok(()) => info!(
-                ?elapsed,
-                waited,
-                changed = recovered.changes.any(),
-                not_restored = recovered.not_restored.len(),
-                "session recovered"
-            ),
-            Err(failure) => warn!(?elapsed, waited, reason = %failure, "session not recovered"),
-        });
-        if let Some(on_recovery) = self.on_recovery.take() {
-            on_recovery(&RecoveryEvent {
-                host: std::mem::take(&mut self.host),
-                result,
-                epoch,
-                elapsed,
-                waited,
-                changes: recovered.changes,
-                not_restored: recovered.not_restored,
-            });
-        }
-    }
-}
-
-impl Drop for Report {
-    fn drop(&mut self) {
-        if let Some(leader) = self.leader.take() {
-            let waited = leader.waiting();
-            drop(leader);
-            // A second panic would end the process.
-            let send = AssertUnwindSafe(|| self.send(waited, Err(Failure::Cancelled)));
-            drop(catch_unwind(send));
         }
     }
 }
