@@ -112,9 +112,11 @@ mod stored {
     mod given_away;
     mod interleaving;
     mod late;
+    mod making_room;
     mod outliving;
     mod seeds;
     mod sick;
+    mod telling;
 }
 
 mod contract;

@@ -255,38 +255,6 @@ async fn n5_a_store_that_is_full_keeps_what_it_has() {
     assert_eq!(echoed(&scene.call(1).await), 1);
 }
 
-/// I2, N1: what makes room for a session that was found may be in no store itself.
-#[tokio::test(start_paused = true)]
-async fn i2_n5_what_makes_room_for_a_found_session_is_ended_unless_it_is_stored() {
-    for (mode, is_stored) in [(Mode::Works, true), (Mode::Full, false)] {
-        // Given a session that another process has stored,
-        let store = FaultyStore::new();
-        let other = live(store.layer()).await;
-        settle().await;
-        // and one that has moved on, in a process with room for one, which can write or only read,
-        let own = store.another_way();
-        own.set(mode);
-        let scene = Scene {
-            client: mocked(&other.server, own.layer().max_sessions(1)),
-            server: other.server.clone(),
-            session: String::new(),
-        };
-        let session = handshake(&scene.client).await;
-        let scene = Scene { session, ..scene };
-        scene.server.restart();
-        assert_eq!(echoed(&scene.call(1).await), 1);
-        let made = scene.server.live();
-        settle().await;
-        // when that process finds the other, then its own goes on in the store, or is ended.
-        let call = post(Some(&other.session), &tool_call(2));
-        assert_eq!(echoed(&scene.send(call).await), 2);
-        settle().await;
-        let live = scene.server.live();
-        assert_eq!(live.contains(&made[0]), is_stored, "{mode:?}");
-        assert_eq!(live.len(), 1 + usize::from(is_stored));
-    }
-}
-
 /// What waits in the one's queue is not in the other's.
 #[tokio::test(start_paused = true)]
 async fn n5_a_layer_that_goes_does_not_keep_another_with_its_sessions_from_writing() {

@@ -1,0 +1,366 @@
+//! Rules I2, I3 and N1: what becomes of sessions that the table has no room for, or has forgotten.
+
+use std::time::Duration;
+
+use mcp_session_recovery::Sessions;
+use testing::mocked::*;
+use testing::streams::{Stream, feed_all};
+use testing::*;
+
+use super::{
+    agreeing::change,
+    faulty::{FaultyStore, Mode},
+    outliving::restarted,
+};
+
+/// I2: another process may go on with it, so only the table lets go of it; unless the store has
+/// never heard of it.
+#[tokio::test(start_paused = true)]
+async fn i2_n1_a_session_that_is_stored_is_not_ended_when_the_table_is_full() {
+    for (mode, is_stored) in [(Mode::Works, true), (Mode::Down, false)] {
+        // Given a session that has moved on,
+        let store = FaultyStore::new();
+        store.set(mode);
+        let scene = lost(store.layer().max_sessions(1)).await;
+        assert_eq!(echoed(&scene.call(1).await), 1);
+        settle().await;
+        // when another takes its place in the table,
+        handshake(&scene.client).await;
+        settle().await;
+        // then it is ended on the server, or it goes on.
+        assert_eq!(scene.server.count("DELETE"), usize::from(!is_stored));
+        if is_stored {
+            assert_eq!(scene.call(2).await.outcome(), None);
+            assert_eq!(scene.server.count("initialize"), 3);
+        }
+    }
+}
+
+/// K2: those that are found make room for each other.
+#[tokio::test(start_paused = true)]
+async fn k2_n1_the_table_does_not_grow_beyond_its_limit_by_what_is_found() {
+    let store = FaultyStore::new();
+    let scene = live(store.layer()).await;
+    let mut callers = vec![scene.session.clone()];
+    for _ in 0..4 {
+        callers.push(handshake(&scene.client).await);
+    }
+    settle().await;
+    let sessions = Sessions::new();
+    let layer = store.layer().max_sessions(2).sessions(sessions.clone());
+    let client = mocked(&scene.server, layer);
+    for (number, session) in callers.iter().enumerate() {
+        let call = post(Some(session), &tool_call(number as u64));
+        assert_eq!(echoed(&send(&client, call).await), number as u64);
+        assert_eq!(sessions.len(), 2.min(number + 1));
+    }
+}
+
+/// I2: so may one that this process has found in the store.
+#[tokio::test(start_paused = true)]
+async fn i2_n1_a_session_that_was_found_is_not_ended_when_the_table_is_full() {
+    let store = FaultyStore::new();
+    let scene = lost(store.layer()).await;
+    assert_eq!(echoed(&scene.call(1).await), 1);
+    settle().await;
+    let scene = Scene {
+        client: mocked(&scene.server, store.layer().max_sessions(1)),
+        ..scene
+    };
+    assert_eq!(echoed(&scene.call(2).await), 2);
+    handshake(&scene.client).await;
+    settle().await;
+    assert_eq!(scene.server.count("DELETE"), 0);
+}
+
+/// I3: nor is what a recovery made that the table has no more room for.
+#[tokio::test(start_paused = true)]
+async fn i3_n3_another_process_goes_on_in_what_a_recovery_made_for_a_session_without_room() {
+    let store = FaultyStore::new();
+    let scene = live(store.layer().max_sessions(1)).await;
+    settle().await;
+    scene.server.restart();
+    // Given a recovery that has got as far as its last step,
+    let gate = hold(&scene.server, "notifications/initialized");
+    let call = scene.spawn_call(1);
+    settle().await;
+    // when another session takes the place of its own,
+    send(&scene.client, post(None, &initialize())).await;
+    gate.open();
+    soon(call).await.unwrap();
+    settle().await;
+    // then what it made is there for the next process.
+    assert_eq!(scene.server.count("DELETE"), 0);
+    let scene = restarted(scene, &store);
+    assert_eq!(echoed(&scene.call(2).await), 2);
+    assert_eq!(scene.server.count("initialize"), 3);
+}
+
+/// I2.
+#[tokio::test(start_paused = true)]
+async fn n1_what_the_table_has_no_room_for_is_found_in_the_store() {
+    let store = FaultyStore::new();
+    let server = Server::new(Profile::TypeScript);
+    let client = mocked(&server, store.layer().max_sessions(1));
+    let mut sessions = Vec::new();
+    for _ in 0..3 {
+        sessions.push(handshake(&client).await);
+        settle().await;
+    }
+    server.restart();
+    for round in 0..2 {
+        for session in &sessions {
+            let answer = send(&client, post(Some(session), &tool_call(round))).await;
+            assert_eq!(echoed(&answer), round);
+            settle().await;
+        }
+    }
+    assert_eq!(server.live().len(), 3);
+    assert_eq!(server.count("DELETE"), 0);
+}
+
+/// I2: that the store has heard of the session is of no use to an epoch that it has not heard of.
+#[tokio::test(start_paused = true)]
+async fn i2_n5_an_epoch_that_the_store_does_not_hold_is_ended_when_the_table_is_full() {
+    for mode in [Mode::Down, Mode::Hangs, Mode::Full] {
+        // Given a session that is stored, and has moved on without the store,
+        let store = FaultyStore::new();
+        let scene = live(store.layer().max_sessions(1)).await;
+        settle().await;
+        store.set(mode);
+        scene.server.restart();
+        assert_eq!(echoed(&scene.call(1).await), 1);
+        // when another takes its place, then it is ended,
+        let other = handshake(&scene.client).await;
+        settle().await;
+        assert_eq!(scene.server.live(), [other], "{mode:?}");
+        // and goes on from what the store has.
+        store.set(Mode::Works);
+        assert_eq!(echoed(&scene.call(2).await), 2, "{mode:?}");
+    }
+}
+
+/// I3: the same while it is being recovered.
+#[tokio::test(start_paused = true)]
+async fn i3_n5_what_is_made_for_a_forgotten_session_is_ended_unless_the_store_holds_it() {
+    for (mode, is_held) in [
+        (Mode::Works, true),
+        (Mode::Down, false),
+        (Mode::Hangs, false),
+    ] {
+        let store = FaultyStore::new();
+        let sessions = Sessions::new();
+        let scene = lost(store.layer().sessions(sessions.clone())).await;
+        settle().await;
+        // Given a recovery that waits for its handshake,
+        let (gate, call) = scene.recovering().await;
+        // when all is forgotten, and the store holds what that has made or cannot be told of it,
+        store.set(mode);
+        sessions.forget_all();
+        gate.open();
+        join([call]).await;
+        settle().await;
+        // then that is there for the next request, or is ended.
+        assert_eq!(scene.server.live().len(), usize::from(is_held), "{mode:?}");
+        store.set(Mode::Works);
+        assert_eq!(echoed(&scene.call(2).await), 2, "{mode:?}");
+        let made = if is_held { 2 } else { 3 };
+        assert_eq!(scene.server.count("initialize"), made, "{mode:?}");
+    }
+}
+
+/// H1: what waited for the store when the session made room is written all the same.
+#[tokio::test(start_paused = true)]
+async fn n5_what_was_not_written_of_a_session_that_made_room_is_written_still() {
+    // Given a session with a change of which the store could not be told,
+    let store = FaultyStore::new();
+    let scene = live(store.layer().max_sessions(1)).await;
+    settle().await;
+    store.set(Mode::Down);
+    let subscribe = change("resources/subscribe", "file:///a");
+    scene.send(post(Some(&scene.session), &subscribe)).await;
+    settle().await;
+    // when another takes its place, and the store is back,
+    handshake(&scene.client).await;
+    store.set(Mode::Works);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    // then the change is there for whoever finds it.
+    let scene = restarted(scene, &store);
+    scene.server.restart();
+    assert_eq!(echoed(&scene.call(1).await), 1);
+    let live = scene.server.live();
+    assert_eq!(scene.server.subscriptions(&live[0]), ["file:///a"]);
+}
+
+/// I2: before the store has heard of it at all.
+#[tokio::test(start_paused = true)]
+async fn n1_i2_a_session_that_makes_room_at_once_is_written_all_the_same() {
+    for mode in [
+        Mode::Works,
+        Mode::Slow(Duration::from_millis(100)),
+        Mode::Down,
+    ] {
+        // Given sessions each of which takes the place of the one before,
+        let store = FaultyStore::new();
+        let scene = live(store.layer().max_sessions(1)).await;
+        store.set(mode);
+        let mut sessions = vec![scene.session.clone()];
+        for _ in 0..3 {
+            sessions.push(handshake(&scene.client).await);
+        }
+        // and a change whose answer comes after that,
+        let gate = hold(&scene.server, "resources/subscribe");
+        let subscribe = change("resources/subscribe", "file:///a");
+        let changing = scene.spawn(post(sessions.last().map(|it| &**it), &subscribe));
+        settle().await;
+        sessions.push(handshake(&scene.client).await);
+        gate.open();
+        assert_eq!(soon(changing).await.unwrap().status, 200);
+        // when the store has had its time,
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        store.set(Mode::Works);
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        // then each of them is found, and what was changed.
+        scene.server.restart();
+        for session in &sessions {
+            let answer = scene.send(post(Some(session), &tool_call(1))).await;
+            assert_eq!(echoed(&answer), 1, "{mode:?}");
+        }
+        let live = scene.server.live();
+        let changed = live
+            .iter()
+            .filter(|it| !scene.server.subscriptions(it).is_empty());
+        assert_eq!(changed.count(), 1, "{mode:?}");
+    }
+}
+
+/// H1: also if it is found before that.
+#[tokio::test(start_paused = true)]
+async fn n1_h1_a_session_that_is_found_again_has_what_was_not_written_of_it() {
+    // Given a session that has made room, with a change that the store is slow to hear of,
+    let store = FaultyStore::new();
+    let scene = live(store.layer().max_sessions(1)).await;
+    settle().await;
+    store.set(Mode::Slow(Duration::from_millis(50)));
+    let subscribe = change("resources/subscribe", "file:///a");
+    scene.send(post(Some(&scene.session), &subscribe)).await;
+    handshake(&scene.client).await;
+    // when it is found again, and recovered at once,
+    scene.server.restart();
+    assert_eq!(echoed(&scene.call(1).await), 1);
+    // then the change is there.
+    let live = scene.server.live();
+    assert_eq!(scene.server.subscriptions(&live[0]), ["file:///a"]);
+}
+
+/// I2, I3: what made room while it was recovered is in the epoch that it was in.
+#[tokio::test(start_paused = true)]
+async fn n1_i2_a_session_that_makes_room_while_it_is_recovered_is_written() {
+    // Given a session that the store could not be told of before it is recovered,
+    let store = FaultyStore::new();
+    let own = store.another_way();
+    own.set(Mode::Down);
+    let scene = live(own.layer().max_sessions(1)).await;
+    scene.server.restart();
+    let other = scene.in_another_process(store.layer());
+    let others = handshake(&other.client).await;
+    let gate = hold(&scene.server, "initialize");
+    let call = scene.spawn_call(1);
+    settle().await;
+    own.set(Mode::Works);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    // when another takes its place, and the recovery has nothing to recover,
+    let found = scene.send(post(Some(&others), &tool_call(2))).await;
+    assert_eq!(echoed(&found), 2);
+    gate.open();
+    join([call]).await;
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    // then the next process knows it.
+    let next = scene.in_another_process(store.layer());
+    assert_eq!(echoed(&next.call(3).await), 3);
+}
+
+/// I2: what is forgotten on purpose is not ended, whatever the store says of what was being written.
+#[tokio::test(start_paused = true)]
+async fn n1_a_session_that_is_forgotten_on_purpose_is_not_ended_where_it_could_not_be_written() {
+    for mode in [Mode::Refuses(Duration::from_millis(200)), Mode::Down] {
+        // Given a session in a later epoch, with a change that is being written in vain,
+        let store = FaultyStore::new();
+        let sessions = Sessions::new();
+        let scene = live(store.layer().sessions(sessions.clone())).await;
+        settle().await;
+        store.set(mode);
+        scene.server.restart();
+        assert_eq!(echoed(&scene.call(1).await), 1);
+        let subscribe = change("resources/subscribe", "file:///a");
+        let gate = hold(&scene.server, "resources/subscribe");
+        let late = scene.spawn(post(Some(&scene.session), &subscribe));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        // when all is forgotten, before or after its answer,
+        sessions.forget_all();
+        gate.open();
+        assert_eq!(soon(late).await.unwrap().status, 200);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        // then nothing is sent to the server.
+        assert_eq!(scene.server.count("DELETE"), 0, "{mode:?}");
+        assert_eq!(scene.server.live().len(), 1);
+    }
+}
+
+/// N3: once it is written, the store knows more of it than a process that has forgotten it.
+#[tokio::test(start_paused = true)]
+async fn n1_what_has_been_written_is_found_in_the_store_also_while_somebody_listens() {
+    // Given a session with an open stream, which has made room, and has been written after that,
+    let store = FaultyStore::new();
+    let scene = live(store.layer().max_sessions(1)).await;
+    settle().await;
+    store.set(Mode::Down);
+    let _gets = feed_all(&scene.server, "GET");
+    let listening = Stream::open(&scene.client, get(&scene.session, None)).await;
+    let subscribe = change("resources/subscribe", "file:///a");
+    scene.send(post(Some(&scene.session), &subscribe)).await;
+    settle().await;
+    handshake(&scene.client).await;
+    store.set(Mode::Works);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    // when another process has ended it, and the mark has gone,
+    let other = scene.in_another_process(store.layer());
+    assert_eq!(other.send(delete(&scene.session)).await.status, 200);
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    // then nobody brings it back.
+    assert_eq!(scene.call(1).await.status, 404);
+    assert_eq!(scene.server.count("initialize"), 2);
+    assert!(listening.is_open());
+}
+
+/// I2, N1: what makes room for a session that was found may be in no store itself.
+#[tokio::test(start_paused = true)]
+async fn i2_n5_what_makes_room_for_a_found_session_is_ended_unless_it_is_stored() {
+    for (mode, is_stored) in [(Mode::Works, true), (Mode::Full, false)] {
+        // Given a session that another process has stored,
+        let store = FaultyStore::new();
+        let other = live(store.layer()).await;
+        settle().await;
+        // and one that has moved on, in a process with room for one, which can write or only read,
+        let own = store.another_way();
+        own.set(mode);
+        let scene = Scene {
+            client: mocked(&other.server, own.layer().max_sessions(1)),
+            server: other.server.clone(),
+            session: String::new(),
+        };
+        let session = handshake(&scene.client).await;
+        let scene = Scene { session, ..scene };
+        scene.server.restart();
+        assert_eq!(echoed(&scene.call(1).await), 1);
+        let made = scene.server.live();
+        settle().await;
+        // when that process finds the other, then its own goes on in the store, or is ended.
+        let call = post(Some(&other.session), &tool_call(2));
+        assert_eq!(echoed(&scene.send(call).await), 2);
+        settle().await;
+        let live = scene.server.live();
+        assert_eq!(live.contains(&made[0]), is_stored, "{mode:?}");
+        assert_eq!(live.len(), 1 + usize::from(is_stored));
+    }
+}
