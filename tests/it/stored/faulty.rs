@@ -51,11 +51,6 @@ const DOWN: StoreError = StoreError::new(StoreErrorKind::Unavailable, "it is dow
 const CORRUPT: StoreError = StoreError::new(StoreErrorKind::Corrupt, "it was sealed otherwise");
 /// A value that the store cannot read.
 const UNREADABLE: &str = "unreadable";
-
-fn is_in_third(key: &StoreKey) -> bool {
-    key.as_bytes()[0] < 85
-}
-
 const FULL: StoreError = StoreError::new(StoreErrorKind::Full, "it is full");
 
 impl FaultyStore {
@@ -244,4 +239,9 @@ impl SessionStore for FaultyStore {
         // That takes no room.
         self.run(&key, false, async move { memory.remove(key).await })
     }
+}
+
+/// Chosen by what the key is, so that it is the same third all the time.
+fn is_in_third(key: &StoreKey) -> bool {
+    key.as_bytes()[0] < 85
 }
