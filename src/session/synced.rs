@@ -31,6 +31,8 @@ pub(crate) struct Synced {
     pub(super) told: Option<Box<State>>,
     /// It is to be written.
     pub(super) is_queued: bool,
+    /// It is being written.
+    pub(super) is_in_hand: bool,
     /// It was, and its epoch was about to be left: until it is written after that.
     pub(super) left: Option<Doing>,
     /// When this process last wrote it.
@@ -88,7 +90,7 @@ impl Synced {
     }
 
     pub(super) fn is_to_be_written(&self) -> bool {
-        self.is_queued || self.left.is_some()
+        self.is_queued || self.is_in_hand || self.left.is_some()
     }
 
     /// What the same session is to know that takes the place of this one. What this one has not told

@@ -228,8 +228,8 @@ impl Persistence {
         is_written
     }
 
-    /// Unless it is to be written once more, the store knows more of it from here on.
-    fn is_written_last(&self, session: &Arc<Session>) {
+    /// Unless it is to be written once more, the store knows more of the session from here on.
+    fn is_written(&self, session: &Arc<Session>) {
         if session.with_synced(|_, synced| synced.is_to_be_written()) {
             return;
         }

@@ -129,22 +129,15 @@ impl Persistence {
         patience: Duration,
     ) -> Option<Result<(), StoreError>> {
         let task = lock(&self.queue).pop_front()?;
-        let session = task.session();
-        let mut taken = Taken {
-            persistence: self,
-            session: session.clone(),
-            task: Some(task),
-        };
-        let task = taken.task.as_ref()?;
+        let mut taken = Taken::new(self, task);
+        let (task, session) = (taken.task.as_ref()?, taken.session.as_ref());
         let written = timeout(patience, self.write(task, session)).await;
         let written = written.unwrap_or(Err(NO_ANSWER));
         if written != Ok(false) {
             self.health.noted(written);
         }
         if written.is_ok() {
-            if let Some(Task::SaveLast(session)) = taken.task.take() {
-                self.is_written_last(&session);
-            }
+            taken.task = None;
             self.done.fetch_add(1, Ordering::Relaxed);
         }
         Some(written.map(drop))
@@ -168,7 +161,7 @@ impl Persistence {
     }
 
     /// Whether the store was asked for that.
-    async fn write(&self, task: &Task, session: Option<Arc<Session>>) -> Result<bool, StoreError> {
+    async fn write(&self, task: &Task, session: Option<&Arc<Session>>) -> Result<bool, StoreError> {
         if let Task::End(key, of, by) = task {
             self.end_late(*key, *of, by.as_deref()).await?;
             return Ok(true);
@@ -176,36 +169,33 @@ impl Persistence {
         let Some(session) = session else {
             return Ok(false);
         };
-        let _left = session.with_synced(|_, synced| {
-            synced.is_queued = false;
-            synced.left.take()
-        });
+        let _left = session.with_synced(|_, synced| synced.left.take());
         let epoch = session.chain().current();
-        if self.has_ended(&session) {
+        if self.has_ended(session) {
             // It may have been recovered when that was found.
             if !session.chain().is_forgotten() {
-                self.reconcile(&session, &epoch, &Agreed::Ended);
+                self.reconcile(session, &epoch, &Agreed::Ended);
             }
             return Ok(false);
         }
-        let saved = match self.save(&session, &epoch, false).await {
+        let saved = match self.save(session, &epoch, false).await {
             Err(error) if error.kind() == StoreErrorKind::Corrupt => {
                 // Nobody can read it, nor replace it without having read it.
                 self.health.noted::<()>(Err(error));
                 self.config.store.remove(session.key().stored()).await?;
-                set_revision(&session, None);
-                self.save(&session, &epoch, false).await
+                set_revision(session, None);
+                self.save(session, &epoch, false).await
             }
             saved => saved,
         };
         let agreed = saved?;
         let key = session.key().stored();
         let is_proposed = matches!(agreed, Agreed::Proposed);
-        if is_proposed && self.has_ended(&session) && !self.endings.has(key) {
+        if is_proposed && self.has_ended(session) && !self.endings.has(key) {
             // It has ended meanwhile, and a full store had no room for that.
             lock(&self.queue).push_back(Task::End(key, session.incarnation(), None));
         }
-        self.reconcile(&session, &epoch, &agreed);
+        self.reconcile(session, &epoch, &agreed);
         Ok(true)
     }
 }
@@ -217,10 +207,32 @@ struct Taken<'a> {
     task: Option<Task>,
 }
 
+impl<'a> Taken<'a> {
+    fn new(persistence: &'a Persistence, task: Task) -> Self {
+        let session = task.session();
+        if let Some(session) = &session {
+            session.with_synced(|_, synced| {
+                synced.is_queued = false;
+                synced.is_in_hand = true;
+            });
+        }
+        Self {
+            persistence,
+            session,
+            task: Some(task),
+        }
+    }
+}
+
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
-        if let Some(task) = self.task.take() {
-            self.persistence.again(task, self.session.take());
+        if let Some(session) = &self.session {
+            session.with_synced(|_, synced| synced.is_in_hand = false);
+        }
+        match (self.task.take(), self.session.take()) {
+            (Some(task), session) => self.persistence.again(task, session),
+            (None, Some(session)) => self.persistence.is_written(&session),
+            (None, None) => {}
         }
     }
 }

@@ -237,20 +237,27 @@ async fn n1_i2_a_session_that_makes_room_at_once_is_written_all_the_same() {
 /// H1: also if it is found before that.
 #[tokio::test(start_paused = true)]
 async fn n1_h1_a_session_that_is_found_again_has_what_was_not_written_of_it() {
-    // Given a session that has made room, with a change that the store is slow to hear of,
-    let store = FaultyStore::new();
-    let scene = live(store.layer().max_sessions(1)).await;
-    settle().await;
-    store.set(Mode::Slow(Duration::from_millis(50)));
-    let subscribe = change("resources/subscribe", "file:///a");
-    scene.send(post(Some(&scene.session), &subscribe)).await;
-    handshake(&scene.client).await;
-    // when it is found again, and recovered at once,
-    scene.server.restart();
-    assert_eq!(echoed(&scene.call(1).await), 1);
-    // then the change is there.
-    let live = scene.server.live();
-    assert_eq!(scene.server.subscriptions(&live[0]), ["file:///a"]);
+    let time = Duration::from_millis(50);
+    for mode in [Mode::Slow(time), Mode::Refuses(time), Mode::Down] {
+        // Given a session that has made room, with a change that the store is slow to hear of,
+        let store = FaultyStore::new();
+        let scene = live(store.layer().max_sessions(1)).await;
+        settle().await;
+        store.set(mode);
+        let subscribe = change("resources/subscribe", "file:///a");
+        scene.send(post(Some(&scene.session), &subscribe)).await;
+        handshake(&scene.client).await;
+        // when it is found again, and recovered at once,
+        scene.server.restart();
+        assert_eq!(echoed(&scene.call(1).await), 1);
+        // then the change is there.
+        let live = scene.server.live();
+        assert_eq!(
+            scene.server.subscriptions(&live[0]),
+            ["file:///a"],
+            "{mode:?}"
+        );
+    }
 }
 
 /// I2, I3: what made room while it was recovered is in the epoch that it was in.
