@@ -9,11 +9,11 @@ use crate::{
     RecoveryEvent,
     http_service::SharedService,
     mcp::{Classify, Message},
-    session::{Pauses, Principal, Session, Sessions, TableLimits},
+    session::{Epoch, Pauses, Principal, Session, Sessions, TableLimits},
 };
 #[cfg(feature = "store")]
 use crate::{
-    session::{Epoch, Persistence, PersistenceConfig},
+    session::{Persistence, PersistenceConfig},
     store::SessionStore,
 };
 
@@ -99,21 +99,14 @@ impl<S> Shared<S> {
         let _ = session;
     }
 
-    /// This process forgets the session for want of room. Whether somebody may go on with it all the
-    /// same: then its upstream session is not to be ended (rule I2).
-    pub(crate) fn hand_over(&self, session: &Arc<Session>) -> bool {
+    /// Whether somebody may go on with a session that this process has forgotten, in this epoch: then
+    /// that is not to be ended (rule I2).
+    pub(crate) fn keeps(&self, session: &Session, epoch: &Epoch) -> bool {
         #[cfg(feature = "store")]
         if let Some(persistence) = &self.persistence {
-            return persistence.hand_over(session);
+            return persistence.keeps(session, epoch);
         }
-        let _ = session;
+        let _ = (session, epoch);
         false
-    }
-
-    /// Whether somebody may go on with a session that this process has forgotten, in this epoch.
-    #[cfg(feature = "store")]
-    pub(crate) fn keeps(&self, session: &Arc<Session>, epoch: &Epoch) -> bool {
-        let persistence = self.persistence.as_ref();
-        persistence.is_some_and(|it| it.keeps(session, epoch))
     }
 }

@@ -57,8 +57,9 @@ where
     S: HttpService<B>,
     B: Body<Error: Send> + Send + 'static,
 {
-    if !shared.hand_over(session) {
-        end::<S, B>(shared, session, &session.chain().current());
+    let epoch = session.chain().current();
+    if !shared.keeps(session, &epoch) {
+        end::<S, B>(shared, session, &epoch);
     }
 }
 

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     config::Shared,
     http_service::HttpService,
-    session::{Affinity, Doing, EndedBy, Reconcile, Session, StateChange},
+    session::{Affinity, EndedBy, Reconcile, Session, StateChange},
     store::record::Record,
 };
 
@@ -53,9 +53,9 @@ where
         }
     }
 
-    fn follow(&self, session: &Arc<Session>, doing: Doing) {
+    fn follow(&self, session: &Arc<Session>) {
         if let Some(shared) = self.shared.upgrade() {
-            follow::<S, B>(&shared, session, doing);
+            follow::<S, B>(&shared, session);
         }
     }
 

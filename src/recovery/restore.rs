@@ -74,8 +74,13 @@ pub(crate) fn tell<S, B>(
     };
     let client = Arc::new(Client::<S, B>::of_handshake(shared, session, handshake));
     let deadline = shared.config.deadline(Instant::now());
+    // It makes no room before it has been told.
+    #[cfg(feature = "store")]
+    let doing = shared.persistence.as_ref().map(|it| it.doing_for(session));
     let (shared, session) = (shared.clone(), session.clone());
     in_background(shared.config.recovery_timeout, async move {
+        #[cfg(feature = "store")]
+        let _doing = doing;
         let upstream = UpstreamSession::of(&epoch);
         // Of a session that nobody records any more it is not known whose its id is by now.
         let is_over = || session.chain().is_forgotten();

@@ -26,7 +26,7 @@ use super::{
     restore::{restore, tell},
 };
 #[cfg(feature = "store")]
-use crate::session::{Chain, Doing, StateChange};
+use crate::session::{Chain, StateChange};
 use crate::{
     Failure,
     config::Shared,
@@ -63,11 +63,12 @@ pub(crate) fn start<S, B>(
 /// Goes on where another process does, or lets go of a session that another has ended, although no
 /// request has asked for it (rules N3, N6). There is no handshake for that.
 #[cfg(feature = "store")]
-pub(super) fn follow<S, B>(shared: &Arc<Shared<S>>, session: &Arc<Session>, doing: Doing)
+pub(super) fn follow<S, B>(shared: &Arc<Shared<S>>, session: &Arc<Session>)
 where
     S: HttpService<B>,
     B: Body<Error: Send> + Send + 'static,
 {
+    let doing = shared.persistence.as_ref().map(|it| it.doing_for(session));
     let expired = session.chain().current();
     let Some(client) = Client::<S, B>::of_epoch(shared, session, &expired) else {
         return;
@@ -358,9 +359,6 @@ where
             if self.shared.keeps(&self.session, &epoch) {
                 session.keep();
             }
-        }
-        if let Some(persistence) = &self.shared.persistence {
-            persistence.stays_behind(&self.session);
         }
     }
 }

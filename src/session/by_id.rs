@@ -63,7 +63,6 @@ impl ById {
         true
     }
 
-    #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.sessions.is_empty() && self.others.is_empty()
     }

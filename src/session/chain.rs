@@ -318,6 +318,12 @@ impl Chain {
         self.lock().forgotten = true;
     }
 
+    /// It is recorded once more.
+    #[cfg(feature = "store")]
+    pub(super) fn is_back(&self) {
+        self.lock().forgotten = false;
+    }
+
     pub(crate) fn is_forgotten(&self) -> bool {
         self.lock().forgotten
     }

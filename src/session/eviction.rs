@@ -1,4 +1,5 @@
-//! Which session makes room for another (rules I2, K2, K10).
+//! Which session makes room for another (rules I2, K2, K10), and what becomes of one that a store is
+//! still to hear of (rules N1, N5).
 
 use std::{cmp::Reverse, sync::Arc};
 
@@ -7,6 +8,10 @@ use super::{
     table::{Group, Table, TableLimits},
 };
 use crate::sync::atomic::Ordering;
+
+/// How many sessions may be there beyond the limits because a store is still to hear of them.
+#[cfg(feature = "store")]
+const MAX_UNWRITTEN: usize = 256;
 
 impl Sessions {
     /// Makes room, if the sessions hold more than they may (rule K10).
@@ -19,9 +24,38 @@ impl Sessions {
 
     pub(super) fn make_room(&self, table: &mut Table, limits: TableLimits) -> Evicted {
         let mut evicted = Evicted::new();
+        while table.len > limits.sessions.max(1) {
+            evicted.extend(table.evict(Group::len));
+        }
         while self.0.bytes.load(Ordering::Relaxed) > limits.bytes && table.len > 1 {
             evicted.extend(table.evict(Group::bytes));
         }
+        evicted
+    }
+
+    /// A store has heard of something. What has made room and waited for that is forgotten now, unless it
+    /// has been used since: then it takes up room again.
+    #[cfg(feature = "store")]
+    pub(super) fn written(&self, limits: TableLimits) -> Evicted {
+        if self.read().unwritten.is_empty() {
+            return Evicted::new();
+        }
+        let mut table = self.write();
+        let waiting = std::mem::take(&mut table.unwritten).into_iter();
+        let (unwritten, written): (Vec<_>, Vec<_>) = waiting.partition(|it| it.is_unwritten());
+        table.unwritten = unwritten;
+        let mut evicted = Evicted::new();
+        for session in written {
+            let last_use = session.last_use();
+            if last_use > session.use_known() {
+                table.count(&session, last_use, &self.0.bytes);
+            } else {
+                session.makes_room();
+                table.remove(&session);
+                evicted.push(session);
+            }
+        }
+        evicted.append(&mut self.make_room(&mut table, limits));
         evicted
     }
 }
@@ -49,8 +83,7 @@ impl Table {
             let last_use = session.last_use();
             let use_known = session.use_known();
             if use_known == last_use {
-                self.remove(&session);
-                return Some(session);
+                return self.make_way(session);
             }
             session.know_use(last_use);
             let group = &mut self.group(&session).by_use;
@@ -59,5 +92,19 @@ impl Table {
             least = group.values().next().cloned();
         }
         None
+    }
+
+    /// Forgets the session, unless a store is still to hear of it.
+    fn make_way(&mut self, session: Arc<Session>) -> Option<Arc<Session>> {
+        #[cfg(feature = "store")]
+        if self.unwritten.len() < MAX_UNWRITTEN && session.is_unwritten() {
+            self.count_no_more(&session);
+            self.unwritten.push(session);
+            return None;
+        }
+        #[cfg(feature = "store")]
+        session.makes_room();
+        self.remove(&session);
+        Some(session)
     }
 }

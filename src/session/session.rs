@@ -280,6 +280,15 @@ impl Session {
             .unwrap_or_default()
     }
 
+    /// Looks at what the store is known to hold, if there is one.
+    #[cfg(feature = "store")]
+    pub(super) fn synced<T>(
+        &self,
+        look: impl FnOnce(&mut super::synced::Synced) -> T,
+    ) -> Option<T> {
+        self.lock_memory().synced.as_deref_mut().map(look)
+    }
+
     /// Looks at the state together with what the store is known to hold, or changes both.
     #[cfg(feature = "store")]
     pub(super) fn with_synced<T>(
@@ -331,10 +340,7 @@ impl Session {
 
     pub(super) fn forget(&self) {
         self.chain.forget();
-        let mut memory = self.lock_memory();
-        if let Some(counts) = memory.counts.take() {
-            counts.change(memory.counted, 0);
-        }
+        self.count_nowhere();
     }
 
     fn content<T>(&self, with: impl FnOnce(&mut Content) -> T) -> T {

@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 
 use super::{
     Endpoint, Initialize, Key, Pauses, Principal, Session, random_id,
-    table::{Group, Table, TableLimits},
+    table::{Table, TableLimits},
 };
 use crate::sync::{
     Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard,
@@ -99,6 +99,8 @@ impl Sessions {
         drop(table);
         // What sessions hold of their callers may ask the table.
         drop((forgotten.by_id, forgotten.moved, forgotten.groups));
+        #[cfg(feature = "store")]
+        drop(forgotten.unwritten);
         self.write().earlier.drop_unused();
     }
 
@@ -176,11 +178,7 @@ impl Sessions {
         session.touch(used);
         // It counts: whoever makes one too many pays for it.
         table.insert(&session, used, &self.0.bytes);
-        let mut evicted = Vec::new();
-        while table.len > limits.sessions.max(1) {
-            evicted.extend(table.evict(Group::len));
-        }
-        evicted.append(&mut self.make_room(&mut table, limits));
+        let evicted = self.make_room(&mut table, limits);
         drop(table);
         self.displaced(displaced);
         (session, evicted)
@@ -195,19 +193,23 @@ impl Sessions {
         let _ = sessions;
     }
 
-    /// Lists a session that another process recorded, unless it is there already.
+    /// Lists a session that another process recorded, or that this one has forgotten for want of room,
+    /// unless it is there already.
     ///
     /// If another has its id upstream, nobody knows to whom the server has given that last: from here on
     /// it is neither's (rule A5).
     #[cfg(feature = "store")]
-    pub(super) fn restore(&self, session: Session, limits: TableLimits) -> (Arc<Session>, Evicted) {
+    pub(super) fn restore(
+        &self,
+        session: Arc<Session>,
+        limits: TableLimits,
+    ) -> (Arc<Session>, Evicted) {
         let used = self.tick();
-        let mut evicted = Evicted::new();
         let mut table = self.write();
         if let Some(session) = table.get(session.key()) {
-            return (session.clone(), evicted);
+            return (session.clone(), Evicted::new());
         }
-        let session = Arc::new(session);
+        session.is_back();
         session.touch(used);
         let mut displaced = Vec::new();
         if let Some(id) = session.chain().current().id() {
@@ -218,11 +220,8 @@ impl Sessions {
                 displaced.retain(|it| it.chain().expire());
             }
         }
-        while table.len >= limits.sessions.max(1) {
-            evicted.extend(table.evict(Group::len));
-        }
         table.insert(&session, used, &self.0.bytes);
-        evicted.append(&mut self.make_room(&mut table, limits));
+        let evicted = self.make_room(&mut table, limits);
         drop(table);
         self.displaced(&displaced);
         (session, evicted)

@@ -132,21 +132,6 @@ impl Session {
         };
         Self::restored(key, epoch, initialize, pauses, state, synced)
     }
-
-    /// This session, which was forgotten before it was written, to be recorded once more.
-    pub(super) fn revived(&self, pauses: Pauses, max_subscriptions: usize) -> Option<Self> {
-        let record = self.record(&self.chain().current(), &self.state())?;
-        let revived = Self::of_record(
-            self.key().clone(),
-            &record,
-            Revision::new(0),
-            pauses,
-            max_subscriptions,
-        );
-        let known = self.with_synced(|_, synced| synced.hand_on());
-        revived.with_synced(|_, synced| *synced = known);
-        Some(revived)
-    }
 }
 
 impl State {

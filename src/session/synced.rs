@@ -35,12 +35,12 @@ pub(crate) struct Synced {
     pub(super) is_in_hand: bool,
     /// It was, and its epoch was about to be left: until it is written after that.
     pub(super) left: Option<Doing>,
+    /// How much is being done for it.
+    pub(super) doing: usize,
     /// When this process last wrote it.
     pub(super) written: Option<Instant>,
     /// This process has forgotten the session for want of room.
     pub(super) has_made_room: bool,
-    /// And has ended it on the server, since nobody could know it.
-    pub(super) is_given_up: bool,
     /// It was, and cannot be: there is no record of it.
     pub(super) is_unstorable: bool,
     /// The session has ended, and its record with it.
@@ -89,25 +89,10 @@ impl Synced {
         self.unagreed.push(epoch);
     }
 
-    pub(super) fn is_to_be_written(&self) -> bool {
-        self.is_queued || self.is_in_hand || self.left.is_some()
-    }
-
-    /// What the same session is to know that takes the place of this one. What this one has not told
-    /// the store is that one's to tell.
-    pub(super) fn hand_on(&mut self) -> Self {
-        Self {
-            revision: self.revision,
-            unstored: std::mem::take(&mut self.unstored),
-            incarnation: self.incarnation,
-            is_known: self.is_known,
-            seen: self.seen.clone(),
-            unagreed: self.unagreed.clone(),
-            told: self.told.clone(),
-            written: self.written,
-            is_unstorable: self.is_unstorable,
-            ..Self::default()
-        }
+    /// Whether there is something to be written, or that may lead to it.
+    fn is_wanted(&self) -> bool {
+        let is_to_be_written = self.is_queued || self.is_in_hand || self.left.is_some();
+        is_to_be_written || !self.unstored.is_empty() || self.doing > 0
     }
 
     /// Whether the mark of a session that has ended is about this one.
@@ -117,6 +102,40 @@ impl Synced {
 }
 
 impl Session {
+    /// Whether the store is still to hear of it: it has changed, or is about to.
+    pub(super) fn is_unwritten(&self) -> bool {
+        let is_recovering = self.chain().is_recovering();
+        let is_unwritten = self.synced(|synced| {
+            let may_be = !synced.is_removed && !synced.is_unstorable;
+            may_be && (is_recovering || synced.is_wanted())
+        });
+        is_unwritten == Some(true)
+    }
+
+    pub(super) fn makes_room(&self) {
+        self.synced(|synced| synced.has_made_room = true);
+    }
+
+    /// It is recorded once more.
+    pub(super) fn is_back(&self) {
+        self.chain().is_back();
+        self.synced(|synced| synced.has_made_room = false);
+    }
+
+    /// Whether the store is to be told of something although the session has made room.
+    pub(super) fn is_late(&self) -> bool {
+        let is_late = self.synced(|synced| {
+            synced.has_made_room && !synced.is_removed && !synced.unstored.is_empty()
+        });
+        is_late == Some(true)
+    }
+
+    /// What the store has not been told, which is another's to tell from here on.
+    pub(super) fn take_unstored(&self) -> Vec<StateChange> {
+        let unstored = self.synced(|synced| std::mem::take(&mut synced.unstored));
+        unstored.unwrap_or_default().changes()
+    }
+
     /// What tells the session from others with the same key. Made when it is first needed.
     pub(super) fn incarnation(&self) -> Option<u64> {
         self.with_synced(|_, synced| {

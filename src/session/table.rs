@@ -24,7 +24,7 @@ pub(crate) struct TableLimits {
 }
 
 /// Each session stands in the table by the caller's id, by a use that is known not to be later than
-/// its last, and, once it has moved on, by its upstream id.
+/// its last unless it is unwritten, and, once it has moved on, by its upstream id.
 #[derive(Default)]
 pub(super) struct Table {
     pub(super) by_id: ById,
@@ -33,7 +33,11 @@ pub(super) struct Table {
     pub(super) assigned: Assignments,
     pub(super) earlier: Earlier,
     pub(super) handed_out: HandedOut,
+    /// Those that stand by their use.
     pub(super) len: usize,
+    /// Those that have made room, and that a store is still to hear of.
+    #[cfg(feature = "store")]
+    pub(super) unwritten: Vec<Arc<Session>>,
 }
 
 /// The sessions of a principal at an endpoint, by use.
@@ -88,13 +92,28 @@ impl Table {
         self.by_id.insert(session.id(), session);
         let current = session.chain().current();
         self.list_moved(session, &current);
+        let id = current.id().unwrap_or(session.id());
+        self.handed_out.inserted(session.endpoint(), id);
+        self.count(session, used, all);
+    }
+
+    /// From here on the session takes up room.
+    pub(super) fn count(&mut self, session: &Arc<Session>, used: u64, all: &Arc<AtomicUsize>) {
         session.know_use(used);
         let group = self.group(session);
         group.by_use.insert(used, session.clone());
         session.count_in(Counts([all.clone(), group.bytes.clone()]));
-        let id = current.id().unwrap_or(session.id());
-        self.handed_out.inserted(session.endpoint(), id);
         self.len += 1;
+    }
+
+    /// From here on it takes up none.
+    pub(super) fn count_no_more(&mut self, session: &Session) {
+        let counted = self.group(session).by_use.remove(&session.use_known());
+        self.drop_empty_group(session);
+        if counted.is_some() {
+            session.count_nowhere();
+            self.len -= 1;
+        }
     }
 
     pub(super) fn remove(&mut self, session: &Arc<Session>) {
@@ -104,11 +123,11 @@ impl Table {
         let current = session.chain().current();
         self.unlist_moved(session, &current);
         self.earlier.left(session.endpoint(), &current);
-        self.group(session).by_use.remove(&session.use_known());
-        self.drop_empty_group(session);
+        self.count_no_more(session);
+        #[cfg(feature = "store")]
+        self.unwritten.retain(|it| !Arc::ptr_eq(it, session));
         self.handed_out.removed(session.endpoint());
-        self.len -= 1;
-        if self.len == 0 {
+        if self.by_id.is_empty() {
             self.earlier.drop_unused();
         }
         session.forget();

@@ -419,7 +419,7 @@ mod tests {
             sessions: 10,
             bytes: usize::MAX,
         };
-        let (found, _) = sessions.restore(found, limits);
+        let (found, _) = sessions.restore(Arc::new(found), limits);
         assert!(found.chain().is_expired() && assigned.is_taken());
         assert!(!one.chain().is_expired());
     }

@@ -12,7 +12,7 @@ use std::{
 use http::request::Parts;
 use tokio::time::timeout;
 
-use super::{ATTEMPTS, CONTENDED, Doing, Loaded, MAX_LAST, NO_ANSWER, Persistence, Task, lock};
+use super::{ATTEMPTS, CONTENDED, Doing, Loaded, NO_ANSWER, Persistence, Task, lock};
 use crate::{
     session::Session,
     store::{Saved, StoreError, StoreErrorKind, StoreKey, ended::Ended, record::Record},
@@ -20,6 +20,9 @@ use crate::{
 
 /// A process that comes to it later than this has not been recovering the session when it ended.
 const SHORTEST_MARK: Duration = Duration::from_secs(60);
+
+/// How much may be queued until what ended a session is not kept in mind with that.
+const MAX_ENDED_BY: usize = 256;
 
 /// A session that has ended, and the head of the request that ended it.
 pub(crate) struct EndedBy {
@@ -69,7 +72,7 @@ impl Persistence {
         match self.health.noted(marked.unwrap_or(Err(NO_ANSWER))) {
             Some(()) => self.has_replaced(&by),
             None => {
-                let has_room = lock(&self.queue).len() < MAX_LAST;
+                let has_room = lock(&self.queue).len() < MAX_ENDED_BY;
                 self.push(Task::End(key, of, has_room.then(|| Box::new(by))));
             }
         }

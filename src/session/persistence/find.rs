@@ -1,10 +1,6 @@
 //! Finds sessions that the table does not know (rules N1, N5).
 
-use std::{
-    collections::hash_map::Entry,
-    sync::{Arc, Weak},
-    time::Duration,
-};
+use std::{collections::hash_map::Entry, sync::Arc, time::Duration};
 
 use tokio::{
     runtime::Handle,
@@ -37,9 +33,6 @@ impl Persistence {
     pub(crate) async fn find(self: &Arc<Self>, key: Key) -> Option<Arc<Session>> {
         // What is found is used, which the writer tells the store of.
         self.start_writer();
-        if let Some(session) = self.remember(&key) {
-            return Some(session);
-        }
         let deadline = self.deadline();
         let mut found = self.ask(key, deadline)?;
         let found = timeout_at(deadline, found.wait_for(Option::is_some)).await;
@@ -86,7 +79,7 @@ impl Persistence {
                         config.pauses,
                         config.max_subscriptions,
                     );
-                    Some(persistence.restore(session))
+                    Some(persistence.restore(Arc::new(session)))
                 }
                 _ => None,
             };
@@ -108,19 +101,7 @@ impl Persistence {
 }
 
 impl Persistence {
-    /// What this process has forgotten and not written yet: the store knows less of it.
-    fn remember(self: &Arc<Self>, key: &Key) -> Option<Arc<Session>> {
-        let last = lock(&self.last)
-            .get(&key.stored())
-            .and_then(Weak::upgrade)?;
-        if self.has_ended(&last) {
-            return None;
-        }
-        let session = last.revived(self.config.pauses, self.config.max_subscriptions)?;
-        Some(self.restore(session))
-    }
-
-    fn restore(self: &Arc<Self>, session: Session) -> Arc<Session> {
+    pub(super) fn restore(self: &Arc<Self>, session: Arc<Session>) -> Arc<Session> {
         let (session, evicted) = self.sessions.restore(session, self.config.table);
         self.let_go(&evicted);
         // It is in use, from here on as long as its record stays.

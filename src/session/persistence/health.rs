@@ -29,10 +29,6 @@ pub(super) struct Health {
 }
 
 impl Health {
-    pub(super) fn is_failing(&self) -> bool {
-        self.is_failing.load(Ordering::Relaxed)
-    }
-
     /// Notes what came of an operation.
     pub(super) fn noted<T>(&self, result: Result<T, StoreError>) -> Option<T> {
         match result {

@@ -17,7 +17,7 @@ mod under_way;
 mod writer;
 
 use std::{
-    collections::{HashMap, VecDeque, hash_map::Entry},
+    collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak, atomic::AtomicU64},
     time::Duration,
 };
@@ -47,8 +47,6 @@ pub(crate) struct Persistence {
     health: Health,
     findings: Mutex<HashMap<StoreKey, Finding>>,
     queue: Mutex<VecDeque<Task>>,
-    /// The sessions that it is to write although they were forgotten.
-    last: Mutex<HashMap<StoreKey, Weak<Session>>>,
     /// Held by whoever writes something of the queue.
     writing: tokio::sync::Mutex<()>,
     /// How much of it has been written.
@@ -80,8 +78,6 @@ pub(crate) struct PersistenceConfig {
 enum Task {
     /// If the session is still there.
     Save(Weak<Session>),
-    /// Although it is not: it was forgotten for want of room before it was written.
-    SaveLast(Arc<Session>),
     /// The end of a session, by its key and incarnation.
     End(StoreKey, Option<u64>, Option<Box<EndedBy>>),
 }
@@ -123,8 +119,6 @@ enum Loaded {
 const ATTEMPTS: usize = 8;
 const NO_ANSWER: StoreError = StoreError::new(StoreErrorKind::TimedOut, "no answer in time");
 const CONTENDED: StoreError = StoreError::new(StoreErrorKind::Other, "others write the record");
-/// How many of what waits to be written may keep a session that the table has let go of.
-const MAX_LAST: usize = 256;
 /// How many ends are kept in mind while the store is away.
 const MAX_ENDS: usize = 16 * 1024;
 
@@ -137,7 +131,6 @@ impl Persistence {
             health: Health::default(),
             findings: Mutex::default(),
             queue: Mutex::default(),
-            last: Mutex::default(),
             writing: tokio::sync::Mutex::default(),
             done: AtomicU64::default(),
             endings: Endings::default(),
@@ -163,30 +156,39 @@ impl Persistence {
         self.config.timeout.saturating_mul(4)
     }
 
-    /// Something is done that may have something to be written after it, until this is dropped.
-    pub(crate) fn doing(&self) -> Doing {
-        self.under_way.begin()
-    }
-
     /// The session has changed, or is new: it is written soon.
     pub(crate) fn changed(self: &Arc<Self>, session: &Arc<Session>) {
-        let is_new =
-            session.with_synced(|_, synced| !std::mem::replace(&mut synced.is_queued, true));
-        if !is_new {
+        if session.chain().is_forgotten() {
+            return self.changed_late(session);
+        }
+        if session.with_synced(|_, synced| std::mem::replace(&mut synced.is_queued, true)) {
             // A runtime may have shut down in the meantime.
             self.start_writer();
-        } else if session.chain().is_forgotten() {
-            self.write_last(session);
         } else {
             self.push(Task::Save(Arc::downgrade(session)));
         }
     }
 
-    /// The session was forgotten while it was recovered, and nothing is to take the place of its epoch
-    /// any more: what could not be written for that is written.
-    pub(crate) fn stays_behind(self: &Arc<Self>, session: &Arc<Session>) {
-        if session.with_synced(|_, synced| synced.left.is_some()) {
-            self.changed(session);
+    /// It was forgotten before the answer that has changed it was there. If that was for want of room, it
+    /// is recorded once more; or whoever has found it meanwhile is told.
+    fn changed_late(self: &Arc<Self>, session: &Arc<Session>) {
+        if !session.is_late() {
+            return;
+        }
+        let found = self.restore(session.clone());
+        if Arc::ptr_eq(&found, session) {
+            return;
+        }
+        let changes = session.take_unstored();
+        for change in &changes {
+            found.apply(change.clone(), self.config.max_subscriptions);
+        }
+        self.changed(&found);
+        let epoch_of = |session: &Session| session.as_stored(&session.chain().current());
+        if let Some(reconciler) = self.reconciler.get() {
+            if epoch_of(session) != epoch_of(&found) {
+                reconciler.tell(&found, changes);
+            }
         }
     }
 
@@ -199,46 +201,10 @@ impl Persistence {
         })
     }
 
-    /// This process forgets the session for want of room. Whether somebody may go on with it, since the
-    /// store holds it as it is, or is about to. That is asked again if it turns out that it is not.
-    pub(crate) fn hand_over(self: &Arc<Self>, session: &Arc<Session>) -> bool {
-        let may_be = session.with_synced(|_, synced| !synced.is_unstorable);
-        let is_about_to = self.write_last(session) && may_be && !self.health.is_failing();
-        let is_handed_over = is_about_to || self.keeps(session, &session.chain().current());
-        session.with_synced(|_, synced| {
-            synced.has_made_room = true;
-            let was_given_up = synced.is_given_up;
-            synced.is_given_up |= !is_handed_over;
-            is_handed_over || was_given_up
-        })
-    }
-
-    /// What has changed in a session that this process forgets is written still, if anything has, and
-    /// there is room for it.
-    fn write_last(self: &Arc<Self>, session: &Arc<Session>) -> bool {
-        let is_to_be = session.with_synced(|_, synced| synced.is_to_be_written());
-        let is_written = is_to_be && lock(&self.queue).len() < MAX_LAST;
-        if is_written {
-            let mut last = lock(&self.last);
-            last.retain(|_, it| it.strong_count() > 0);
-            last.insert(session.key().stored(), Arc::downgrade(session));
-            drop(last);
-            self.push(Task::SaveLast(session.clone()));
-        }
-        is_written
-    }
-
-    /// Unless it is to be written once more, the store knows more of the session from here on.
-    fn is_written(&self, session: &Arc<Session>) {
-        if session.with_synced(|_, synced| synced.is_to_be_written()) {
-            return;
-        }
-        let mut last = lock(&self.last);
-        if let Entry::Occupied(entry) = last.entry(session.key().stored()) {
-            if Weak::ptr_eq(entry.get(), &Arc::downgrade(session)) {
-                entry.remove();
-            }
-        }
+    /// The store has heard of something, or something has been done: what has waited for that is
+    /// forgotten.
+    fn written(&self) {
+        self.let_go(&self.sessions.written(self.config.table));
     }
 
     /// The record of another process that has gone on from the session's current epoch (rule N4).

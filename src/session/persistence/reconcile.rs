@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{Agreed, Doing, EndedBy, Persistence};
+use super::{Agreed, EndedBy, Persistence};
 use crate::{
     session::{Epoch, Session, StateChange},
     store::record::Record,
@@ -15,10 +15,9 @@ pub(crate) trait Reconcile: Send + Sync {
     fn tell(&self, session: &Arc<Session>, changes: Vec<StateChange>);
 
     /// Goes on where another process does, or lets go of a session that another has ended.
-    /// What there is to write afterwards is queued when `doing` is dropped.
-    fn follow(&self, session: &Arc<Session>, doing: Doing);
+    fn follow(&self, session: &Arc<Session>);
 
-    /// The session was forgotten to make room. Asked again if the store turns out not to hold it.
+    /// The session was forgotten to make room.
     fn let_go(&self, session: &Arc<Session>);
 
     /// Ends an epoch that another process has made of a session that has ended.
@@ -38,17 +37,6 @@ impl Persistence {
         }
     }
 
-    /// The store turns out not to hold a session that this process has forgotten. If that was to make
-    /// room, what it has made of it is of no use to anybody; what was forgotten on purpose stays as it is.
-    /// Gives whether it has made room.
-    pub(super) fn let_go_again(&self, session: &Arc<Session>) -> bool {
-        let has_made_room = session.with_synced(|_, synced| synced.has_made_room);
-        if has_made_room {
-            self.let_go(std::slice::from_ref(session));
-        }
-        has_made_room
-    }
-
     /// The store has the session as it was written, or has it otherwise.
     pub(super) fn reconcile(&self, session: &Arc<Session>, epoch: &Epoch, agreed: &Agreed) {
         let reconciler = self.reconciler.get();
@@ -64,12 +52,9 @@ impl Persistence {
             // What it has of another epoch, or of an end, is what counts. A recovery would find it.
             Agreed::Other(..) | Agreed::Ended => {
                 let chain = session.chain();
-                if chain.is_forgotten() {
-                    self.let_go_again(session);
-                } else if chain.is_at_rest(epoch) {
-                    if let Some(reconciler) = reconciler {
-                        reconciler.follow(session, self.doing());
-                    }
+                let is_there = !chain.is_forgotten() && chain.is_at_rest(epoch);
+                if let Some(reconciler) = reconciler.filter(|_| is_there) {
+                    reconciler.follow(session);
                 }
             }
         }

@@ -154,10 +154,7 @@ impl Persistence {
             // It has changed, and is in the queue again.
             return;
         }
-        // What has made room, or does so while it is written, is queued by that if there is room for it.
-        if !(session.chain().is_forgotten() && self.let_go_again(&session)) {
-            lock(&self.queue).push_back(task);
-        }
+        lock(&self.queue).push_back(task);
     }
 
     /// Whether the store was asked for that.
@@ -231,8 +228,7 @@ impl Drop for Taken<'_> {
         }
         match (self.task.take(), self.session.take()) {
             (Some(task), session) => self.persistence.again(task, session),
-            (None, Some(session)) => self.persistence.is_written(&session),
-            (None, None) => {}
+            (None, _) => self.persistence.written(),
         }
     }
 }
@@ -242,7 +238,6 @@ impl Task {
     fn session(&self) -> Option<Arc<Session>> {
         match self {
             Self::Save(session) => session.upgrade(),
-            Self::SaveLast(session) => Some(session.clone()),
             Self::End(..) => None,
         }
     }
@@ -250,7 +245,7 @@ impl Task {
     fn is_of_use(&self) -> bool {
         match self {
             Self::Save(session) => session.strong_count() > 0,
-            Self::SaveLast(_) | Self::End(..) => true,
+            Self::End(..) => true,
         }
     }
 }
@@ -301,7 +296,7 @@ async fn write(persistence: Weak<Persistence>, wake: Arc<Notify>, touch: Duratio
 
 #[cfg(test)]
 mod tests {
-    use super::{super::MAX_LAST, *};
+    use super::*;
     use crate::{
         session::{
             fixture::{ENDPOINT, recorded},
@@ -340,20 +335,6 @@ mod tests {
             persistence.push(end(number));
         }
         assert_eq!(lock(&persistence.queue).len(), 10_000);
-    }
-
-    #[test]
-    fn k_n5_so_many_sessions_are_kept_for_what_has_not_been_written() {
-        let (persistence, sessions) = persistence();
-        let session = recorded(&sessions, ENDPOINT, "1");
-        let queued = || lock(&persistence.queue).len();
-        persistence.write_last(&session);
-        assert_eq!(queued(), 0, "nothing has changed in it");
-        session.with_synced(|_, synced| synced.is_queued = true);
-        for most in 1..MAX_LAST + 9 {
-            persistence.write_last(&session);
-            assert_eq!(queued(), most.min(MAX_LAST));
-        }
     }
 
     #[test]

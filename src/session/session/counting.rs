@@ -36,6 +36,15 @@ impl Session {
         self.count_other(&mut memory);
     }
 
+    /// It does not count any more.
+    pub(in crate::session) fn count_nowhere(&self) {
+        let mut memory = self.lock_memory();
+        let counted = std::mem::take(&mut memory.counted);
+        if let Some(counts) = memory.counts.take() {
+            counts.change(counted, 0);
+        }
+    }
+
     /// A recovery has ended: what that left behind counts.
     pub(crate) fn recount(&self) {
         self.count_other(&mut self.lock_memory());

@@ -13,27 +13,68 @@ use super::{
     outliving::restarted,
 };
 
-/// I2: another process may go on with it, so only the table lets go of it; unless the store has
-/// never heard of it.
+/// I2: whoever has it may go on with it, once the store does.
 #[tokio::test(start_paused = true)]
-async fn i2_n1_a_session_that_is_stored_is_not_ended_when_the_table_is_full() {
-    for (mode, is_stored) in [(Mode::Works, true), (Mode::Down, false)] {
-        // Given a session that has moved on,
+async fn i2_n1_a_session_goes_on_in_the_store_when_the_table_is_full() {
+    for mode in [Mode::Works, Mode::Down, Mode::Hangs, Mode::Full] {
+        // Given a session that has moved on, of which the store knows or cannot be told,
         let store = FaultyStore::new();
+        let scene = live(store.layer().max_sessions(1)).await;
+        settle().await;
         store.set(mode);
-        let scene = lost(store.layer().max_sessions(1)).await;
+        scene.server.restart();
         assert_eq!(echoed(&scene.call(1).await), 1);
         settle().await;
-        // when another takes its place in the table,
+        // when another takes its place in the table, then it is not ended, but goes on,
         handshake(&scene.client).await;
         settle().await;
-        // then it is ended on the server, or it goes on.
-        assert_eq!(scene.server.count("DELETE"), usize::from(!is_stored));
-        if is_stored {
-            assert_eq!(scene.call(2).await.outcome(), None);
-            assert_eq!(scene.server.count("initialize"), 3);
-        }
+        assert_eq!(scene.call(2).await.outcome(), None, "{mode:?}");
+        // for the next process, too, when the store is back.
+        store.set(Mode::Works);
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        let scene = restarted(scene, &store);
+        assert_eq!(scene.call(3).await.outcome(), None, "{mode:?}");
+        assert_eq!(scene.server.count("DELETE"), 0, "{mode:?}");
+        assert_eq!(scene.server.count("initialize"), 3, "{mode:?}");
     }
+}
+
+/// I2, K2: so many are there beyond the limit.
+#[tokio::test(start_paused = true)]
+async fn k_n5_so_many_sessions_wait_for_a_store_beyond_the_limit_of_the_table() {
+    const WAITING: usize = 256;
+    // Given as many sessions as may wait for a store that is away, and one for which there is room, which
+    // has moved on,
+    let store = FaultyStore::new();
+    store.set(Mode::Down);
+    let sessions = Sessions::new();
+    let scene = live(store.layer().max_sessions(1).sessions(sessions.clone())).await;
+    let mut last = String::new();
+    for _ in 0..WAITING {
+        last = handshake(&scene.client).await;
+    }
+    let known = scene.server.live().len();
+    scene.server.restart();
+    let call = |id: u64| scene.send(post(Some(&last), &tool_call(id)));
+    assert_eq!(echoed(&call(1).await), 1);
+    assert_eq!(sessions.len(), 1);
+    // when there is another, then that makes room for it, and is ended.
+    handshake(&scene.client).await;
+    settle().await;
+    assert_eq!((known, sessions.len()), (WAITING + 1, 1));
+    assert_eq!(scene.server.count("DELETE"), 1);
+    assert_eq!(call(2).await.status, 404);
+    // Those that wait go on.
+    assert_eq!(echoed(&scene.call(3).await), 3);
+
+    // When they have been written, they make room, but for one that has been used since.
+    store.set(Mode::Works);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(sessions.len(), 1);
+    let loads = store.loads();
+    assert_eq!(scene.call(4).await.outcome(), None);
+    assert_eq!(store.loads(), loads);
+    assert_eq!(scene.server.count("DELETE"), 1);
 }
 
 /// K2: those that are found make room for each other.
@@ -117,27 +158,6 @@ async fn n1_what_the_table_has_no_room_for_is_found_in_the_store() {
     }
     assert_eq!(server.live().len(), 3);
     assert_eq!(server.count("DELETE"), 0);
-}
-
-/// I2: that the store has heard of the session is of no use to an epoch that it has not heard of.
-#[tokio::test(start_paused = true)]
-async fn i2_n5_an_epoch_that_the_store_does_not_hold_is_ended_when_the_table_is_full() {
-    for mode in [Mode::Down, Mode::Hangs, Mode::Full] {
-        // Given a session that is stored, and has moved on without the store,
-        let store = FaultyStore::new();
-        let scene = live(store.layer().max_sessions(1)).await;
-        settle().await;
-        store.set(mode);
-        scene.server.restart();
-        assert_eq!(echoed(&scene.call(1).await), 1);
-        // when another takes its place, then it is ended,
-        let other = handshake(&scene.client).await;
-        settle().await;
-        assert_eq!(scene.server.live(), [other], "{mode:?}");
-        // and goes on from what the store has.
-        store.set(Mode::Works);
-        assert_eq!(echoed(&scene.call(2).await), 2, "{mode:?}");
-    }
 }
 
 /// I3: the same while it is being recovered.
@@ -342,8 +362,8 @@ async fn n1_what_has_been_written_is_found_in_the_store_also_while_somebody_list
 
 /// I2, N1: what makes room for a session that was found may be in no store itself.
 #[tokio::test(start_paused = true)]
-async fn i2_n5_what_makes_room_for_a_found_session_is_ended_unless_it_is_stored() {
-    for (mode, is_stored) in [(Mode::Works, true), (Mode::Full, false)] {
+async fn i2_n5_what_makes_room_for_a_found_session_goes_on() {
+    for mode in [Mode::Works, Mode::Full] {
         // Given a session that another process has stored,
         let store = FaultyStore::new();
         let other = live(store.layer()).await;
@@ -360,14 +380,46 @@ async fn i2_n5_what_makes_room_for_a_found_session_is_ended_unless_it_is_stored(
         let scene = Scene { session, ..scene };
         scene.server.restart();
         assert_eq!(echoed(&scene.call(1).await), 1);
-        let made = scene.server.live();
         settle().await;
-        // when that process finds the other, then its own goes on in the store, or is ended.
+        // when that process finds the other, then its own goes on all the same.
         let call = post(Some(&other.session), &tool_call(2));
         assert_eq!(echoed(&scene.send(call).await), 2);
         settle().await;
-        let live = scene.server.live();
-        assert_eq!(live.contains(&made[0]), is_stored, "{mode:?}");
-        assert_eq!(live.len(), 1 + usize::from(is_stored));
+        assert_eq!(scene.call(3).await.outcome(), None, "{mode:?}");
+        assert_eq!(scene.server.live().len(), 2, "{mode:?}");
     }
+}
+
+/// H1, N3: what has made room may find that another process has gone on.
+#[tokio::test(start_paused = true)]
+async fn n1_h1_what_was_not_written_of_a_session_that_made_room_is_told_to_another_processs_epoch()
+{
+    // Given a session with a change of which the store could not be told, and which has made room,
+    let store = FaultyStore::new();
+    let own = store.another_way();
+    let scene = live(own.layer().max_sessions(1)).await;
+    settle().await;
+    own.set(Mode::Down);
+    let subscribe = change("resources/subscribe", "file:///a");
+    scene.send(post(Some(&scene.session), &subscribe)).await;
+    handshake(&scene.client).await;
+    // when another process has recovered it, and the store is back,
+    let other = scene.in_another_process(store.layer());
+    scene.server.restart();
+    assert_eq!(echoed(&other.call(1).await), 1);
+    own.set(Mode::Works);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    // then that has it, and nothing more is written.
+    let live = scene.server.live();
+    assert_eq!(live.len(), 1);
+    assert_eq!(scene.server.subscriptions(&live[0]), ["file:///a"]);
+    let loads = store.loads() + own.loads();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(store.loads() + own.loads(), loads);
+    // And the next process knows it.
+    scene.server.restart();
+    let next = scene.in_another_process(store.layer());
+    assert_eq!(echoed(&next.call(2).await), 2);
+    let live = scene.server.live();
+    assert_eq!(scene.server.subscriptions(&live[0]), ["file:///a"]);
 }
