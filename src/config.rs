@@ -99,6 +99,19 @@ impl<S> Shared<S> {
         let _ = session;
     }
 
+    /// The session as it is recorded, if it is: once more, where it was forgotten for want of room, or as
+    /// it was found in the store since.
+    pub(crate) fn recorded(&self, session: &Arc<Session>) -> Option<Arc<Session>> {
+        if !session.chain().is_forgotten() {
+            return Some(session.clone());
+        }
+        #[cfg(feature = "store")]
+        if let Some(persistence) = &self.persistence {
+            return persistence.recall(session);
+        }
+        None
+    }
+
     /// Whether somebody may go on with a session that this process has forgotten, in this epoch: then
     /// that is not to be ended (rule I2).
     pub(crate) fn keeps(&self, session: &Session, epoch: &Epoch) -> bool {

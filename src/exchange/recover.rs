@@ -41,6 +41,12 @@ where
                     self.enter(snapshot);
                     return Ok(());
                 }
+                // It had made room while the request was under way, and is there once more.
+                Claim::Failed(error)
+                    if error.failure == Failure::Forgotten && self.is_recorded() =>
+                {
+                    continue;
+                }
                 Claim::Failed(error) => return Err(error),
                 Claim::Join(flight) => flight,
                 Claim::Lead(epoch, flight, leader) => {
@@ -67,6 +73,11 @@ where
                 Some(Err(error)) => return Err(error),
             }
         }
+    }
+
+    fn is_recorded(&self) -> bool {
+        let recorded = self.shared.recorded(&self.session);
+        recorded.is_some_and(|it| Arc::ptr_eq(&it, &self.session))
     }
 
     /// Whether the request may start a recovery (rule D7).

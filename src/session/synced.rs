@@ -116,6 +116,10 @@ impl Session {
         self.synced(|synced| synced.has_made_room = true);
     }
 
+    pub(super) fn has_made_room(&self) -> bool {
+        self.synced(|synced| synced.has_made_room) == Some(true)
+    }
+
     /// It is recorded once more.
     pub(super) fn is_back(&self) {
         self.chain().is_back();
@@ -145,6 +149,27 @@ impl Session {
             }
             synced.incarnation
         })
+    }
+
+    /// Whether both are known to be the same, in a store.
+    pub(super) fn has_incarnation_of(&self, other: &Self) -> bool {
+        let of = |session: &Self| session.synced(|synced| synced.incarnation).flatten();
+        of(self).is_some_and(|own| of(other) == Some(own))
+    }
+
+    /// Whether what the store holds under the session's key is of this session. Until something of it is
+    /// known to have been written, or read, it may be of an earlier one.
+    pub(super) fn is_in(&self, record: &Record) -> bool {
+        self.with_synced(|_, synced| {
+            let is_own = synced.incarnation.is_some() && synced.incarnation == record.incarnation;
+            synced.is_known || is_own
+        })
+    }
+
+    /// Whether both are in what is the same epoch in a store.
+    pub(super) fn is_stored_as(&self, other: &Self) -> bool {
+        let of = |session: &Self| session.as_stored(&session.chain().current());
+        of(self) == of(other)
     }
 
     /// An epoch of this session as the store has it.

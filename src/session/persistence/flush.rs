@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// How often what follows from what was written is waited for.
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 5;
 
 impl Sessions {
     /// Waits until the stores have what they were to be told of these sessions: for a process that is
@@ -80,11 +80,11 @@ impl Persistence {
             // Each of them may queue something, and what is written may show that there is more to do.
             let _ = timeout(self.patience(), self.under_way.none()).await;
             self.flush_queue().await?;
-            if self.under_way.is_none() {
+            if self.under_way.is_none() && lock(&self.queue).is_empty() {
                 return Ok(());
             }
         }
-        // What is still under way may have something to be written, which waits in vain.
+        // There is always something more, or what is still under way may have something to be written.
         Err(NO_ANSWER)
     }
 

@@ -184,11 +184,12 @@ impl Persistence {
             found.apply(change.clone(), self.config.max_subscriptions);
         }
         self.changed(&found);
-        let epoch_of = |session: &Session| session.as_stored(&session.chain().current());
-        if let Some(reconciler) = self.reconciler.get() {
-            if epoch_of(session) != epoch_of(&found) {
-                reconciler.tell(&found, changes);
-            }
+        if let Some(reconciler) = self
+            .reconciler
+            .get()
+            .filter(|_| !found.is_stored_as(session))
+        {
+            reconciler.tell(&found, changes);
         }
     }
 
@@ -219,7 +220,7 @@ impl Persistence {
             Some(Loaded::Record(record, _)) if session.is_displaced_by(&record) => {
                 set_revision(session, None);
             }
-            Some(Loaded::Record(record, revision)) if is_known(session) => {
+            Some(Loaded::Record(record, revision)) if session.is_in(&record) => {
                 let epoch = session.chain().current();
                 if session.is_behind(&epoch, &record) {
                     return Newer::Epoch(record, revision);
@@ -278,6 +279,10 @@ impl Persistence {
             if is_removed {
                 return Ok(Agreed::Ended);
             }
+            if !is_proposal && session.chain().is_forgotten() {
+                // It has, or had, all of it that counts.
+                return Ok(Agreed::Left);
+            }
             if has_left() {
                 session.with_synced(|_, synced| {
                     // What has been read for it is not for the one after it to write over.
@@ -333,7 +338,7 @@ impl Persistence {
                     set_revision(session, None);
                     return Ok(Agreed::Proposed);
                 }
-                Loaded::Record(_, revision) if !is_known(session) => {
+                Loaded::Record(record, revision) if !session.is_in(&record) => {
                     set_revision(session, Some(revision));
                 }
                 Loaded::Record(..) if has_left() => {}
@@ -363,11 +368,6 @@ impl Persistence {
             },
         })
     }
-}
-
-/// Whether what the store holds under the session's key is of this session.
-fn is_known(session: &Session) -> bool {
-    session.with_synced(|_, synced| synced.is_known)
 }
 
 fn set_revision(session: &Session, revision: Option<Revision>) {

@@ -144,17 +144,19 @@ impl Persistence {
     }
 
     fn again(&self, task: Task, session: Option<Arc<Session>>) {
-        let Some(session) = session else {
-            if let Task::End(..) = task {
-                lock(&self.queue).push_back(task);
+        let is_wanted = match (&task, session) {
+            (Task::End(..), _) => true,
+            (Task::Save(_), None) => false,
+            // If it has changed meanwhile, it is in the queue already.
+            (Task::Save(_), Some(session)) => {
+                session.with_synced(|_, synced| !std::mem::replace(&mut synced.is_queued, true))
             }
-            return;
         };
-        if session.with_synced(|_, synced| std::mem::replace(&mut synced.is_queued, true)) {
-            // It has changed, and is in the queue again.
-            return;
+        if is_wanted {
+            lock(&self.queue).push_back(task);
+            // It may have been a flush that failed, while the writer saw an empty queue.
+            self.wake.notify_one();
         }
-        lock(&self.queue).push_back(task);
     }
 
     /// Whether the store was asked for that.
