@@ -23,6 +23,8 @@ use super::{
     handshake::HalfOpen,
     reply::Reply,
 };
+#[cfg(feature = "store")]
+use crate::session::Epoch;
 use crate::{
     config::Shared,
     http_service::HttpService,
@@ -55,6 +57,35 @@ where
     let is_anothers = || made.assigned().is_some_and(Assigned::is_taken);
     let told = change(client, made.upstream(), changes, deadline, is_anothers);
     [not_kept, told.await].concat()
+}
+
+/// Tells an epoch that another process has made what this one has changed in the epoch before. Gives the
+/// same.
+#[cfg(feature = "store")]
+pub(super) async fn catch_up<S, B>(
+    shared: &Arc<Shared<S>>,
+    session: &Arc<Session>,
+    epoch: &Epoch,
+    changes: Vec<StateChange>,
+    deadline: Instant,
+) -> Vec<&'static str>
+where
+    S: HttpService<B>,
+    B: Body<Error: Send> + Send + 'static,
+{
+    let Some(handshake) = epoch.handshake().filter(|_| !changes.is_empty()) else {
+        return Vec::new();
+    };
+    let client = Arc::new(Client::<S, B>::of_handshake(shared, session, handshake));
+    let is_anothers = || shared.sessions.is_anothers(session, epoch);
+    change(
+        &client,
+        &UpstreamSession::of(epoch),
+        changes,
+        deadline,
+        is_anothers,
+    )
+    .await
 }
 
 /// Tells the session that is current what an earlier one has accepted since the new one was told

@@ -18,6 +18,7 @@ use tracing::Instrument;
 use super::{
     agree::{Adopted, Agreement},
     drain::in_background,
+    restore::catch_up,
 };
 use super::{
     client::Client,
@@ -26,7 +27,7 @@ use super::{
     restore::{restore, tell},
 };
 #[cfg(feature = "store")]
-use crate::session::{Chain, StateChange};
+use crate::session::Chain;
 use crate::{
     Failure,
     config::Shared,
@@ -178,7 +179,7 @@ where
         if let Some(leader) = report.leader.take() {
             let waited = leader.waiting();
             let replaced = own.clone();
-            let (next, recovered) = self.adopt(adopted);
+            let (next, recovered) = self.adopt(adopted, deadline).await;
             let result = self.publish(leader, next, recovered);
             if result.is_ok() && is_another {
                 self.end_later(replaced);
@@ -201,7 +202,9 @@ where
         #[cfg(feature = "store")]
         let expired = match &mut agreement {
             Some(agreement) => match agreement.newer(deadline).await? {
-                Some(adopted) if adopted.is_alive => return Ok(self.adopt(adopted)),
+                Some(adopted) if adopted.is_alive => {
+                    return Ok(self.adopt(adopted, deadline).await);
+                }
                 Some(expired) => {
                     let _ = expired.take_over(&self.shared, &self.session);
                     expired.epoch
@@ -231,7 +234,7 @@ where
             Some(agreement) => match agreement.propose(epoch, deadline).await? {
                 (epoch, None) => epoch,
                 // What this one has made is dropped, and with that ended.
-                (_, Some(adopted)) => return Ok(self.adopt(adopted)),
+                (_, Some(adopted)) => return Ok(self.adopt(adopted, deadline).await),
             },
             None => epoch,
         };
@@ -239,17 +242,27 @@ where
         Ok((Next::Made(Arc::new(epoch), established.session), recovered))
     }
 
+    /// The session is about to go on in the epoch that the store holds. What this process has changed in
+    /// the one before is told to that first: whoever waits may change it again.
     #[cfg(feature = "store")]
-    fn adopt(&self, adopted: Adopted) -> (Next<'_, S, B>, Recovered) {
+    async fn adopt(&self, adopted: Adopted, deadline: Instant) -> (Next<'_, S, B>, Recovered) {
         let changes = match (self.expired.result(), adopted.epoch.result()) {
             (Some(old), Some(new)) => new.changes_from(old),
             _ => Changes::default(),
         };
-        let recovered = Recovered {
+        let mut recovered = Recovered {
             epoch: adopted.epoch.number(),
             changes,
             ..Recovered::default()
         };
+        let own = adopted.take_over(&self.shared, &self.session);
+        self.session.is_agreed();
+        if self.shared.config.restore_state {
+            let deadline = self.telling_until(deadline);
+            recovered.restored = self.session.state();
+            recovered.not_restored =
+                catch_up(&self.shared, &self.session, &adopted.epoch, own, deadline).await;
+        }
         (Next::Adopted(adopted), recovered)
     }
 
@@ -274,13 +287,18 @@ where
         };
         let state = self.session.state();
         if config.restore_state && !state.is_empty() {
-            // Whoever waits has no more time than this: what is not restored must not cost it.
             recovered.restored = state.clone();
-            let deadline = deadline - config.recovery_timeout.min(deadline - Instant::now()) / 16;
+            let deadline = self.telling_until(deadline);
             recovered.not_restored =
                 restore(&self.client, &established.session, state, deadline).await;
         }
         Ok((established, recovered))
+    }
+
+    /// Whoever waits has no more time than this: what is not restored must not cost it.
+    fn telling_until(&self, deadline: Instant) -> Instant {
+        let patience = self.shared.config.recovery_timeout;
+        deadline - patience.min(deadline - Instant::now()) / 16
     }
 
     /// Publishes the epoch. If the session was forgotten meanwhile, what a handshake has made is
@@ -296,11 +314,6 @@ where
             #[cfg(feature = "store")]
             Next::Adopted(adopted) => (adopted.epoch.clone(), None),
         };
-        #[cfg(feature = "store")]
-        let changes = match &next {
-            Next::Made(..) => Vec::new(),
-            Next::Adopted(adopted) => self.take_over(adopted),
-        };
         self.session.announce(epoch.promised());
         let sessions = &self.shared.sessions;
         let published = sessions.publish(&self.session, leader, epoch, assigned);
@@ -310,7 +323,7 @@ where
             self.forgotten(next);
             return Err(Failure::Forgotten);
         }
-        let later = match next {
+        match next {
             Next::Made(_, session) => {
                 session.keep();
                 super::make_room::<S, B>(&self.shared);
@@ -318,26 +331,18 @@ where
                 if self.shared.persistence.is_some() {
                     self.session.is_told();
                 }
-                // What the old session accepted meanwhile.
-                self.session.state().changes_from(&recovered.restored)
             }
             #[cfg(feature = "store")]
-            Next::Adopted(_) => changes,
-        };
+            Next::Adopted(_) => {}
+        }
         // What was not agreed on in time is written when the store is there.
         self.shared.changed(&self.session);
         if self.shared.config.restore_state {
+            // What the old session accepted meanwhile.
+            let later = self.session.state().changes_from(&recovered.restored);
             tell::<S, B>(&self.shared, &self.session, later);
         }
         Ok(recovered)
-    }
-
-    /// The session goes on in the epoch that the store holds. Gives what that has not been told.
-    #[cfg(feature = "store")]
-    fn take_over(&self, adopted: &Adopted) -> Vec<StateChange> {
-        let changes = adopted.take_over(&self.shared, &self.session);
-        self.session.is_agreed();
-        changes
     }
 
     /// Ends an epoch that is not the one that the processes have agreed on, when those who are still in
