@@ -244,10 +244,11 @@ where
             self.shared.sessions.forget(&self.session);
             #[cfg(feature = "store")]
             if self.shared.persistence.is_some() {
+                recovery::end_everywhere(&self.shared, &self.session, self.unpack());
+                // From here on it is not found any more.
                 if let Some(found) = self.shared.sessions.forget_found(&self.session) {
                     recovery::end::<S, B>(&self.shared, &found, &found.chain().current());
                 }
-                recovery::end_everywhere(&self.shared, &self.session, self.unpack());
             }
             // A recovery may have made another while the DELETE was on its way.
             let current = self.session.chain().current();

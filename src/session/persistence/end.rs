@@ -47,7 +47,9 @@ impl Persistence {
     /// what this returns is kept.
     pub(crate) fn ending(&self, session: &Session) -> Doing {
         session.with_synced(|_, synced| synced.is_removed = true);
-        self.endings.begin(session.key().stored());
+        let key = session.key().stored();
+        self.endings.begin(key);
+        self.not_found(key);
         self.doing()
     }
 

@@ -9,7 +9,10 @@ use tokio::{
 };
 
 use super::{Loaded, NO_ANSWER, Persistence, lock};
-use crate::session::{Key, Session};
+use crate::{
+    session::{Key, Session},
+    store::StoreKey,
+};
 
 /// What is known of a key that was asked for.
 pub(super) enum Finding {
@@ -47,6 +50,10 @@ impl Persistence {
         let stored_key = key.stored();
         let now = Instant::now();
         let mut findings = lock(&self.findings);
+        if self.endings.has(stored_key) {
+            // It has ended, whatever the store says before it is marked.
+            return None;
+        }
         if findings.len() >= MAX_FINDINGS {
             findings.retain(|_, it| matches!(it, Finding::UnderWay(_)) && !it.is_over(now));
         }
@@ -63,13 +70,18 @@ impl Persistence {
         let runtime = Handle::try_current().ok()?;
         let (sender, found) = watch::channel(None);
         findings.insert(stored_key, Finding::UnderWay(found.clone()));
-        let persistence = self.clone();
+        let (persistence, asked) = (self.clone(), found.clone());
         runtime.spawn(async move {
             let loaded = timeout_at(deadline, persistence.load(stored_key)).await;
             let loaded = persistence.health.noted(loaded.unwrap_or(Err(NO_ANSWER)));
+            let mut findings = lock(&persistence.findings);
+            let is_asked = match findings.get(&stored_key) {
+                Some(Finding::UnderWay(it)) => it.same_channel(&asked),
+                _ => false,
+            };
             let session = match &loaded {
-                // It has ended while the store was asked, or before, and is not marked yet.
-                Some(_) if persistence.endings.has(stored_key) => None,
+                // It has ended while the store was asked.
+                _ if !is_asked => None,
                 Some(Loaded::Record(record, revision)) => {
                     let config = &persistence.config;
                     let session = Session::of_record(
@@ -83,8 +95,8 @@ impl Persistence {
                 }
                 _ => None,
             };
-            let mut findings = lock(&persistence.findings);
             match loaded {
+                _ if !is_asked => {}
                 Some(Loaded::Nothing | Loaded::Ended(..)) => {
                     let until = Instant::now() + NOT_ASKED_AGAIN;
                     findings.insert(stored_key, Finding::Nothing(until));
@@ -101,6 +113,13 @@ impl Persistence {
 }
 
 impl Persistence {
+    /// The session has ended: what the store is saying of it is no news any more.
+    pub(super) fn not_found(&self, key: StoreKey) {
+        if let Entry::Occupied(mut entry) = lock(&self.findings).entry(key) {
+            entry.insert(Finding::Nothing(Instant::now() + NOT_ASKED_AGAIN));
+        }
+    }
+
     /// A session that this process has forgotten for want of room, and that somebody still uses, is
     /// recorded once more. Gives what is recorded then: it may have been found in the store meanwhile.
     pub(crate) fn recall(self: &Arc<Self>, session: &Arc<Session>) -> Option<Arc<Session>> {
