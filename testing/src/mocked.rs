@@ -193,6 +193,22 @@ pub fn hold(server: &Server, what: &'static str) -> Gate {
     Gate(sender)
 }
 
+/// The same where the server does at once what it is asked for.
+pub fn hold_answer(server: &Server, what: &'static str) -> Gate {
+    let (sender, receiver) = watch::channel(false);
+    let holder = server.clone();
+    server.on_async(move |seen| {
+        (seen.what() == what).then(|| {
+            let (answer, mut receiver) = (holder.default_answer(seen), receiver.clone());
+            Box::pin(async move {
+                let _ = receiver.wait_for(|open| *open).await;
+                Ok(answer)
+            }) as Answering
+        })
+    });
+    Gate(sender)
+}
+
 /// Gives every `what` another answer than the server's own, which is made all the same: it is
 /// given to `instead`, which can take the new session's id from it.
 pub fn replace(

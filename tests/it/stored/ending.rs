@@ -453,3 +453,40 @@ async fn n6_what_lands_in_a_full_store_after_the_end_is_let_go_of() {
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(store.len(), 0);
 }
+
+/// I1: what the store says may be older than the end.
+#[tokio::test(start_paused = true)]
+async fn n6_a_session_is_not_found_by_what_the_store_was_asked_before_it_ended() {
+    // It ends before or after the store is asked.
+    for asked in [0, 40, 80, 120, 160, 200] {
+        // Given a session that has made room, and a call under way,
+        let store = FaultyStore::new();
+        let scene = live(store.layer().max_sessions(1)).await;
+        settle().await;
+        let gate = hold(&scene.server, "DELETE");
+        let ending = scene.spawn(delete(&scene.session));
+        settle().await;
+        handshake(&scene.client).await;
+        settle().await;
+        // when it is asked for while it ends, in a store that says late what it holds,
+        store.set(Mode::Late(Duration::from_millis(150)));
+        let begun = std::time::Duration::from_millis(100);
+        let call = {
+            let client = scene.client.clone();
+            let call = post(Some(&scene.session), &tool_call(1));
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(asked)).await;
+                send(&client, call).await
+            })
+        };
+        tokio::time::sleep(begun).await;
+        gate.open();
+        assert_eq!(soon(ending).await.unwrap().status, 200);
+        // then it has ended.
+        assert_eq!(soon(call).await.unwrap().status, 404, "asked at {asked}");
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert_eq!(scene.call(2).await.status, 404);
+        assert_eq!(scene.server.live().len(), 1);
+        assert_eq!(scene.server.count("initialize"), 2);
+    }
+}

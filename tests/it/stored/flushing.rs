@@ -423,3 +423,77 @@ async fn n1_what_a_recovery_has_made_is_flushed_by_whoever_hears_of_it() {
     let heard = heard.lock().unwrap();
     assert!(!heard.is_empty() && !heard.contains(&true), "{heard:?}");
 }
+
+/// N3, H1: what was written may show that there is more to do, at any time.
+#[tokio::test(start_paused = true)]
+async fn n1_what_a_flush_finds_out_is_written_however_much_else_there_is() {
+    for others in 0..7 {
+        // Given a session that two processes have recovered each for itself, a change in it,
+        let store = FaultyStore::new();
+        let own = store.another_way();
+        let sessions = Sessions::new();
+        let scene = live(own.layer().sessions(sessions.clone())).await;
+        settle().await;
+        let other = scene.in_another_process(store.layer());
+        assert_eq!(echoed(&other.call(1).await), 1);
+        settle().await;
+        own.set(Mode::Down);
+        scene.server.restart();
+        assert_eq!(echoed(&other.call(2).await), 2);
+        assert_eq!(echoed(&scene.call(3).await), 3);
+        let subscribe = change("resources/subscribe", "file:///a");
+        scene.send(post(Some(&scene.session), &subscribe)).await;
+        // and others that are to be written,
+        for _ in 0..others {
+            handshake(&scene.client).await;
+        }
+        settle().await;
+        // when it is flushed, to a store that takes its time,
+        own.set(Mode::Slow(Duration::from_millis(100)));
+        sessions.flush().await.unwrap();
+        own.set(Mode::Down);
+        // then the change is there for the other.
+        scene.server.restart();
+        assert_eq!(echoed(&other.call(4).await), 4);
+        let live = scene.server.live();
+        let of = |it: &&String| !scene.server.subscriptions(it).is_empty();
+        assert_eq!(live.iter().filter(of).count(), 1, "with {others} others");
+    }
+}
+
+/// N5, N6.
+#[tokio::test(start_paused = true)]
+async fn n1_what_a_flush_could_not_write_is_written_when_the_store_is_back() {
+    for is_ended in [false, true] {
+        for waits in [0, 9_500, 10_000, 19_500] {
+            // Given a session that is new, or has ended, and a store that hangs,
+            let store = FaultyStore::new();
+            let sessions = Sessions::new();
+            let layer = store.layer().sessions(sessions.clone());
+            let scene = match is_ended {
+                true => {
+                    let scene = live(layer).await;
+                    settle().await;
+                    store.set(Mode::Hangs);
+                    assert_eq!(scene.send(delete(&scene.session)).await.status, 200);
+                    scene
+                }
+                false => {
+                    store.set(Mode::Hangs);
+                    live(layer).await
+                }
+            };
+            tokio::time::sleep(Duration::from_millis(waits)).await;
+            // when a flush has failed, and the store is back,
+            assert!(sessions.flush().await.is_err());
+            store.set(Mode::Works);
+            tokio::time::sleep(Duration::from_secs(40)).await;
+            // then that is written.
+            let values = store.values().await;
+            let records = values.iter().filter(|it| it.contains("initialize"));
+            let expected = usize::from(!is_ended);
+            assert_eq!((records.count(), values.len()), (expected, 1), "{waits}");
+            drop(scene);
+        }
+    }
+}

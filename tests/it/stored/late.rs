@@ -17,6 +17,7 @@ use testing::*;
 
 use super::{
     agreeing::change,
+    faulty::{FaultyStore, Mode},
     seeds::{Random, each_seed},
 };
 
@@ -365,4 +366,45 @@ async fn never_goes_back(seed: u64) {
 #[test]
 fn n3_the_store_never_goes_back_to_an_epoch_however_late_it_says_what_it_has_done() {
     each_seed(never_goes_back);
+}
+
+/// H1: a process that has not heard that its session was written knows it by what is in it.
+#[tokio::test(start_paused = true)]
+async fn n3_h1_what_others_have_made_of_a_record_is_not_written_over_by_who_has_not_heard_of_it() {
+    for is_lost in [false, true] {
+        // Given a session whose record is there, of which the process has not heard,
+        let store = FaultyStore::new();
+        let own = store.another_way();
+        own.set(Mode::Late(Duration::from_secs(20)));
+        let scene = live(own.layer()).await;
+        settle().await;
+        own.set(Mode::Down);
+        // which another one finds, changes, and may recover,
+        let other = scene.in_another_process(store.layer());
+        let subscribe = change("resources/subscribe", "file:///b");
+        let answer = other.send(post(Some(&scene.session), &subscribe)).await;
+        assert_eq!(answer.status, 200);
+        if is_lost {
+            scene.server.restart();
+            assert_eq!(echoed(&other.call(1).await), 1);
+            assert_eq!(echoed(&scene.call(2).await), 2);
+        }
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        // when its store is back, and all is quiet,
+        own.set(Mode::Works);
+        tokio::time::sleep(Duration::from_secs(300)).await;
+        // then both are in one session, which has that, also after the next loss.
+        for round in 0..2 {
+            for id in 0..2 {
+                assert_eq!(echoed(&scene.call(id).await), id);
+                assert_eq!(echoed(&other.call(id).await), id);
+            }
+            tokio::time::sleep(Duration::from_secs(100)).await;
+            let live = scene.server.live();
+            assert_eq!(live.len(), 1, "{is_lost} {round}");
+            let subscribed = scene.server.subscriptions(&live[0]);
+            assert_eq!(subscribed, ["file:///b"], "{is_lost} {round}");
+            scene.server.restart();
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mcp_session_recovery::Sessions;
+use mcp_session_recovery::{Outcome, Sessions};
 use testing::mocked::*;
 use testing::streams::{Stream, feed_all};
 use testing::*;
@@ -422,4 +422,109 @@ async fn n1_h1_what_was_not_written_of_a_session_that_made_room_is_told_to_anoth
     assert_eq!(echoed(&next.call(2).await), 2);
     let live = scene.server.live();
     assert_eq!(scene.server.subscriptions(&live[0]), ["file:///a"]);
+}
+
+/// I2, I3: nothing is answered by the layer that the server would have answered.
+#[tokio::test(start_paused = true)]
+async fn n1_i1_a_request_of_a_session_that_makes_room_before_it_is_sent_reaches_the_server() {
+    for (epoch, method) in [(0, "POST"), (1, "POST"), (1, "DELETE")] {
+        // Given two sessions in the store, which takes its time, and a process with room for one,
+        let store = FaultyStore::new();
+        let scene = live(store.layer()).await;
+        let other = handshake(&scene.client).await;
+        settle().await;
+        if epoch > 0 {
+            scene.server.restart();
+            assert_eq!(echoed(&scene.call(1).await), 1);
+            let call = post(Some(&other), &tool_call(2));
+            assert_eq!(echoed(&scene.send(call).await), 2);
+            settle().await;
+        }
+        let scene = scene.in_another_process(store.layer().max_sessions(1));
+        store.set(Mode::Slow(Duration::from_millis(10)));
+        // when both are used at once, again and again,
+        let mut calls = Vec::new();
+        for round in 0..2 {
+            for session in [&scene.session, &other] {
+                for id in 0..4 {
+                    calls.push(scene.spawn(post(Some(session), &tool_call(10 * round + id))));
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        if method == "DELETE" {
+            calls.push(scene.spawn(delete(&scene.session)));
+            calls.push(scene.spawn(post(Some(&other), &tool_call(99))));
+        }
+        // then all of it reaches the server.
+        for answer in join(calls).await {
+            assert_eq!(answer.status, 200, "{method} in epoch {epoch}");
+        }
+        let ended = usize::from(method == "DELETE");
+        assert_eq!(scene.server.live().len(), 2 - ended, "{method} in {epoch}");
+    }
+}
+
+/// I3, E1: the session of a request under way that makes room is recovered for it.
+#[tokio::test(start_paused = true)]
+async fn n1_e1_a_request_whose_session_has_made_room_is_recovered() {
+    for is_found in [false, true] {
+        // Given a call under way, whose session has made room, and may have been found again,
+        let store = FaultyStore::new();
+        let scene = live(store.layer().max_sessions(1)).await;
+        settle().await;
+        let gate = hold(&scene.server, "tools/call");
+        let call = scene.spawn_call(1);
+        settle().await;
+        let other = handshake(&scene.client).await;
+        settle().await;
+        if is_found {
+            for session in [&scene.session, &other] {
+                let ping = post(Some(session), &ping(2));
+                assert_eq!(scene.send(ping).await.status, 200);
+                settle().await;
+            }
+        }
+        // when the server has lost it,
+        scene.server.restart();
+        gate.open();
+        // then the call is answered in the new one.
+        let answer = soon(call).await.unwrap();
+        assert_eq!(echoed(&answer), 1);
+        assert_eq!(answer.outcome(), Some(Outcome::Replayed));
+    }
+}
+
+/// H1: a change may be accepted after its session has made room, and been found again and recovered.
+#[tokio::test(start_paused = true)]
+async fn n1_h1_a_change_that_is_accepted_late_is_told_to_whoever_has_found_the_session() {
+    for is_lost in [false, true] {
+        let store = FaultyStore::new();
+        let scene = live(store.layer().max_sessions(1)).await;
+        settle().await;
+        // Given a change whose answer is on its way while its session makes room,
+        let gate = hold_answer(&scene.server, "resources/subscribe");
+        let subscribe = change("resources/subscribe", "file:///a");
+        let subscribing = scene.spawn(post(Some(&scene.session), &subscribe));
+        settle().await;
+        handshake(&scene.client).await;
+        settle().await;
+        // and is found again, and recovered if the server has lost it,
+        if is_lost {
+            scene.server.restart();
+        }
+        assert_eq!(echoed(&scene.call(1).await), 1);
+        settle().await;
+        // when it comes, then the session has it, now and after the next loss.
+        gate.open();
+        assert_eq!(soon(subscribing).await.unwrap().status, 200);
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        for _ in 0..2 {
+            let live = scene.server.live();
+            let of = |it: &&String| !scene.server.subscriptions(it).is_empty();
+            assert_eq!(live.iter().filter(of).count(), 1, "{is_lost}");
+            scene.server.restart();
+            assert_eq!(echoed(&scene.call(2).await), 2);
+        }
+    }
 }

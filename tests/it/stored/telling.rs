@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use mcp_session_recovery::Outcome;
 use testing::mocked::*;
 use testing::*;
 
@@ -221,4 +222,40 @@ async fn n3_what_a_recovery_has_restored_is_not_told_again() {
     tokio::time::sleep(Duration::from_secs(30)).await;
     assert!(store.values().await[0].contains("\"epoch\":2"));
     assert_eq!(one.server.count("resources/subscribe"), 2);
+}
+
+/// H1: also what one of the requests that waited for that changes.
+#[tokio::test(start_paused = true)]
+async fn n3_h1_what_an_adopted_epoch_is_told_comes_before_what_is_sent_in_it() {
+    // Given a process that has taken back a subscription while its store was away,
+    let store = FaultyStore::new();
+    let own = store.another_way();
+    let (scene, other) = two_over(&own, &store).await;
+    let [subscribe, unsubscribe] =
+        ["resources/subscribe", "resources/unsubscribe"].map(|it| change(it, "file:///a"));
+    scene.send(post(Some(&scene.session), &subscribe)).await;
+    settle().await;
+    own.set(Mode::Down);
+    scene.send(post(Some(&scene.session), &unsubscribe)).await;
+    scene.server.restart();
+    assert_eq!(echoed(&other.call(2).await), 2);
+    own.set(Mode::Works);
+    // when it subscribes again, and goes on where another process has,
+    let server = scene.server.clone();
+    scene.server.on_async(move |seen| {
+        let is_layers = seen.message()["id"].is_string();
+        (is_layers && seen.what() == "resources/unsubscribe").then(|| {
+            let (server, seen) = (server.clone(), seen.clone());
+            Box::pin(async move {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                Ok(server.default_answer(&seen))
+            }) as Answering
+        })
+    });
+    let answer = scene.send(post(Some(&scene.session), &subscribe)).await;
+    assert_eq!(answer.outcome(), Some(Outcome::Replayed));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    // then that holds.
+    let live = scene.server.live();
+    assert_eq!(scene.server.subscriptions(&live[0]), ["file:///a"]);
 }
