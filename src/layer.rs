@@ -189,6 +189,9 @@ impl SessionRecoveryLayer {
     /// endpoint, that holds most: no caller and no server pushes out another's. Its requests pass
     /// through untouched from then on; if it had been recovered, its upstream session is ended with
     /// a DELETE, since nobody knows its id. Each costs about 2 KiB beyond its `initialize` request.
+    ///
+    /// With a store (feature `store`) a session goes on instead, in whoever finds it there; up to 256 more
+    /// are remembered until the store has been told of them.
     #[must_use]
     pub fn max_sessions(mut self, sessions: usize) -> Self {
         self.config.table.sessions = sessions;

@@ -32,8 +32,9 @@ impl Sessions {
     ///
     /// # Errors
     ///
-    /// When something could not be written, or is not known to have been. While the service lives it is
-    /// tried again in the background, unless it is too large for any store.
+    /// When something could not be written, or is not known to have been, or when ever more is to be
+    /// written. While the service lives it is tried again in the background, unless it is too large for
+    /// any store.
     ///
     /// ```
     /// # use http::{Request, Response};
