@@ -402,6 +402,42 @@ mod tests {
         assert!(two.chain().is_expired() && !three.chain().is_expired());
     }
 
+    /// A session that another process has recorded where this one is, by the ids of its caller and its
+    /// server.
+    #[cfg(feature = "store")]
+    fn find(
+        sessions: &Sessions,
+        one: &Session,
+        [callers, upstream]: [&'static str; 2],
+    ) -> Arc<Session> {
+        let key = Key {
+            id: id(callers),
+            ..one.key().clone()
+        };
+        let initialize = one.initialize().clone();
+        let found = Session::new(key, id(upstream), None, initialize, PAUSES);
+        let limits = TableLimits {
+            sessions: 10,
+            bytes: usize::MAX,
+        };
+        sessions.restore(Arc::new(found), limits).0
+    }
+
+    /// N1: another process may have been given it after this one has left it.
+    #[cfg(feature = "store")]
+    #[test]
+    fn a5_an_id_that_was_left_is_anothers_once_a_session_with_it_is_found() {
+        let sessions = Sessions::new();
+        let one = recorded(&sessions, ENDPOINT, "1");
+        let first = one.chain().current();
+        drop(recover(&sessions, &one, &id("3")));
+        assert!(!sessions.is_anothers(&one, &first));
+        find(&sessions, &one, ["2", "4"]);
+        assert!(!sessions.is_anothers(&one, &first));
+        find(&sessions, &one, ["5", "1"]);
+        assert!(sessions.is_anothers(&one, &first));
+    }
+
     /// N1: nobody knows which of them came later.
     #[cfg(feature = "store")]
     #[test]
@@ -409,16 +445,7 @@ mod tests {
         let sessions = Sessions::new();
         let one = recorded(&sessions, ENDPOINT, "1");
         let assigned = sessions.assign(&one, &id("2"));
-        let key = Key {
-            id: id("2"),
-            ..one.key().clone()
-        };
-        let found = Session::new(key, id("2"), None, one.initialize().clone(), PAUSES);
-        let limits = TableLimits {
-            sessions: 10,
-            bytes: usize::MAX,
-        };
-        let (found, _) = sessions.restore(Arc::new(found), limits);
+        let found = find(&sessions, &one, ["2", "2"]);
         assert!(found.chain().is_expired() && assigned.is_taken());
         assert!(!one.chain().is_expired());
     }
