@@ -335,24 +335,37 @@ async fn d5_a_404_over_the_limit_gives_its_connection_up_for_the_recovery() {
     );
 }
 
+/// Comments without end.
+struct Flood;
+
+impl Body for Flood {
+    type Data = Bytes;
+    type Error = TestError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, TestError>>> {
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b": c\n\n")))))
+    }
+}
+
+/// The first answer to this floods its reader.
+fn flood_once(server: &Server, what: &'static str) {
+    let mut floods = true;
+    server.on(move |seen| {
+        let is_first = seen.what() == what && std::mem::take(&mut floods);
+        is_first.then(|| {
+            let mut reply = sse("");
+            *reply.body_mut() = Flood.boxed();
+            reply
+        })
+    });
+}
+
 /// G6, G1: an old stream that always has something is told, or moves, as one does that is silent.
 #[tokio::test(start_paused = true)]
 async fn g6_g1_an_old_stream_that_is_always_ready_is_left_in_time() {
-    /// Comments without end.
-    struct Flood;
-
-    impl Body for Flood {
-        type Data = Bytes;
-        type Error = TestError;
-
-        fn poll_frame(
-            self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-        ) -> Poll<Option<Result<Frame<Bytes>, TestError>>> {
-            Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b": c\n\n")))))
-        }
-    }
-
     for listens in [false, true] {
         // Given a stream that floods its reader,
         let server = Server::new(Profile::TypeScript);
@@ -360,15 +373,7 @@ async fn g6_g1_an_old_stream_that_is_always_ready_is_left_in_time() {
         let client = client(&server, layer);
         let session = handshake(&client).await;
         let what = if listens { "GET" } else { "tools/call" };
-        let mut floods = true;
-        server.on(move |seen| {
-            let is_first = seen.what() == what && std::mem::take(&mut floods);
-            is_first.then(|| {
-                let mut reply = sse("");
-                *reply.body_mut() = Flood.boxed();
-                reply
-            })
-        });
+        flood_once(&server, what);
         let request = match listens {
             true => get(&session, None),
             false => post(Some(&session), &tool_call(1)),
@@ -393,6 +398,37 @@ async fn g6_g1_an_old_stream_that_is_always_ready_is_left_in_time() {
         assert!(has_ended || listens);
         assert_eq!(server.count("GET"), 2 * usize::from(listens));
     }
+}
+
+/// G6: it has its time from then on, however long it has had something before.
+#[tokio::test(start_paused = true)]
+async fn g1_what_an_old_stream_that_is_always_ready_says_is_read_before_it_is_left() {
+    // Given a stream that has flooded its reader for longer than an old one has time,
+    let server = Server::new(Profile::TypeScript);
+    let layer = SessionRecoveryLayer::new().orphan_timeout(Duration::from_millis(10));
+    let client = client(&server, layer);
+    let session = handshake(&client).await;
+    flood_once(&server, "GET");
+    let request = get(&session, None);
+    let mut response = client.clone().oneshot(request).await.unwrap();
+    let mut read = async || {
+        tokio::time::advance(Duration::from_micros(10)).await;
+        let frame = timeout(Duration::from_secs(1), response.body_mut().frame());
+        let frame = frame.await.expect("the old stream always has something");
+        frame.unwrap().unwrap();
+    };
+    for _ in 0..5_000 {
+        read().await;
+    }
+    // when the session moves,
+    server.restart();
+    let ping = json!({"jsonrpc": "2.0", "id": 2, "method": "ping"});
+    assert_eq!(send(&client, post(Some(&session), &ping)).await.status, 200);
+    // then the stream is read for that time still.
+    for _ in 0..900 {
+        read().await;
+    }
+    assert_eq!(server.count("GET"), 1);
 }
 
 /// G6: one whose answer another stream has brought goes on, and is neither ended nor held up.
