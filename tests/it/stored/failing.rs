@@ -143,6 +143,22 @@ async fn n5_a_store_that_lost_everything_is_filled_again() {
     assert_eq!(echoed(&scene.call(2).await), 2);
 }
 
+/// N3: also one that has lost all of it before it has heard of the epoch that there is.
+#[tokio::test(start_paused = true)]
+async fn n3_n5_an_epoch_that_was_published_without_the_store_is_written_where_that_lost_the_rest() {
+    let store = FaultyStore::new();
+    let scene = live(store.layer()).await;
+    settle().await;
+    store.set(Mode::Down);
+    scene.server.restart();
+    assert_eq!(echoed(&scene.call(1).await), 1);
+    store.lose_all().await;
+    store.set(Mode::Works);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(store.len(), 1);
+    assert!(store.values().await[0].contains("\"epoch\":1"));
+}
+
 #[tokio::test(start_paused = true)]
 async fn n5_failing_and_being_back_are_reported_once_and_tell_no_secret() {
     testing::logs::prepare();
@@ -386,6 +402,36 @@ async fn n1_n5_what_can_be_written_does_not_wait_for_what_cannot() {
         // then the others are written before long.
         let (others, all) = store.outside_of_third();
         assert_eq!((others, all), (store.len(), 61), "{mode:?}");
+    }
+}
+
+/// N1: nor is what cannot be tried more than once in each turn, nor all of it where nothing can.
+#[tokio::test(start_paused = true)]
+async fn n1_n5_a_store_that_is_away_is_asked_a_few_times_and_then_after_a_pause() {
+    for (sessions, asked) in [(1, 1), (2, 2), (3, 3), (4, 3), (20, 3)] {
+        // Given so many sessions that are stored, and a store that goes away,
+        let store = FaultyStore::new();
+        let scene = live(store.layer()).await;
+        let mut others = vec![scene.session.clone()];
+        for _ in 1..sessions {
+            others.push(handshake(&scene.client).await);
+        }
+        settle().await;
+        store.set(Mode::Down);
+        // when there is something to be written of each of them,
+        let (gate, mut changing) = (hold(&scene.server, "logging/setLevel"), Vec::new());
+        for session in &others {
+            changing.push(scene.spawn(post(Some(session), &set_level())));
+        }
+        settle().await;
+        let before = store.saves();
+        gate.open();
+        join(changing).await;
+        settle().await;
+        // then it is asked so often, and as often after a pause.
+        assert_eq!(store.saves() - before, asked, "{sessions}");
+        tokio::time::sleep(Duration::from_millis(101)).await;
+        assert_eq!(store.saves() - before, 2 * asked, "{sessions}");
     }
 }
 

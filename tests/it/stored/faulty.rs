@@ -45,6 +45,7 @@ struct Shared {
     memory: MemoryStore,
     keys: Mutex<Vec<StoreKey>>,
     loads: Mutex<usize>,
+    saves: Mutex<usize>,
 }
 
 const DOWN: StoreError = StoreError::new(StoreErrorKind::Unavailable, "it is down");
@@ -70,6 +71,7 @@ impl FaultyStore {
             memory,
             keys: Mutex::default(),
             loads: Mutex::default(),
+            saves: Mutex::default(),
         }))
     }
 
@@ -124,6 +126,10 @@ impl FaultyStore {
 
     pub(super) fn loads(&self) -> usize {
         *self.0.loads.lock().unwrap()
+    }
+
+    pub(super) fn saves(&self) -> usize {
+        *self.0.saves.lock().unwrap()
     }
 
     /// Every value that there is, as text.
@@ -222,6 +228,7 @@ impl SessionStore for FaultyStore {
         expected: Option<Revision>,
         ttl: Duration,
     ) -> StoreFuture<'_, Saved> {
+        *self.0.saves.lock().unwrap() += 1;
         {
             let mut keys = self.0.keys.lock().unwrap();
             if !keys.contains(&key) {
