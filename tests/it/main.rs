@@ -117,6 +117,7 @@ mod stored {
     mod seeds;
     mod sick;
     mod telling;
+    mod waiting;
 }
 
 mod contract;
