@@ -249,3 +249,34 @@ async fn n3_h1_what_was_found_is_written_into_what_others_have_changed() {
     let kept = other.server.subscriptions(&live[0]);
     assert_eq!(kept, ["file:///a", "file:///b"]);
 }
+
+/// I2, N3: what another process has gone on from is looked at once, and not again and again.
+#[tokio::test(start_paused = true)]
+async fn n3_i2_what_has_made_room_gives_way_to_what_the_store_holds() {
+    // Given a session that has moved on without the store, and then in another process with it,
+    let (store, own, scene) = stored(1).await;
+    let other = scene.in_another_process(store.layer());
+    own.set(Mode::Down);
+    scene.server.restart();
+    assert_eq!(echoed(&scene.call(1).await), 1);
+    assert_eq!(echoed(&other.call(2).await), 2);
+    let agreed = scene
+        .server
+        .last("tools/call")
+        .session()
+        .unwrap()
+        .to_owned();
+    // when another takes its place, and the store is back,
+    let another = handshake(&scene.client).await;
+    own.set(Mode::Works);
+    let before = own.saves();
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+        tokio::time::advance(Duration::from_secs(1)).await;
+    }
+    // then the store is told of it once, and what is left is what the store holds.
+    let told = own.saves() - before;
+    assert!(told < 6, "{told}");
+    let live = scene.server.live();
+    assert!(live.len() == 2 && live.contains(&another) && live.contains(&agreed));
+}
