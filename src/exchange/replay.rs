@@ -1,4 +1,4 @@
-//! The second and last sending of a request that found its epoch expired (rules F1 to F7, G2, G4).
+//! The second and last sending of a request that found its epoch expired (rules F1 to F7, G2, G4, J5).
 
 use std::future::poll_fn;
 
@@ -8,7 +8,10 @@ use http_body::Body;
 
 use super::{Exchange, LastEventId, allowance::Allowance, examine::Examined, in_flight::Next};
 use crate::{
-    Failure, Outcome, Refusal, body::ResponseBody, http_service::HttpService, mcp::Message,
+    Failure, Outcome, Refusal,
+    body::ResponseBody,
+    http_service::{HttpService, LayerResponse},
+    mcp::Message,
     session::Affinity,
 };
 
@@ -27,16 +30,18 @@ where
         return Next::answer(exchange.bring_cookies(accepted.map(ResponseBody::whole)));
     }
     if let Some(refusal) = exchange.refusal() {
-        let mut response = exchange.give_back(answer, Outcome::NotReplayed(refusal));
-        if let Some(affinity) = exchange.affinity_to_tell() {
-            affinity.tell_after(response.headers_mut());
-        }
-        return Next::answer(response);
+        return Next::answer(exchange.give_back_last(answer, Outcome::NotReplayed(refusal)));
     }
     let mut service = loop {
         let mut service = exchange.shared.inner.get();
-        if let Err(error) = poll_fn(|cx| service.poll_ready(cx)).await {
-            return Next::Answer(Err(error));
+        match allowance.spend(poll_fn(|cx| service.poll_ready(cx))).await {
+            Some(Ok(())) => {}
+            Some(Err(error)) => return Next::Answer(Err(error)),
+            // It may never be (rule J5).
+            None => {
+                let timed_out = Outcome::Failed(Failure::TimedOut);
+                return Next::answer(exchange.give_back_last(answer, timed_out));
+            }
         }
         if exchange.session.chain().is_current(exchange.epoch()) {
             break service;
@@ -109,6 +114,19 @@ where
     pub(super) fn bring_cookies<T>(&self, mut response: Response<T>) -> Response<T> {
         if let Some(affinity) = self.affinity_to_tell() {
             affinity.tell_before(response.headers_mut());
+        }
+        response
+    }
+
+    /// The request's own answer, which came before they were set.
+    fn give_back_last(
+        &self,
+        answer: Examined<S::ResBody>,
+        outcome: Outcome,
+    ) -> LayerResponse<S, B> {
+        let mut response = self.give_back(answer, outcome);
+        if let Some(affinity) = self.affinity_to_tell() {
+            affinity.tell_after(response.headers_mut());
         }
         response
     }

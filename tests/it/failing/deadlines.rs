@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use http::StatusCode;
 use http_body_util::BodyExt;
-use mcp_session_recovery::SessionRecoveryLayer;
+use mcp_session_recovery::{Failure, Outcome, SessionRecoveryLayer};
 use testing::scenario::{hang, slow, start};
-use testing::streams::hold;
+use testing::streams::{hold, soon};
 use testing::*;
 use tokio::time::Instant;
 use tower::ServiceExt;
@@ -183,6 +183,41 @@ async fn j5_the_wait_for_a_recovery_counts() {
         started.elapsed()
     );
     assert_eq!(trigger.await.unwrap().status, 404);
+}
+
+/// J5, E11: nor does an inner service that is never ready for the replay. The caller's own answer
+/// tells of the cookies of the new session all the same.
+#[tokio::test(start_paused = true)]
+async fn j5_the_wait_for_a_service_to_be_ready_for_the_replay_counts() {
+    // Given a service that takes a call and a handshake, and nothing more,
+    let (mut inner, scene) = mocked::by_hand(SessionRecoveryLayer::new()).await;
+    scene.server.restart();
+    mocked::replace(&scene.server, "initialize", |_, mut own| {
+        let cookie = "route=b".parse().unwrap();
+        own.headers_mut().insert("set-cookie", cookie);
+        own
+    });
+    inner.allow(3);
+    let call = post(Some(&scene.session), &tool_call(1));
+    let started = Instant::now();
+    let call = scene.spawn(mocked::with_headers(call, &[("cookie", "route=a")]));
+    for _ in 0..3 {
+        mocked::serve(&mut inner, &scene.server).await;
+    }
+
+    // then the caller has its own answer in time,
+    let answer = soon(call).await.unwrap();
+    let timed_out = Outcome::Failed(Failure::TimedOut);
+    assert_eq!((answer.status, answer.outcome()), (404, Some(timed_out)));
+    assert_eq!(answer.header("set-cookie"), Some("route=b"));
+    assert_eq!(started.elapsed(), Duration::from_secs(10));
+
+    // and whoever comes when the service is ready again is served in the new session.
+    inner.allow(1);
+    let next = scene.spawn_call(2);
+    mocked::serve(&mut inner, &scene.server).await;
+    let answer = soon(next).await.unwrap();
+    assert_eq!((answer.status, answer.recovery), (200, None));
 }
 
 /// J3, A5: an epoch that was replaced is not gone back to, since its id may be another's by now.
