@@ -123,12 +123,16 @@ where
     /// later epoch's handshake has sent already (rule F3). It holds next to nothing.
     #[inline]
     fn may_be_initialized(&self) -> bool {
-        const LARGEST: usize = 256;
+        const LARGEST: usize = 8 * 1024;
         self.changing()
             .is_some_and(|epoch| epoch.handshake().is_some())
             && self.body.as_ref().is_some_and(|body| {
-                body.len() <= LARGEST
-                    && memchr::memmem::find(&body.data(), b"initialized").is_some()
+                body.len() <= LARGEST && {
+                    let data = body.data();
+                    // A letter may be escaped (rule C4).
+                    memchr::memmem::find(&data, b"initialized").is_some()
+                        || memchr::memmem::find(&data, b"\\u").is_some()
+                }
             })
     }
 

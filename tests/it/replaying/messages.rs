@@ -245,6 +245,38 @@ async fn f3_the_callers_own_initialized_is_not_sent_twice() {
     assert_eq!(scene.server.count("notifications/initialized"), 3);
 }
 
+/// F3, C4: however long it is, up to 8 KiB, and however it is written.
+#[tokio::test(start_paused = true)]
+async fn f3_an_initialized_that_is_long_or_escaped_is_not_sent_twice() {
+    // Given a session that has moved on,
+    let scene = lost(SessionRecoveryLayer::new()).await;
+    scene.call(1).await;
+    assert_eq!(scene.server.count("notifications/initialized"), 2);
+    let long = |bytes: usize| {
+        let mut message = initialized();
+        message["params"] = json!({"_meta": {"trace": ""}});
+        let rest = bytes - message.to_string().len();
+        message["params"]["_meta"]["trace"] = json!("x".repeat(rest));
+        message.to_string()
+    };
+    let escaped = r#"{"jsonrpc":"2.0","method":"notifications/initi\u0061lized"}"#;
+    for (body, sent) in [
+        (long(300), false),
+        (long(8192), false),
+        (escaped.to_owned(), false),
+        (long(8193), true),
+    ] {
+        // when the caller ends its handshake late, then the server does not hear of it.
+        let before = scene.server.count("notifications/initialized");
+        let request = request(Method::POST, Some(&scene.session), body);
+        let answer = scene.send(request).await;
+        let expected = (!sent).then_some(Outcome::Initialized);
+        assert_eq!((answer.status, answer.outcome()), (202, expected));
+        let after = scene.server.count("notifications/initialized");
+        assert_eq!(after - before, usize::from(sent));
+    }
+}
+
 /// F5.
 #[tokio::test(start_paused = true)]
 async fn f5_what_the_user_refuses_is_not_sent_again() {
