@@ -1,5 +1,7 @@
 //! The cookies that tie a session to a replica (rule E11; RFC 6265, 4).
 
+use std::time::{Duration, SystemTime};
+
 use http::{
     HeaderMap, HeaderValue,
     header::{COOKIE, SET_COOKIE},
@@ -216,18 +218,42 @@ fn pair(cookie: &[u8]) -> Option<(&[u8], &[u8])> {
     (!name.is_empty()).then(|| (name, cookie[equals + 1..].trim_ascii()))
 }
 
-/// Whether a `Set-Cookie` takes a cookie back.
+/// Whether a `Set-Cookie` takes a cookie back. `Max-Age` comes before `Expires`, and of each the last
+/// one that can be read counts (RFC 6265, 5.3).
 fn is_removal(set_cookie: &[u8]) -> bool {
-    set_cookie
-        .split(|byte| *byte == b';')
-        .skip(1)
-        .filter_map(pair)
-        .any(|(name, value)| {
-            // Those who take one back with a date take the first one that there is.
-            let is_past = || memchr::memmem::find(value, b"1970").is_some();
-            name.eq_ignore_ascii_case(b"max-age") && (value == b"0" || value.starts_with(b"-"))
-                || name.eq_ignore_ascii_case(b"expires") && is_past()
-        })
+    let (mut is_over, mut is_past) = (None, false);
+    let attributes = set_cookie.split(|byte| *byte == b';').skip(1);
+    for (name, value) in attributes.filter_map(pair) {
+        if name.eq_ignore_ascii_case(b"max-age") {
+            let digits = value.strip_prefix(b"-").unwrap_or(value);
+            if !digits.is_empty() && digits.iter().all(u8::is_ascii_digit) {
+                let is_negative = digits.len() < value.len();
+                is_over = Some(is_negative || digits.iter().all(|digit| *digit == b'0'));
+            }
+        } else if name.eq_ignore_ascii_case(b"expires") {
+            is_past = year(value).map_or(is_past, |year| year < this_year());
+        }
+    }
+    is_over.unwrap_or(is_past)
+}
+
+/// The year of a date: of its numbers the first with four digits. It is all of a date that is read,
+/// since those who take a cookie back with one take one of long ago. Not seen are a day of this year
+/// that is over, and a year of two digits.
+fn year(date: &[u8]) -> Option<u64> {
+    let mut numbers = date.split(|byte| !byte.is_ascii_digit());
+    let year = numbers.find(|number| number.len() == 4)?;
+    std::str::from_utf8(year).ok()?.parse().ok()
+}
+
+/// About: for the first days of a year it is still the one before. A clock that was never set stands
+/// in 1970, which is over.
+fn this_year() -> u64 {
+    const YEAR: u64 = 31_556_952;
+    const LATE: Duration = Duration::from_secs(2 * 24 * 60 * 60);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let now = now.unwrap_or_default().saturating_sub(LATE);
+    (1970 + now.as_secs() / YEAR).max(1971)
 }
 
 fn sent_cookies(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {

@@ -646,3 +646,43 @@ async fn e11_the_value_of_the_epoch_before_is_known_whatever_the_trigger_had() {
         assert_eq!(sent.header("cookie"), Some("v=7"), "{known}");
     }
 }
+
+/// E11: what takes a cookie back is a `Max-Age` that is over, and an `Expires` of a year that is
+/// where there is none (RFC 6265, 5.3).
+#[tokio::test(start_paused = true)]
+async fn e11_a_cookie_is_taken_back_by_its_age_and_else_by_its_date() {
+    for (attributes, is_taken_back) in [
+        ("Max-Age=0", true),
+        ("max-age=-1", true),
+        ("Max-Age=00; Expires=Wed, 01 Jan 2098 00:00:00 GMT", true),
+        ("Max-Age=3600; Expires=Thu, 01 Jan 1970 00:00:00 GMT", false),
+        ("Expires=Thu, 01 Jan 1970 00:00:00 GMT; Max-Age=3600", false),
+        ("Max-Age=0; Max-Age=3600", false),
+        ("Max-Age=soon; Expires=Thu, 01 Jan 1970 00:00:00 GMT", true),
+        ("Expires=Thu, 01 Jan 1970 00:00:00 GMT", true),
+        ("Expires=Tue, 01-Jan-1980 00:00:01 GMT", true),
+        ("Expires=Fri, 31-Dec-1999 23:59:59 GMT", true),
+        ("Expires=Mon, 01 Jan 2001 00:00:00 GMT", true),
+        ("Expires=Wed, 01 Jan 2098 00:00:00 GMT", false),
+        ("Expires=tomorrow", false),
+        ("Path=/; HttpOnly", false),
+    ] {
+        // Given a handshake that sets a cookie so,
+        let scene = mocked::lost(SessionRecoveryLayer::new()).await;
+        mocked::replace(&scene.server, "initialize", move |_, mut own| {
+            let cookie = format!("route=b; {attributes}").parse().unwrap();
+            own.headers_mut().insert("set-cookie", cookie);
+            own
+        });
+        // when a call is sent again, then it carries the new value, or none.
+        let call = post(Some(&scene.session), &tool_call(1));
+        let call = mocked::with_headers(call, &[("cookie", "route=a; user=1")]);
+        assert_eq!(scene.send(call).await.status, 200);
+        let sent = scene.server.last("tools/call");
+        let expected = match is_taken_back {
+            true => "user=1",
+            false => "route=b; user=1",
+        };
+        assert_eq!(sent.header("cookie"), Some(expected), "{attributes}");
+    }
+}
