@@ -158,7 +158,8 @@ impl Sessions {
         let mut table = self.write();
         table.assigned.take(&key.endpoint, &upstream);
         holders = table.holders(&key.endpoint, &upstream);
-        let is_renewed = |holder: &Arc<Session>| renews.is_some_and(|it| Arc::ptr_eq(it, holder));
+        // The record that took its place meanwhile, too: another renewal made that.
+        let is_renewed = |holder: &Arc<Session>| renews.is_some_and(|it| it.key() == holder.key());
         if let Some(renewed) = holders.iter().find(|holder| is_renewed(holder)) {
             key.id = renewed.id().clone();
         }

@@ -6,7 +6,7 @@ use http::{HeaderMap, Method, Request};
 use http_body_util::BodyExt;
 use mcp_session_recovery::{Outcome, SessionRecoveryLayer, Sessions};
 use serde_json::{Value, json};
-use testing::scenario::{answer, start};
+use testing::scenario::{Door, answer, is, start};
 use testing::transcript::frames;
 use testing::*;
 use tower::ServiceExt;
@@ -549,6 +549,38 @@ async fn b5_an_initialize_that_is_answered_with_the_same_id_is_the_one_to_repeat
         assert_eq!(server.count("initialize"), before + 1);
         let sent = server.last("initialize").message();
         assert_eq!(sent["params"]["clientInfo"]["name"], "again");
+    }
+}
+
+/// B5, A5: two of them at once renew one session, and neither takes it from the other.
+#[tokio::test(start_paused = true)]
+async fn b5_two_initializes_at_once_that_are_answered_with_the_same_id_renew_one_session() {
+    for recoveries in 0..3 {
+        let server = Server::new(Profile::Python1);
+        let (client, sessions) = sessions(SessionRecoveryLayer::new(), &server);
+        let session = handshake(&client).await;
+        for _ in 0..recoveries {
+            server.restart();
+            send(&client, post(Some(&session), &tool_call(1))).await;
+        }
+        let live = server.live();
+
+        // When a caller initializes twice in its live session before either is answered,
+        let door = Door::before(&server, is("initialize"));
+        let both = [1, 2].map(|_| start(&client, post(Some(&session), &initialize())));
+        settle().await;
+        door.open();
+        for answer in both {
+            let answer = answer.await.unwrap();
+            assert_eq!((answer.status, answer.session()), (200, Some(&*session)));
+        }
+
+        // then it goes on in that, by its own id.
+        let before = server.count("initialize");
+        let answer = send(&client, post(Some(&session), &tool_call(2))).await;
+        assert_eq!((answer.status, answer.recovery), (200, None));
+        assert_eq!(server.count("initialize"), before);
+        assert_eq!((server.live(), sessions.len()), (live, 1));
     }
 }
 
