@@ -88,9 +88,10 @@ impl SessionRecoveryLayer {
 
     /// Whether an expired session is initialized again. Default: `true`.
     ///
-    /// With `false` the layer only watches: the answer that shows the session dead comes back
-    /// untouched, with a [`Recovery`](crate::Recovery) of
-    /// [`Outcome::Detected`](crate::Outcome::Detected) in its extensions.
+    /// With `false` the layer only watches, and makes no handshake whatever shows the session dead:
+    /// that answer comes back untouched, with a [`Recovery`](crate::Recovery) of
+    /// [`Outcome::Detected`](crate::Outcome::Detected) in its extensions. What must not be sent, since
+    /// the server calls another caller's session by its id by now, is answered 404 with the same.
     #[must_use]
     pub fn reinitialize(mut self, reinitialize: bool) -> Self {
         self.config.reinitialize = reinitialize;

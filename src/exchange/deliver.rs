@@ -53,7 +53,7 @@ where
         !status.is_success()
             && !matches!(self.outcome, Some(outcome) if outcome != Outcome::Replayed)
             // Nothing else is ever recovered (rules D7, I1).
-            && self.leads()
+            && self.may_show_expiry()
             && self.shared.config.classify.examines(status)
     }
 

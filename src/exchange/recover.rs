@@ -82,6 +82,11 @@ where
 
     /// Whether the request may start a recovery (rule D7).
     pub(super) fn leads(&self) -> bool {
+        self.shared.config.reinitialize && self.may_show_expiry()
+    }
+
+    /// Whether an answer to it may show that a session has expired (rule D7).
+    pub(super) fn may_show_expiry(&self) -> bool {
         matches!(*self.head.method(), Method::POST | Method::GET)
     }
 

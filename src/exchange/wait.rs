@@ -159,7 +159,8 @@ where
     /// The answer to a request that must not be sent: the server would take it for another's.
     fn turn_away(&self) -> LayerResponse<S, B> {
         let mut response = unknown_session();
-        if let Some(outcome) = self.outcome {
+        let only_tells = !self.shared.config.reinitialize;
+        if let Some(outcome) = self.outcome.or(only_tells.then_some(Outcome::Detected)) {
             response = self.mark(response, outcome);
         }
         if *self.head.method() == Method::DELETE {

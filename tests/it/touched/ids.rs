@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use mcp_session_recovery::{Failure, Outcome, Refusal, SessionRecoveryLayer, Sessions};
+use mcp_session_recovery::{Failure, Outcome, Principal, Refusal, SessionRecoveryLayer, Sessions};
 use serde_json::json;
-use testing::scenario::{Door, answer, fail, is, start};
+use testing::scenario::{Door, Events, answer, fail, is, start};
 use testing::whose::*;
 use testing::*;
 
@@ -183,6 +183,54 @@ async fn a5_other_methods_start_no_recovery_of_a_session_whose_id_went_to_anothe
     }
     assert_eq!(server.count("initialize"), handshakes);
     assert_eq!(in_bobs(&server), [""; 0]);
+}
+
+/// A5, D7: nor does any request with `reinitialize(false)`. The layer tells of it, where the server
+/// cannot be asked.
+#[tokio::test(start_paused = true)]
+async fn a5_d7_without_reinitializing_an_id_that_went_to_another_is_only_told() {
+    let by_token = |request: &http::request::Parts| {
+        Some(Principal::from(request.headers.get("authorization")?))
+    };
+    let layer = SessionRecoveryLayer::new().principal(by_token);
+    let (layer, events) = Events::of(layer.reinitialize(false));
+    // Given Ada, whose "1" the server has given to Bob, which the layer has seen,
+    let (server, client) = counting(layer);
+    let ada = User::connect(&client, "Ada").await;
+    server.restart();
+    let bob = User::connect(&client, "Bob").await;
+    assert_eq!((&*ada.session, &*bob.session), ("1", "1"));
+    let before = server.log();
+
+    // when she goes on, in whatever way,
+    let id = &*ada.session;
+    let late = Script::new().yields().data(tool_call(2).to_string());
+    for request in [
+        post(Some(id), &tool_call(2)),
+        mocked::posting(id, late),
+        post(Some(id), &initialized()),
+        post(Some(id), &json!({"jsonrpc": "2.0", "id": 3, "result": {}})),
+        get(id, None),
+        get(id, Some("7")),
+        request(http::Method::HEAD, Some(id), ""),
+    ] {
+        let answer = ada.send(request).await;
+        // then nothing is sent to anybody.
+        assert_eq!(
+            (answer.status, answer.outcome()),
+            (404, Some(Outcome::Detected))
+        );
+    }
+    assert_eq!(server.log(), before);
+    assert!(events.all().is_empty());
+
+    // She may begin anew, and Bob has noticed nothing.
+    let mut ada = ada;
+    ada.initialize().await;
+    assert_eq!(ada.call(4).await.status, 200);
+    assert_eq!(server.whose_was(4).as_deref(), Some("Ada"));
+    assert_eq!(bob.call(5).await.recovery, None);
+    assert_eq!(server.whose_was(5).as_deref(), Some("Bob"));
 }
 
 /// A5, B5: an `initialize` that carries an id which is another's by now.
