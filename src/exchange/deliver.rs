@@ -13,8 +13,8 @@ use crate::{
     config::Shared,
     http_service::{HttpService, LayerResponse},
     mcp::{
-        AnswerHeaders, LostResponse, MessageReader, Skimmed, is_batch, is_event_stream,
-        is_large_initialize,
+        AnswerHeaders, LostResponse, MessageReader, Skimmed, carries_nothing, is_batch,
+        is_event_stream, is_large_initialize,
     },
     recovery,
     session::{PendingChanges, Session, StateChange},
@@ -82,6 +82,7 @@ where
         if said.has_session_id {
             self.translate(response.headers_mut());
         }
+        let streams = said.is_event_stream && !carries_nothing(status);
         match *self.head.method() {
             Method::POST if status.is_success() => {
                 if status == StatusCode::ACCEPTED && self.holds_requests() {
@@ -91,7 +92,7 @@ where
                 }
                 // What came in several pieces is copied for this, so only if there is need to.
                 let is_looked_at = |body: &&BufferedBody| {
-                    said.is_event_stream
+                    streams
                         || body.len() <= PendingChanges::MAX_MESSAGE
                         || is_batch(&body.beginning())
                 };
@@ -99,9 +100,9 @@ where
                 let body = body.map(BufferedBody::data);
                 let body = body.as_deref();
                 // What the answer in a stream is has to be known, which tells the method, too.
-                let message = body.filter(|_| said.is_event_stream).and_then(Skimmed::of);
+                let message = body.filter(|_| streams).and_then(Skimmed::of);
                 let accepting = self.accepting(body, message.as_ref(), &response);
-                if said.is_event_stream {
+                if streams {
                     return self.answer_stream(response, said, message.as_ref(), accepting);
                 }
                 if let Some((reader, look)) = accepting {
@@ -109,7 +110,7 @@ where
                         .map(|body| ResponseBody::wrapped(Tap::new(body, reader, look)));
                 }
             }
-            Method::GET if status.is_success() && said.is_event_stream => {
+            Method::GET if status.is_success() && streams => {
                 return self.get_stream(response, said);
             }
             _ => {}

@@ -23,7 +23,7 @@ use crate::{
     http_service::HttpService,
     mcp::{
         EventIds, LAST_EVENT_ID, LargeAnswer, LostResponse, PROTOCOL_VERSION, SESSION_ID,
-        is_event_stream, list_changed_event,
+        carries_nothing, is_event_stream, list_changed_event,
     },
     recovery,
     session::{Epoch, Replaced, Session, StreamOrigin},
@@ -138,8 +138,9 @@ where
                 }
                 let sending = shared.inner.send(get(head.unpack(session.uri()), &epoch));
                 if let Ok(Ok(response)) = timeout(patience, sending).await {
-                    let streams = is_event_stream(response.headers());
-                    if streams && response.status().is_success() {
+                    let status = response.status();
+                    let streams = is_event_stream(response.headers()) && !carries_nothing(status);
+                    if streams && status.is_success() {
                         // A proof of life (rule J4).
                         if epoch.is_unproven_recovery() {
                             session.chain().lives(&epoch);

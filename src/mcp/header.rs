@@ -1,7 +1,7 @@
 //! Header names of the Streamable HTTP transport, and the questions asked of header values.
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue,
+    HeaderMap, HeaderName, HeaderValue, StatusCode,
     header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST},
 };
 
@@ -131,6 +131,16 @@ pub(crate) fn is_json(headers: &HeaderMap) -> bool {
 /// Whether the content is an event stream, by media type essence, and not encoded.
 pub(crate) fn is_event_stream(headers: &HeaderMap) -> bool {
     headers.get(CONTENT_TYPE).is_some_and(names_event_stream) && !is_encoded(headers)
+}
+
+/// Whether an answer with this status has no content, whatever its headers say (RFC 9110, 15.3.5,
+/// 15.3.6), or, with 202, none that is the answer (specification 2025-11-25, Transports, Sending
+/// Messages to the Server).
+pub(crate) fn carries_nothing(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::ACCEPTED | StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT
+    )
 }
 
 /// Whether a media type is that of event streams. Nearly every other is known by its beginning.

@@ -41,7 +41,7 @@ pub(crate) use self::{
     event_stream::{Event, EventReader, Interest},
     header::{
         AnswerHeaders, LAST_EVENT_ID, MCP_METHOD, PROTOCOL_VERSION, RequestHeaders, SESSION_ID,
-        each_session_header, is_event_stream, is_json,
+        carries_nothing, each_session_header, is_event_stream, is_json,
     },
     id::Id,
     initialize::{InitializeResult, ListChanged, propose_version},

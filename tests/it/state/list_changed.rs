@@ -352,3 +352,23 @@ async fn h3_a_stream_that_always_has_something_brings_the_notice_between_two_eve
         assert!(place < EVENTS / 2, "{pieces}: after {place}");
     }
 }
+
+/// H3, G5: a GET that is answered with a status which carries nothing is no stream to bring it in,
+/// whatever its type.
+#[tokio::test(start_paused = true)]
+async fn h3_what_carries_nothing_leaves_the_notice_to_the_next_stream() {
+    for status in [202, 204, 205] {
+        let scene = promised(json!({"tools": {"listChanged": true}})).await;
+        scene.recover().await;
+        answer_all(&scene.server, "GET", move || {
+            reply(status, Some("text/event-stream"), "")
+        });
+        let mut empty = scene.listen().await;
+        assert_eq!(empty.read_to_end().await, "", "{status}");
+
+        let _fed = feed_all(&scene.server, "GET");
+        let mut stream = scene.listen().await;
+        stream.now().await;
+        assert_eq!(stream.messages(), notices(&["tools"]), "{status}");
+    }
+}

@@ -341,3 +341,38 @@ async fn an_event_of_100_megabytes_passes() {
         assert_eq!(stream.ended_cleanly(), end == End::Clean);
     }
 }
+
+/// G5, G8: an answer that says by its status that there is nothing in it stays as it is.
+#[tokio::test(start_paused = true)]
+async fn g5_nothing_is_put_into_what_carries_no_answer() {
+    for status in [202, 204, 205] {
+        let scene = scene(layer()).await;
+        answer_all(&scene.server, "tools/call", move || {
+            let mut empty = reply(status, Some("text/event-stream"), "");
+            let headers = empty.headers_mut();
+            headers.insert("content-length", "0".parse().unwrap());
+            empty
+        });
+        let call = post(Some(&scene.session), &tool_call(1));
+        let mut stream = scene.open(call).await;
+        assert_eq!(stream.read_to_end().await, "", "{status}");
+        assert_eq!(stream.head.headers["content-length"], "0", "{status}");
+    }
+}
+
+/// G5, G6: what was accepted so is answered on a listening stream, once.
+#[tokio::test(start_paused = true)]
+async fn g5_what_is_accepted_with_a_streams_type_is_answered_where_the_answer_comes() {
+    let scene = scene(layer()).await;
+    let fed = feed_all(&scene.server, "GET");
+    let mut listening = scene.listen().await;
+    answer_all(&scene.server, "tools/call", || {
+        reply(202, Some("text/event-stream"), "")
+    });
+    let call = post(Some(&scene.session), &tool_call(1));
+    let mut accepted = scene.open(call).await;
+    assert_eq!(accepted.read_to_end().await, "");
+    let result = format!("data: {}\n\n", result(1));
+    fed.data(0, &result);
+    assert_eq!(listening.now().await, result);
+}
