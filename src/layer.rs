@@ -173,8 +173,8 @@ impl SessionRecoveryLayer {
         self
     }
 
-    /// The largest `initialize` request, in bytes, that is remembered: its body, and apart from that
-    /// its headers and its URI. Default: 64 KiB.
+    /// The largest body of an `initialize` request, in bytes, that is remembered. Default: 64 KiB. What
+    /// is remembered of its headers and its URI may take up 64 KiB apart from that, whatever the limit.
     ///
     /// A larger one passes, and its session is not recorded: the response says so with
     /// [`Outcome::NotRecorded`](crate::Outcome::NotRecorded). A store takes no session of more than 2 MiB.
