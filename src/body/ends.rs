@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use super::buffered::BufferedBody;
-use crate::mcp::{Id, id_of_large_request, is_large_initialize};
+use crate::mcp::{Id, ends_as_initialize, id_of_large_request, is_large_initialize};
 
 /// How much of the end is noted, in bytes, as of the beginning: a client puts the id of a request
 /// before its `params` or after them.
@@ -45,18 +45,22 @@ impl Ends {
         end.has_come |= is_last;
     }
 
-    /// Whether the body certainly is an `initialize`.
+    /// Whether the body certainly is an `initialize`, as far as its ends tell by now.
     pub(crate) fn is_initialize(&self) -> bool {
-        is_large_initialize(&self.beginning)
+        is_large_initialize(&self.beginning) || self.with_end(ends_as_initialize)
     }
 
     /// The id of the one request that the body is, if it is one and its ends tell.
     pub(crate) fn request_id(&self) -> Option<Id> {
+        self.with_end(|end| id_of_large_request(&self.beginning, end))
+    }
+
+    /// The end, once that has come, and nothing before.
+    fn with_end<T>(&self, read: impl FnOnce(&[u8]) -> T) -> T {
         let end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
-        let end = match end.has_come {
-            true => &*end.bytes,
-            false => &[],
-        };
-        id_of_large_request(&self.beginning, end)
+        match end.has_come {
+            true => read(&end.bytes),
+            false => read(&[]),
+        }
     }
 }

@@ -41,6 +41,12 @@ pub(crate) fn is_large_initialize(beginning: &[u8]) -> bool {
     method_of_large(beginning) == Some(b"\"initialize\"")
 }
 
+/// Whether one of which the end is known is, by that.
+pub(crate) fn ends_as_initialize(end: &[u8]) -> bool {
+    let mut members = last_members(end);
+    members.any(|(name, value)| name == b"method" && value == b"\"initialize\"")
+}
+
 /// What follows the name `method`, as it is written, if that comes before an outcome.
 fn method_of_large(beginning: &[u8]) -> Option<&[u8]> {
     let mut rest = beginning.trim_ascii_start().strip_prefix(b"{")?;

@@ -45,7 +45,9 @@ pub(crate) use self::{
     },
     id::Id,
     initialize::{InitializeResult, ListChanged, propose_version},
-    large_message::{id_of_large_request, is_large_initialize, is_large_request},
+    large_message::{
+        ends_as_initialize, id_of_large_request, is_large_initialize, is_large_request,
+    },
     lenient_text::lenient_text,
     list_changed::list_changed_event,
     members::{members, string},

@@ -154,6 +154,26 @@ async fn d7_a_delete_an_initialize_and_a_request_without_the_header_never_trigge
     }
 }
 
+/// D7, K1: nor does an `initialize` that is too large to be kept, wherever it says so.
+#[tokio::test(start_paused = true)]
+async fn d7_a_large_initialize_never_triggers() {
+    let text = "x".repeat(5_000);
+    for body in [
+        format!(r#"{{"id":0,"method":"initialize","params":{{"text":"{text}"}},"jsonrpc":"2.0"}}"#),
+        format!(r#"{{"id":0,"params":{{"text":"{text}"}},"method":"initialize","jsonrpc":"2.0"}}"#),
+    ] {
+        let server = Server::new(Profile::TypeScript);
+        let client = client(&server, SessionRecoveryLayer::new().max_body_bytes(1_000));
+        let session = handshake(&client).await;
+        server.restart();
+        answer(&server, "initialize", |_| reply(404, None, "gone"));
+        let request = request(Method::POST, Some(&session), body);
+        let own = send(&client, request).await;
+        assert_eq!((own.status, own.recovery), (404, None));
+        assert_eq!(log(&server), ["initialize"]);
+    }
+}
+
 /// D7: the server may have done the work.
 #[tokio::test]
 async fn d7_a_transport_error_is_the_callers_and_triggers_nothing() {
