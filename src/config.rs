@@ -99,27 +99,24 @@ impl<S> Shared<S> {
         let _ = session;
     }
 
-    /// The session as it is recorded, if it is: once more, where it was forgotten for want of room, or as
-    /// it was found in the store since.
-    pub(crate) fn recorded(&self, session: &Arc<Session>) -> Option<Arc<Session>> {
-        if !session.chain().is_forgotten() {
-            return Some(session.clone());
-        }
+    /// Whether the session is recorded; once more, where it was forgotten for want of room.
+    pub(crate) fn has(&self, session: &Arc<Session>) -> bool {
         #[cfg(feature = "store")]
         if let Some(persistence) = &self.persistence {
-            return persistence.recall(session);
+            persistence.recall(session);
         }
-        None
+        !session.chain().is_forgotten()
     }
 
     /// Whether somebody may go on with a session that this process has forgotten, in this epoch: then
     /// that is not to be ended (rule I2).
     pub(crate) fn keeps(&self, session: &Session, epoch: &Epoch) -> bool {
         #[cfg(feature = "store")]
-        if let Some(persistence) = &self.persistence {
-            return persistence.keeps(session, epoch);
+        return (self.sessions.kept_by().iter()).any(|it| it.keeps(session, epoch));
+        #[cfg(not(feature = "store"))]
+        {
+            let _ = (session, epoch);
+            false
         }
-        let _ = (session, epoch);
-        false
     }
 }

@@ -242,15 +242,10 @@ where
         // A 404 to a stranger says nothing of the session (rule D8).
         let is_gone = status == StatusCode::NOT_FOUND && self.has_epochs_credentials();
         if status.is_success() || is_gone {
-            self.shared.sessions.forget(&self.session);
+            // From here on it is not found any more.
             #[cfg(feature = "store")]
-            if self.shared.persistence.is_some() {
-                recovery::end_everywhere(&self.shared, &self.session, self.unpack());
-                // From here on it is not found any more.
-                if let Some(found) = self.shared.sessions.forget_found(&self.session) {
-                    recovery::end::<S, B>(&self.shared, &found, &found.chain().current());
-                }
-            }
+            recovery::end_everywhere(&self.shared, &self.session, self.unpack());
+            self.shared.sessions.forget(&self.session);
             // A recovery may have made another while the DELETE was on its way.
             let current = self.session.chain().current();
             if !std::ptr::eq(&*current, &**self.epoch()) {

@@ -192,8 +192,7 @@ where
     /// Whether the session has ended while the request waited to be sent in its new epoch, whose id
     /// may be another's by now.
     pub(super) fn has_ended(&self) -> bool {
-        let goes_on = |session: Arc<Session>| session.is_in_epoch_of(&self.session);
-        self.epoch().number() > 0 && !self.shared.recorded(&self.session).is_some_and(goes_on)
+        self.epoch().number() > 0 && !self.shared.has(&self.session)
     }
 
     /// What a `Last-Event-ID` among these headers comes to in the request's epoch.

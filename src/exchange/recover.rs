@@ -43,7 +43,7 @@ where
                 }
                 // It had made room while the request was under way, and is there once more.
                 Claim::Failed(error)
-                    if error.failure == Failure::Forgotten && self.is_recorded() =>
+                    if error.failure == Failure::Forgotten && self.shared.has(&self.session) =>
                 {
                     continue;
                 }
@@ -73,11 +73,6 @@ where
                 Some(Err(error)) => return Err(error),
             }
         }
-    }
-
-    fn is_recorded(&self) -> bool {
-        let recorded = self.shared.recorded(&self.session);
-        recorded.is_some_and(|it| Arc::ptr_eq(&it, &self.session))
     }
 
     /// Whether the request may start a recovery (rule D7).

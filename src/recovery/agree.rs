@@ -227,14 +227,13 @@ where
 /// The session has ended, in an epoch that another process may have gone on from: that one is ended,
 /// too, with the credentials of whoever ended the session (rule I1). Nobody waits.
 pub(crate) fn end_everywhere<S>(shared: &Arc<Shared<S>>, session: &Arc<Session>, head: Parts) {
-    let Some(persistence) = shared.persistence.clone() else {
-        return;
-    };
-    let ending = persistence.ending(session);
-    let ended = EndedBy::new(session.clone(), head);
-    // Each of its steps has a time-out of its own.
-    in_background(Duration::MAX, async move {
-        persistence.end(ended).await;
-        drop(ending);
-    });
+    for persistence in shared.sessions.kept_by() {
+        let ending = persistence.ending(session);
+        let ended = EndedBy::new(session.clone(), head.clone());
+        // Each of its steps has a time-out of its own.
+        in_background(Duration::MAX, async move {
+            persistence.end(ended).await;
+            drop(ending);
+        });
+    }
 }

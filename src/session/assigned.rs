@@ -48,7 +48,7 @@ impl Assignments {
     /// Whether a handshake of another session than this has the id.
     pub(super) fn is_anothers(&self, session: &Arc<Session>, id: &HeaderValue) -> bool {
         self.current(session.endpoint(), id)
-            .any(|it| !it.session.is_same(session))
+            .any(|it| !Arc::ptr_eq(&it.session, session))
     }
 
     /// Whether any handshake has the id.

@@ -50,8 +50,7 @@ impl Sessions {
             if last_use > session.use_known() {
                 table.count(&session, last_use, &self.0.bytes);
             } else {
-                session.makes_room();
-                table.remove(&session);
+                table.let_go(&session);
                 evicted.push(session);
             }
         }
@@ -102,9 +101,15 @@ impl Table {
             self.unwritten.push(session);
             return None;
         }
-        #[cfg(feature = "store")]
-        session.makes_room();
-        self.remove(&session);
+        self.let_go(&session);
         Some(session)
+    }
+
+    fn let_go(&mut self, session: &Arc<Session>) {
+        self.remove(session);
+        #[cfg(feature = "store")]
+        if session.makes_room() {
+            self.in_use.insert(session);
+        }
     }
 }

@@ -322,25 +322,6 @@ impl Session {
         Some(notices).filter(|notices| *notices != ListChanged::default())
     }
 
-    /// Whether both are the same session: one that was forgotten for want of room and found again while
-    /// somebody still used it is there twice.
-    pub(super) fn is_same(self: &Arc<Self>, other: &Arc<Self>) -> bool {
-        #[cfg(feature = "store")]
-        if self.key == other.key && self.has_incarnation_of(other) {
-            return true;
-        }
-        Arc::ptr_eq(self, other)
-    }
-
-    /// Whether both are the same session, in the same epoch.
-    pub(crate) fn is_in_epoch_of(self: &Arc<Self>, other: &Arc<Self>) -> bool {
-        #[cfg(feature = "store")]
-        if self.is_same(other) && self.is_stored_as(other) {
-            return true;
-        }
-        Arc::ptr_eq(self, other)
-    }
-
     pub(super) fn touch(&self, used: u64) {
         self.last_use.fetch_max(used, Ordering::Relaxed);
     }

@@ -100,7 +100,7 @@ impl Sessions {
         // What sessions hold of their callers may ask the table.
         drop((forgotten.by_id, forgotten.moved, forgotten.groups));
         #[cfg(feature = "store")]
-        drop(forgotten.unwritten);
+        drop((forgotten.unwritten, forgotten.in_use));
         self.write().earlier.drop_unused();
     }
 
@@ -210,6 +210,8 @@ impl Sessions {
         if let Some(session) = table.get(session.key()) {
             return (session.clone(), Evicted::new());
         }
+        let in_use = table.in_use.get(session.key());
+        let session = in_use.filter(|it| it.is_to_go_on()).unwrap_or(session);
         session.is_back();
         session.touch(used);
         let mut displaced = Vec::new();
@@ -244,17 +246,6 @@ impl Sessions {
     /// Forgets a session, unless it has been replaced already.
     pub(crate) fn forget(&self, session: &Arc<Session>) {
         self.write().remove(session);
-    }
-
-    /// Forgets a session that has ended, where it had made room and was found again in the store.
-    #[cfg(feature = "store")]
-    pub(crate) fn forget_found(&self, ended: &Session) -> Option<Arc<Session>> {
-        let found = self.read().get(ended.key()).cloned()?;
-        let of = found.incarnation()?;
-        (ended.incarnation() == Some(of)).then(|| {
-            self.forget(&found);
-            found
-        })
     }
 
     /// What lets at most `limit` handshakes at an endpoint go on at a time, oldest first.

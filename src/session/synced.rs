@@ -112,12 +112,14 @@ impl Session {
         is_unwritten == Some(true)
     }
 
-    pub(super) fn makes_room(&self) {
-        self.synced(|synced| synced.has_made_room = true);
+    /// It is forgotten for want of room. Gives whether there is a store that may keep it.
+    pub(super) fn makes_room(&self) -> bool {
+        self.synced(|synced| synced.has_made_room = true).is_some()
     }
 
-    pub(super) fn has_made_room(&self) -> bool {
-        self.synced(|synced| synced.has_made_room) == Some(true)
+    /// Whether it was, and may go on.
+    pub(super) fn is_to_go_on(&self) -> bool {
+        self.synced(|synced| synced.has_made_room && !synced.is_removed) == Some(true)
     }
 
     /// It is recorded once more.
@@ -126,18 +128,10 @@ impl Session {
         self.synced(|synced| synced.has_made_room = false);
     }
 
-    /// Whether the store is to be told of something although the session has made room.
+    /// Whether it is to go on since the store has not been told of a change in it.
     pub(super) fn is_late(&self) -> bool {
-        let is_late = self.synced(|synced| {
-            synced.has_made_room && !synced.is_removed && !synced.unstored.is_empty()
-        });
-        is_late == Some(true)
-    }
-
-    /// What the store has not been told, which is another's to tell from here on.
-    pub(super) fn take_unstored(&self) -> Vec<StateChange> {
-        let unstored = self.synced(|synced| std::mem::take(&mut synced.unstored));
-        unstored.unwrap_or_default().changes()
+        let is_late = self.synced(|synced| !synced.unstored.is_empty() && !synced.is_unstorable);
+        self.is_to_go_on() && is_late == Some(true)
     }
 
     /// What tells the session from others with the same key. Made when it is first needed.
@@ -151,12 +145,6 @@ impl Session {
         })
     }
 
-    /// Whether both are known to be the same, in a store.
-    pub(super) fn has_incarnation_of(&self, other: &Self) -> bool {
-        let of = |session: &Self| session.synced(|synced| synced.incarnation).flatten();
-        of(self).is_some_and(|own| of(other) == Some(own))
-    }
-
     /// Whether what the store holds under the session's key is of this session. Until something of it is
     /// known to have been written, or read, it may be of an earlier one.
     pub(super) fn is_in(&self, record: &Record) -> bool {
@@ -164,12 +152,6 @@ impl Session {
             let is_own = synced.incarnation.is_some() && synced.incarnation == record.incarnation;
             synced.is_known || is_own
         })
-    }
-
-    /// Whether both are in what is the same epoch in a store.
-    pub(super) fn is_stored_as(&self, other: &Self) -> bool {
-        let of = |session: &Self| session.as_stored(&session.chain().current());
-        of(self) == of(other)
     }
 
     /// An epoch of this session as the store has it.

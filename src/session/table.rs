@@ -1,5 +1,7 @@
 //! The recorded sessions, by what they go by.
 
+#[cfg(feature = "store")]
+use std::sync::Weak;
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
@@ -38,6 +40,43 @@ pub(super) struct Table {
     /// Those that have made room, and that a store is still to hear of.
     #[cfg(feature = "store")]
     pub(super) unwritten: Vec<Arc<Session>>,
+    #[cfg(feature = "store")]
+    pub(super) in_use: InUse,
+}
+
+/// The sessions that have made room while somebody used them: whoever finds one of these in a store is to
+/// go on in that, and not beside it.
+#[cfg(feature = "store")]
+#[derive(Default)]
+pub(super) struct InUse {
+    sessions: HashMap<Key, Weak<Session>>,
+    /// As many of them are listed until it is looked which of them nobody uses any more.
+    limit: usize,
+}
+
+#[cfg(feature = "store")]
+impl InUse {
+    const FEW: usize = 64;
+
+    pub(super) fn insert(&mut self, session: &Arc<Session>) {
+        if Arc::strong_count(session) == 1 {
+            return;
+        }
+        if self.sessions.len() >= self.limit {
+            self.sessions.retain(|_, it| it.strong_count() > 0);
+            self.limit = Self::FEW.max(2 * self.sessions.len());
+        }
+        self.sessions
+            .insert(session.key().clone(), Arc::downgrade(session));
+    }
+
+    pub(super) fn get(&self, key: &Key) -> Option<Arc<Session>> {
+        self.sessions.get(key).and_then(Weak::upgrade)
+    }
+
+    fn remove(&mut self, key: &Key) {
+        self.sessions.remove(key);
+    }
 }
 
 /// The sessions of a principal at an endpoint, by use.
@@ -89,6 +128,8 @@ impl Table {
 
     /// Lists a session, whose bytes count with those of `all`.
     pub(super) fn insert(&mut self, session: &Arc<Session>, used: u64, all: &Arc<AtomicUsize>) {
+        #[cfg(feature = "store")]
+        self.in_use.remove(session.key());
         self.by_id.insert(session.id(), session);
         let current = session.chain().current();
         self.list_moved(session, &current);

@@ -142,7 +142,8 @@ impl Sessions {
         }
         let table = self.read();
         let mut holders = table.holders(session.endpoint(), id).into_iter();
-        holders.any(|holder| !holder.is_same(session)) || table.assigned.is_anothers(session, id)
+        holders.any(|holder| !Arc::ptr_eq(&holder, session))
+            || table.assigned.is_anothers(session, id)
     }
 
     /// Whether to end this epoch of `session` would end the session of somebody else (rules A5, I1).
@@ -160,7 +161,7 @@ impl Sessions {
         // Where there is one id for all, none is known to have expired.
         let tells_apart = table.handed_out.differ(session.endpoint());
         let mut holders = table.holders(session.endpoint(), id).into_iter();
-        holders.any(|it| !it.is_same(session) && (!tells_apart || !it.chain().is_expired()))
+        holders.any(|it| !Arc::ptr_eq(&it, session) && (!tells_apart || !it.chain().is_expired()))
             || table.assigned.is_anothers(session, id)
     }
 

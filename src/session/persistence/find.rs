@@ -121,18 +121,22 @@ impl Persistence {
     }
 
     /// A session that this process has forgotten for want of room, and that somebody still uses, is
-    /// recorded once more. Gives what is recorded then: it may have been found in the store meanwhile.
-    pub(crate) fn recall(self: &Arc<Self>, session: &Arc<Session>) -> Option<Arc<Session>> {
-        let may_be = session.has_made_room() && !self.has_ended(session);
-        let is_stored = may_be && self.keeps(session, &session.chain().current());
-        is_stored.then(|| self.restore(session.clone()))
+    /// recorded once more, if the store holds it.
+    pub(crate) fn recall(self: &Arc<Self>, session: &Arc<Session>) {
+        let chain = session.chain();
+        let is_needed = chain.is_forgotten() && session.is_to_go_on();
+        if is_needed && self.keeps(session, &chain.current()) {
+            self.restore(session.clone());
+        }
     }
 
     pub(super) fn restore(self: &Arc<Self>, session: Arc<Session>) -> Arc<Session> {
         let (session, evicted) = self.sessions.restore(session, self.config.table);
         self.let_go(&evicted);
-        // It is in use, from here on as long as its record stays.
-        self.changed(&session);
+        // It is in use, from here on as long as its record stays. It may be the one to make room.
+        if !session.chain().is_forgotten() {
+            self.changed(&session);
+        }
         session
     }
 }

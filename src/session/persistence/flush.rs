@@ -66,11 +66,19 @@ impl Sessions {
     /// ```
     pub async fn flush(&self) -> Result<(), StoreError> {
         let mut flushed = Ok(());
-        for persistence in self.0.kept_by.all() {
+        for persistence in self.kept_by() {
             let result = persistence.flush().await;
             flushed = flushed.and(result);
         }
         flushed.and(self.are_storable())
+    }
+}
+
+impl Sessions {
+    /// What keeps these in stores. Whichever of the services it belongs to that share them: a session is
+    /// all of theirs.
+    pub(crate) fn kept_by(&self) -> Vec<Arc<Persistence>> {
+        self.0.kept_by.all()
     }
 }
 

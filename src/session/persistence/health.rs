@@ -81,7 +81,7 @@ impl Sessions {
     pub(super) fn are_storable(&self) -> Result<(), StoreError> {
         let (_, sessions) = self.used_since(0);
         let mut all = sessions.iter();
-        let is_unstorable = all.any(|it| it.with_synced(|_, synced| synced.is_unstorable));
+        let is_unstorable = all.any(|it| it.synced(|synced| synced.is_unstorable) == Some(true));
         (!is_unstorable).then_some(()).ok_or(UNSTORABLE)
     }
 }

@@ -159,37 +159,17 @@ impl Persistence {
     /// The session has changed, or is new: it is written soon.
     pub(crate) fn changed(self: &Arc<Self>, session: &Arc<Session>) {
         if session.chain().is_forgotten() {
-            return self.changed_late(session);
+            if session.is_late() {
+                // It had made room before the answer that has changed it was there.
+                self.restore(session.clone());
+            }
+            return;
         }
         if session.with_synced(|_, synced| std::mem::replace(&mut synced.is_queued, true)) {
-            // A runtime may have shut down in the meantime.
-            self.start_writer();
+            // A runtime may have shut down in the meantime, be it another service's.
+            self.sessions.kept_by().iter().for_each(Self::start_writer);
         } else {
             self.push(Task::Save(Arc::downgrade(session)));
-        }
-    }
-
-    /// It was forgotten before the answer that has changed it was there. If that was for want of room, it
-    /// is recorded once more; or whoever has found it meanwhile is told.
-    fn changed_late(self: &Arc<Self>, session: &Arc<Session>) {
-        if !session.is_late() {
-            return;
-        }
-        let found = self.restore(session.clone());
-        if Arc::ptr_eq(&found, session) {
-            return;
-        }
-        let changes = session.take_unstored();
-        for change in &changes {
-            found.apply(change.clone(), self.config.max_subscriptions);
-        }
-        self.changed(&found);
-        if let Some(reconciler) = self
-            .reconciler
-            .get()
-            .filter(|_| !found.is_stored_as(session))
-        {
-            reconciler.tell(&found, changes);
         }
     }
 
