@@ -186,7 +186,8 @@ impl Session {
                 let is_new = |seen: &StoredEpoch| stored.number >= seen.number && stored != *seen;
                 // One that a recovery has seen which failed is no less later than this.
                 let is_later = stored.number > own.number || seen.is_none_or(is_new);
-                is_later && !synced.unagreed.contains(&stored)
+                // Its own proposal may have come to the store without that having said so.
+                is_later && stored != own && !synced.unagreed.contains(&stored)
             }
         })
     }

@@ -115,6 +115,7 @@ mod stored {
     mod making_room;
     mod outliving;
     mod seeds;
+    mod sharing;
     mod sick;
     mod telling;
     mod waiting;

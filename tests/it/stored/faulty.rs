@@ -24,6 +24,8 @@ pub(super) enum Mode {
     Sent(Duration),
     /// Does what it is told, and says so after so long.
     Late(Duration),
+    /// Does what it is told twice, and says how it went the second time.
+    Twice,
     /// Never answers.
     Hangs,
     Down,
@@ -165,7 +167,7 @@ impl FaultyStore {
 
     async fn obey(mode: Mode, writes: bool) -> Result<(), StoreError> {
         match mode {
-            Mode::Works | Mode::Late(_) => Ok(()),
+            Mode::Works | Mode::Late(_) | Mode::Twice => Ok(()),
             Mode::Slow(time) | Mode::Sent(time) => {
                 tokio::time::sleep(time).await;
                 Ok(())
@@ -236,7 +238,11 @@ impl SessionStore for FaultyStore {
             }
         }
         let memory = self.0.memory.clone();
+        let is_twice = self.mode(&key) == Mode::Twice;
         self.run(&key, true, async move {
+            if is_twice {
+                memory.save(key, value.clone(), expected, ttl).await?;
+            }
             memory.save(key, value, expected, ttl).await
         })
     }

@@ -408,3 +408,26 @@ async fn n3_h1_what_others_have_made_of_a_record_is_not_written_over_by_who_has_
         }
     }
 }
+
+/// I3: a client of a store may send a save again whose answer it has not seen.
+#[tokio::test(start_paused = true)]
+async fn n3_a_proposal_that_was_stored_without_the_store_having_said_so_is_no_other_processs() {
+    // Given an epoch that was published while the store was away,
+    let store = FaultyStore::new();
+    let scene = live(store.layer()).await;
+    settle().await;
+    store.set(Mode::Down);
+    scene.server.restart();
+    assert_eq!(echoed(&scene.call(1).await), 1);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    // when the store is back, and takes the next proposal twice,
+    scene.server.restart();
+    store.set(Mode::Twice);
+    // then the session goes on in that.
+    for id in 2..4 {
+        assert_eq!(echoed(&scene.call(id).await), id);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert_eq!(scene.server.count("initialize"), 3);
+    assert_eq!(scene.server.count("DELETE"), 0);
+}

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use mcp_session_recovery::{Outcome, Sessions};
+use mcp_session_recovery::{Outcome, Principal, Sessions};
 use testing::mocked::*;
-use testing::streams::{Stream, feed_all};
+use testing::streams::{Stream, feed_all, never_answer};
+use testing::whose::with_token;
 use testing::*;
 
 use super::{
@@ -530,4 +531,59 @@ async fn n1_h1_a_change_that_is_accepted_late_is_told_to_whoever_has_found_the_s
             assert_eq!(echoed(&scene.call(2).await), 2);
         }
     }
+}
+
+/// G1, G6: what is open in a session that makes room stays with it when it is found again.
+#[tokio::test(start_paused = true)]
+async fn n1_g1_what_is_open_in_a_session_that_makes_room_goes_on_when_it_is_found_again() {
+    // Given a session with a listening stream and a call that waits, which has made room,
+    let store = FaultyStore::new();
+    let scene = live(store.layer().max_sessions(1)).await;
+    settle().await;
+    let gets = feed_all(&scene.server, "GET");
+    let listening = Stream::open(&scene.client, get(&scene.session, None)).await;
+    never_answer(&scene.server, "tools/slow");
+    let slow = serde_json::json!({"jsonrpc": "2.0", "id": 7, "method": "tools/slow"});
+    let waiting = scene.spawn(post(Some(&scene.session), &slow));
+    settle().await;
+    handshake(&scene.client).await;
+    settle().await;
+    // when it is found again, and recovered,
+    assert_eq!(scene.call(1).await.outcome(), None);
+    settle().await;
+    scene.server.restart();
+    assert_eq!(scene.call(2).await.outcome(), Some(Outcome::Replayed));
+    tokio::time::sleep(Duration::from_secs(40)).await;
+    // then the stream is one of the new session, and the call is told that no answer will come.
+    assert_eq!(gets.count(), 2);
+    assert!(listening.is_open());
+    let answer = soon(waiting).await.unwrap();
+    assert_eq!(answer.outcome(), Some(Outcome::AnswerLost));
+}
+
+/// K10: the change makes the session the one that holds most, so that it has to make room again at once.
+#[tokio::test(start_paused = true)]
+async fn k10_n5_a_change_that_comes_late_may_find_no_room() {
+    const WAITING: usize = 256;
+    // Given as many sessions as may wait for a store that is away, of which one is in use,
+    let store = FaultyStore::new();
+    let layer = store.layer().max_sessions_bytes(1).max_sessions(1);
+    let layer = layer.principal(|head: &http::request::Parts| {
+        let token = head.headers.get("authorization")?.to_str().ok()?;
+        Some(Principal::from(token))
+    });
+    let scene = live(layer).await;
+    settle().await;
+    let gate = hold(&scene.server, "resources/subscribe");
+    let subscribe = change("resources/subscribe", &"x".repeat(4000));
+    let subscribing = scene.spawn(post(Some(&scene.session), &subscribe));
+    settle().await;
+    store.set(Mode::Down);
+    for number in 0..WAITING + 9 {
+        let request = with_token(post(None, &initialize()), Some(&number.to_string()));
+        assert_eq!(scene.send(request).await.status, 200);
+    }
+    // when that changes, then its caller has the answer.
+    gate.open();
+    assert_eq!(soon(subscribing).await.unwrap().status, 200);
 }
