@@ -89,12 +89,6 @@ impl Synced {
         self.unagreed.push(epoch);
     }
 
-    /// Whether there is something to be written, or that may lead to it.
-    fn is_wanted(&self) -> bool {
-        let is_to_be_written = self.is_queued || self.is_in_hand || self.left.is_some();
-        is_to_be_written || !self.unstored.is_empty() || self.doing > 0
-    }
-
     /// Whether the mark of a session that has ended is about this one.
     pub(super) fn is_ended_by(&self, mark: Option<u64>) -> bool {
         self.incarnation == mark && (mark.is_some() || self.is_known)
@@ -102,12 +96,13 @@ impl Synced {
 }
 
 impl Session {
-    /// Whether the store is still to hear of it: it has changed, or is about to.
+    /// Whether the store, or the server, is still to hear of it: it has changed, or is about to.
     pub(super) fn is_unwritten(&self) -> bool {
         let is_recovering = self.chain().is_recovering();
         let is_unwritten = self.synced(|synced| {
-            let may_be = !synced.is_removed && !synced.is_unstorable;
-            may_be && (is_recovering || synced.is_wanted())
+            let is_to_be_written = synced.is_queued || synced.is_in_hand;
+            let is_at_work = is_recovering || synced.doing > 0;
+            !synced.is_unstorable && (is_to_be_written || is_at_work)
         });
         is_unwritten == Some(true)
     }

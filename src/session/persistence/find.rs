@@ -121,11 +121,9 @@ impl Persistence {
     }
 
     /// A session that this process has forgotten for want of room, and that somebody still uses, is
-    /// recorded once more, if the store holds it.
+    /// recorded once more.
     pub(crate) fn recall(self: &Arc<Self>, session: &Arc<Session>) {
-        let chain = session.chain();
-        let is_needed = chain.is_forgotten() && session.is_to_go_on();
-        if is_needed && self.keeps(session, &chain.current()) {
+        if session.chain().is_forgotten() && session.is_to_go_on() {
             self.restore(session.clone());
         }
     }

@@ -587,3 +587,55 @@ async fn k10_n5_a_change_that_comes_late_may_find_no_room() {
     gate.open();
     assert_eq!(soon(subscribing).await.unwrap().status, 200);
 }
+
+/// I3, E1: a session that is being recovered waits for that, too.
+#[tokio::test(start_paused = true)]
+async fn n1_i3_a_recovery_is_not_in_vain_since_its_session_is_to_make_room() {
+    // Given a session that is being recovered, for a call,
+    let store = FaultyStore::new();
+    let scene = lost(store.layer().max_sessions(1)).await;
+    let gate = hold(&scene.server, "notifications/initialized");
+    let call = scene.spawn_call(1);
+    settle().await;
+    // when another is to take its place,
+    scene.send(post(None, &initialize())).await;
+    settle().await;
+    gate.open();
+    // then the call goes on in what that makes, which nobody has to find in the store.
+    assert_eq!(echoed(&soon(call).await.unwrap()), 1);
+    settle().await;
+    assert_eq!(scene.server.count("ping"), 0);
+    assert_eq!(scene.server.count("initialize"), 3);
+    assert_eq!(scene.server.count("DELETE"), 0);
+}
+
+/// N1: what is forgotten on purpose is not written any more, in whatever epoch.
+#[tokio::test(start_paused = true)]
+async fn n1_n3_what_is_forgotten_in_a_recovery_is_not_written_over_what_that_has_stored() {
+    // Given a session whose change waits for a recovery to be written,
+    let store = FaultyStore::new();
+    let sessions = Sessions::new();
+    let scene = live(store.layer().sessions(sessions.clone())).await;
+    settle().await;
+    let answers = hold_answer(&scene.server, "resources/subscribe");
+    let subscribe = change("resources/subscribe", "file:///a");
+    let subscribing = scene.spawn(post(Some(&scene.session), &subscribe));
+    settle().await;
+    scene.server.restart();
+    let (gate, call) = scene.recovering().await;
+    answers.open();
+    assert_eq!(soon(subscribing).await.unwrap().status, 200);
+    // when all is forgotten before it has come to an end,
+    store.set(Mode::Late(Duration::from_millis(20)));
+    gate.open();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    sessions.forget_all();
+    join([call]).await;
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    store.set(Mode::Works);
+    // then what the recovery has stored is what the next request finds.
+    let handshakes = scene.server.count("initialize");
+    assert_eq!(echoed(&scene.call(2).await), 2);
+    assert_eq!(scene.server.count("initialize"), handshakes);
+    assert_eq!(scene.server.live().len(), 1);
+}
