@@ -33,6 +33,8 @@ pub(super) fn accept<S, B>(
     S: HttpService<B>,
     B: Body<Error: Send> + Send + 'static,
 {
+    #[cfg(feature = "store")]
+    recovery::reconcile::<S, B>(shared);
     session.apply(change.clone(), shared.config.max_subscriptions);
     shared.changed(session);
     recovery::make_room::<S, B>(shared);
@@ -243,6 +245,8 @@ where
         let is_gone = status == StatusCode::NOT_FOUND && self.has_epochs_credentials();
         if status.is_success() || is_gone {
             // From here on it is not found any more.
+            #[cfg(feature = "store")]
+            recovery::reconcile::<S, B>(&self.shared);
             #[cfg(feature = "store")]
             recovery::end_everywhere(&self.shared, &self.session, self.unpack());
             self.shared.sessions.forget(&self.session);

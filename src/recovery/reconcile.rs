@@ -20,7 +20,8 @@ use crate::{
     store::record::Record,
 };
 
-/// Sees to it that what the store turns out to have otherwise is seen to, from the first session on.
+/// Sees to it that what the store turns out to have otherwise is seen to, by a service that is about to
+/// tell it something, or to ask it.
 pub(crate) fn reconcile<S, B>(shared: &Arc<Shared<S>>)
 where
     S: HttpService<B>,

@@ -47,6 +47,9 @@ pub(crate) fn start<S, B>(
     S: HttpService<B>,
     B: Body<Error: Send> + Send + 'static,
 {
+    // It may be another service's that has recorded the session.
+    #[cfg(feature = "store")]
+    super::reconcile::<S, B>(shared);
     let recovery = RecoveryTask {
         client: Arc::new(Client::<S, B>::of_trigger(shared, session, trigger)),
         shared: shared.clone(),

@@ -114,3 +114,43 @@ fn n5_a_service_whose_runtime_has_ended_keeps_no_other_from_writing() {
     assert_eq!(store.len(), 1);
     drop(ended);
 }
+
+/// N3, H1: what the store turns out to have otherwise is seen to by any of them.
+#[tokio::test(start_paused = true)]
+async fn n6_n3_a_service_that_has_recorded_no_session_sees_to_what_its_store_holds() {
+    for is_ended in [true, false] {
+        // Given a session that one service has recorded, and another process has gone on with,
+        let store = FaultyStore::new();
+        let own = store.another_way();
+        let sessions = Sessions::new();
+        let first = live(own.layer().sessions(sessions.clone())).await;
+        settle().await;
+        let scene = first.in_another_process(own.layer().sessions(sessions));
+        let other = first.in_another_process(store.layer());
+        assert_eq!(echoed(&other.call(1).await), 1);
+        settle().await;
+        if !is_ended {
+            own.set(Mode::Down);
+        }
+        scene.server.restart();
+        assert_eq!(echoed(&other.call(2).await), 2);
+        settle().await;
+        if is_ended {
+            // when another service is told to end it, then it ends there, too.
+            assert_eq!(scene.send(delete(&scene.session)).await.status, 404);
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            assert!(scene.server.live().is_empty());
+            continue;
+        }
+        // when another service has gone on by itself, and changed it, and the store is back,
+        assert_eq!(echoed(&scene.call(3).await), 3);
+        let subscribe = change("resources/subscribe", "file:///a");
+        scene.send(post(Some(&scene.session), &subscribe)).await;
+        own.set(Mode::Works);
+        tokio::time::sleep(Duration::from_secs(100)).await;
+        // then they are in one session, which has that.
+        let live = scene.server.live();
+        assert_eq!(live.len(), 1);
+        assert_eq!(scene.server.subscriptions(&live[0]), ["file:///a"]);
+    }
+}
