@@ -69,7 +69,8 @@ impl Sessions {
         Self::default()
     }
 
-    /// How many sessions are recorded.
+    /// How many sessions are recorded, but for those that have made room and wait for a store to hear of
+    /// them.
     pub fn len(&self) -> usize {
         self.read().len
     }
