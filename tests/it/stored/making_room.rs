@@ -639,3 +639,50 @@ async fn n1_n3_what_is_forgotten_in_a_recovery_is_not_written_over_what_that_has
     assert_eq!(scene.server.count("initialize"), handshakes);
     assert_eq!(scene.server.live().len(), 1);
 }
+
+/// I1, N6: what has made room and ended is not recorded once more for what was under way.
+#[tokio::test(start_paused = true)]
+async fn n6_i1_a_session_that_ends_after_it_has_made_room_is_not_recovered() {
+    // Given a call and a DELETE under way, whose session has made room,
+    let store = FaultyStore::new();
+    let scene = live(store.layer().max_sessions(1)).await;
+    settle().await;
+    let [answers, ends] = ["tools/call", "DELETE"].map(|what| hold(&scene.server, what));
+    let call = scene.spawn_call(1);
+    let ending = scene.spawn(delete(&scene.session));
+    settle().await;
+    handshake(&scene.client).await;
+    settle().await;
+    // when it has ended, and the call finds that,
+    ends.open();
+    assert_eq!(soon(ending).await.unwrap().status, 200);
+    answers.open();
+    // then that is its answer.
+    assert_eq!(soon(call).await.unwrap().status, 404);
+    assert_eq!(scene.server.count("initialize"), 2);
+}
+
+/// K10: a session that holds more than there is room for beside another is found, and makes room again.
+#[tokio::test(start_paused = true)]
+async fn k10_n1_a_session_for_which_there_is_no_room_has_its_own_answers() {
+    // Given a session that holds more than the only other, of another principal,
+    let store = FaultyStore::new();
+    let layer = store.layer().max_sessions_bytes(1);
+    let scene = live(layer.principal(|head: &http::request::Parts| {
+        let token = head.headers.get("authorization")?.to_str().ok()?;
+        Some(Principal::from(token))
+    }))
+    .await;
+    let subscribe = change("resources/subscribe", &"x".repeat(4000));
+    scene.send(post(Some(&scene.session), &subscribe)).await;
+    settle().await;
+    let other = with_token(post(None, &initialize()), Some("other"));
+    scene.send(other).await;
+    settle().await;
+    // when it is used, and lost,
+    assert_eq!(echoed(&scene.call(1).await), 1);
+    settle().await;
+    scene.server.restart();
+    // then its caller hears of that, or it is recovered.
+    assert!([200, 404].contains(&scene.call(2).await.status));
+}
