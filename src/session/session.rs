@@ -77,6 +77,9 @@ struct Memory {
     /// What the store is known to hold of it, if there is a store.
     #[cfg(feature = "store")]
     synced: Option<Box<super::synced::Synced>>,
+    /// The session was forgotten for want of room.
+    #[cfg(feature = "store")]
+    has_made_room: bool,
 }
 
 #[derive(Default)]
@@ -278,6 +281,16 @@ impl Session {
             .as_ref()
             .map(|content| content.state.clone())
             .unwrap_or_default()
+    }
+
+    #[cfg(feature = "store")]
+    pub(super) fn has_made_room(&self) -> bool {
+        self.lock_memory().has_made_room
+    }
+
+    #[cfg(feature = "store")]
+    pub(super) fn set_made_room(&self, has_made_room: bool) {
+        self.lock_memory().has_made_room = has_made_room;
     }
 
     /// Looks at what the store is known to hold, if there is one.

@@ -29,6 +29,8 @@ pub(crate) struct Synced {
     pub(super) unagreed: Vec<StoredEpoch>,
     /// What an epoch of this process's making has been told, where the store has brought more since.
     pub(super) told: Option<Box<State>>,
+    /// It is about to be queued.
+    pub(super) is_back: bool,
     /// It is to be written.
     pub(super) is_queued: bool,
     /// It is being written.
@@ -39,8 +41,6 @@ pub(crate) struct Synced {
     pub(super) doing: usize,
     /// When this process last wrote it.
     pub(super) written: Option<Instant>,
-    /// This process has forgotten the session for want of room.
-    pub(super) has_made_room: bool,
     /// It was, and cannot be: there is no record of it.
     pub(super) is_unstorable: bool,
     /// The session has ended, and its record with it.
@@ -100,7 +100,7 @@ impl Session {
     pub(super) fn is_unwritten(&self) -> bool {
         let is_recovering = self.chain().is_recovering();
         let is_unwritten = self.synced(|synced| {
-            let is_to_be_written = synced.is_queued || synced.is_in_hand;
+            let is_to_be_written = synced.is_back || synced.is_queued || synced.is_in_hand;
             let is_at_work = is_recovering || synced.doing > 0;
             !synced.is_unstorable && (is_to_be_written || is_at_work)
         });
@@ -109,24 +109,29 @@ impl Session {
 
     /// It is forgotten for want of room. Gives whether there is a store that may keep it.
     pub(super) fn makes_room(&self) -> bool {
-        self.synced(|synced| synced.has_made_room = true).is_some()
+        self.set_made_room(true);
+        self.synced(|_| ()).is_some()
     }
 
     /// Whether it was, and may go on.
     pub(super) fn is_to_go_on(&self) -> bool {
-        self.synced(|synced| synced.has_made_room && !synced.is_removed) == Some(true)
+        self.has_made_room() && self.synced(|synced| synced.is_removed) != Some(true)
     }
 
-    /// It is recorded once more.
+    /// It is recorded once more, and about to be written, so that it does not make room at once.
     pub(super) fn is_back(&self) {
         self.chain().is_back();
-        self.synced(|synced| synced.has_made_room = false);
+        self.set_made_room(false);
+        self.with_synced(|_, synced| synced.is_back = true);
     }
 
-    /// Whether it is to go on since the store has not been told of a change in it.
+    /// Whether it is to go on since the store has not been told of it, or of a change in it.
     pub(super) fn is_late(&self) -> bool {
-        let is_late = self.synced(|synced| !synced.unstored.is_empty() && !synced.is_unstorable);
-        self.is_to_go_on() && is_late == Some(true)
+        let is_late = self.synced(|synced| {
+            let is_untold = !synced.is_known || !synced.unstored.is_empty();
+            is_untold && !synced.is_unstorable
+        });
+        self.is_to_go_on() && is_late != Some(false)
     }
 
     /// What tells the session from others with the same key. Made when it is first needed.

@@ -165,7 +165,11 @@ impl Persistence {
             }
             return;
         }
-        if session.with_synced(|_, synced| std::mem::replace(&mut synced.is_queued, true)) {
+        let is_queued = session.with_synced(|_, synced| {
+            synced.is_back = false;
+            std::mem::replace(&mut synced.is_queued, true)
+        });
+        if is_queued {
             // A runtime may have shut down in the meantime, be it another service's.
             self.sessions.kept_by().iter().for_each(Self::start_writer);
         } else {

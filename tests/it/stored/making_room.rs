@@ -691,3 +691,35 @@ async fn k10_n1_a_session_for_which_there_is_no_room_has_its_own_answers() {
     // then its caller hears of that, or it is recovered.
     assert!([200, 404].contains(&scene.call(2).await.status));
 }
+
+/// N1: also one that is the first to make room, since it holds most.
+#[tokio::test(start_paused = true)]
+async fn k10_n1_a_session_that_makes_room_by_its_bytes_at_once_is_written_and_recovered() {
+    let store = FaultyStore::new();
+    let sessions = Sessions::new();
+    let layer = store.layer().sessions(sessions.clone());
+    let layer = layer.max_sessions_bytes(50_000);
+    let scene = live(layer.principal(|head: &http::request::Parts| {
+        let token = head.headers.get("authorization")?.to_str().ok()?;
+        Some(Principal::from(token))
+    }))
+    .await;
+    settle().await;
+    // Given a session that is larger than there is room for beside the other,
+    let mut large = initialize();
+    large["params"]["clientInfo"]["title"] = "x".repeat(60_000).into();
+    let made = scene.send(with_token(post(None, &large), Some("other")));
+    let large = made.await.session().unwrap().to_owned();
+    settle().await;
+    assert_eq!((sessions.len(), store.len()), (1, 2));
+    // when it is used, and lost,
+    for id in 0..3 {
+        // then it is found, and recovered.
+        let call = with_token(post(Some(&large), &tool_call(id)), Some("other"));
+        assert_eq!(echoed(&scene.send(call).await), id);
+        settle().await;
+        assert_eq!(sessions.len(), 1);
+        scene.server.restart();
+    }
+    assert_eq!(scene.server.count("initialize"), 4);
+}
