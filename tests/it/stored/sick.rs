@@ -1,5 +1,6 @@
-//! Rules N3, N5, N6, H1 and I3 as properties: two processes, each with its own way to one store, which
-//! is slow, away or full as a seed has it, and a server that restarts.
+//! Rules N3, N5, N6, H1, I2 and I3 as properties: two processes, each with its own way to one store, which
+//! is slow, away or full as a seed has it, and a server that restarts. In half of them there is room for
+//! one session, which another one takes from time to time.
 //!
 //! A restart comes when no call is under way, so that every call has to succeed: what would have
 //! succeeded without a store.
@@ -10,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use mcp_session_recovery::SessionRecoveryLayer;
 use testing::mocked::*;
 use testing::*;
 use tokio::{task::JoinHandle, time::Instant};
@@ -51,6 +53,10 @@ struct World {
     ways: [FaultyStore; 2],
     processes: [Scene; 2],
     held: Arc<Mutex<Held>>,
+    /// Whether a process has room for one session only.
+    is_tight: bool,
+    /// The other sessions that there are on the server.
+    others: BTreeSet<String>,
     /// What the callers of either process have subscribed to.
     believed: BTreeSet<String>,
     calls: u64,
@@ -61,9 +67,10 @@ impl World {
     async fn new(seed: u64) -> Self {
         let store = FaultyStore::new();
         let ways = [store.another_way(), store];
-        let one = live(ways[0].layer()).await;
+        let is_tight = seed % 2 == 1;
+        let one = live(layer(&ways[0], is_tight)).await;
         settle().await;
-        let other = joined(&one, &ways[1]).await;
+        let other = joined(&one, layer(&ways[1], is_tight)).await;
         let held = Arc::<Mutex<Held>>::default();
         note(&one.server, &held);
         Self {
@@ -71,6 +78,8 @@ impl World {
             ways,
             processes: [one, other],
             held,
+            is_tight,
+            others: BTreeSet::new(),
             believed: BTreeSet::new(),
             calls: 0,
             running: Vec::new(),
@@ -97,7 +106,9 @@ impl World {
         for (call, task) in std::mem::take(&mut self.running) {
             let (answer, took) = soon(task).await.unwrap();
             assert_eq!(echoed(&answer), call);
-            assert!(took <= PATIENCE, "call {call} took {took:?}");
+            // It may have to find its session as well.
+            let patience = PATIENCE * if self.is_tight { 2 } else { 1 };
+            assert!(took <= patience, "call {call} took {took:?}");
         }
     }
 
@@ -124,11 +135,30 @@ impl World {
         let process = self.random.below(2);
         self.ways.iter().for_each(|way| way.set(Mode::Works));
         tokio::time::sleep(LONG).await;
-        self.processes[process] = joined(&self.processes[1 - process], &self.ways[process]).await;
+        let layer = layer(&self.ways[process], self.is_tight);
+        self.processes[process] = joined(&self.processes[1 - process], layer).await;
+    }
+
+    /// Another session takes the place of the one that there is room for, until that is found again.
+    async fn crowd(&mut self) {
+        let process = self.random.below(2);
+        let time = Duration::from_millis(self.random.below(240) as u64);
+        self.ways[process].set(Mode::Slow(time));
+        let scene = &self.processes[process];
+        self.others.insert(handshake(&scene.client).await);
+        tokio::time::sleep(time * self.random.below(4) as u32).await;
+        let ping = post(Some(&scene.session), &ping(8));
+        assert_eq!(soon(scene.send(ping)).await.status, 200);
+    }
+
+    /// What there is on the server but for those.
+    fn live(&self) -> Vec<String> {
+        let live = self.server().live().into_iter();
+        live.filter(|it| !self.others.contains(it)).collect()
     }
 
     async fn step(&mut self) {
-        match self.random.below(12) {
+        match self.random.below(if self.is_tight { 14 } else { 12 }) {
             0..4 if self.running.len() < 4 => {
                 let process = self.random.below(2);
                 self.begin(process);
@@ -150,6 +180,7 @@ impl World {
                 self.finish().await;
                 self.replace().await;
             }
+            12.. => self.crowd().await,
             _ => settle().await,
         }
     }
@@ -167,9 +198,14 @@ impl World {
     }
 }
 
+fn layer(way: &FaultyStore, is_tight: bool) -> SessionRecoveryLayer {
+    let room = if is_tight { 1 } else { usize::MAX };
+    way.layer().max_sessions(room)
+}
+
 /// A process that has found in the store the session that another one recorded.
-async fn joined(one: &Scene, way: &FaultyStore) -> Scene {
-    let joined = one.in_another_process(way.layer());
+async fn joined(one: &Scene, layer: SessionRecoveryLayer) -> Scene {
+    let joined = one.in_another_process(layer);
     let ping = post(Some(&one.session), &ping(8));
     assert_eq!(joined.send(ping).await.status, 200);
     joined
@@ -214,7 +250,7 @@ async fn goes_on(seed: u64) {
     world.recover().await;
 
     // then both are in one session, and nothing else is left on the server;
-    let live = world.server().live();
+    let live = world.live();
     assert_eq!(live.len(), 1, "{live:?}");
     // it holds what the callers believe,
     let believed = world.believed.clone();
@@ -231,12 +267,12 @@ async fn goes_on(seed: u64) {
         world.finish().await;
     }
     tokio::time::sleep(LONG).await;
-    let live = world.server().live();
+    let live = world.live();
     assert_eq!(live.len(), 1, "{live:?}");
     assert_eq!(holds(&world, &live[0]), believed);
     // a third process finds the session in the store;
     let handshakes = world.server().count("initialize");
-    joined(&world.processes[0], &world.ways[0]).await;
+    joined(&world.processes[0], world.ways[0].layer()).await;
     assert_eq!(world.server().count("initialize"), handshakes);
     // and nothing was done twice.
     let executed = world.held.lock().unwrap().executed.clone();
@@ -279,7 +315,7 @@ async fn ends(seed: u64) {
         assert_eq!(world.processes[process].call(2_000).await.status, 404);
     }
     tokio::time::sleep(LONG).await;
-    let live = world.server().live();
+    let live = world.live();
     assert!(live.is_empty(), "{live:?}");
 }
 
