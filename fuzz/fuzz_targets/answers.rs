@@ -175,6 +175,26 @@ fn kind(seen: &Seen, log: &[(Kind, Option<HeaderValue>)]) -> Kind {
     }
 }
 
+/// The request's own answer as it is given back after a recovery: what is beyond K4, or has not come in
+/// time, is let go of before the handshake (rule D5).
+fn cut(own: Sent, answer: &Answer) -> Sent {
+    let has_length = |headers: &HeaderMap| headers.contains_key("content-length");
+    if !has_length(&own.headers) || has_length(&answer.head.headers) {
+        return own;
+    }
+    let chunks = answer.chunks();
+    assert!(own.end == End::Hangs || chunks.concat().len() >= MAX_ERROR_BODY);
+    assert!(own.body().starts_with(&chunks.concat()));
+    let mut headers = own.headers.clone();
+    headers.remove("content-length");
+    Sent {
+        headers,
+        chunks,
+        end: End::Clean,
+        ..own
+    }
+}
+
 impl Input {
     fn reply(&self, kind: Kind) -> Option<&Reply> {
         match kind {
@@ -317,31 +337,12 @@ impl Input {
             }
             Some(Outcome::NotReplayed(Refusal::Response)) => {
                 assert_eq!(self.asks, Asks::Respond);
-                own.assert_got(&answer, None);
+                cut(own, &answer).assert_got(&answer, None);
             }
             Some(Outcome::Failed(_)) => {
                 let is_usual = |kind| self.reply(kind).is_none();
                 assert!(!is_usual(Kind::Handshake) || !is_usual(Kind::Accepted));
-                let has_length = |headers: &HeaderMap| headers.contains_key("content-length");
-                let is_cut = has_length(&own.headers) && !has_length(&answer.head.headers);
-                // What is beyond that is let go of before a handshake (rules D5, K4).
-                let given = match is_cut {
-                    false => own,
-                    true => {
-                        let chunks = answer.chunks();
-                        assert!(chunks.concat().len() >= MAX_ERROR_BODY);
-                        assert!(own.body().starts_with(&chunks.concat()));
-                        let mut headers = own.headers.clone();
-                        headers.remove("content-length");
-                        Sent {
-                            headers,
-                            chunks,
-                            end: End::Clean,
-                            ..own
-                        }
-                    }
-                };
-                given.assert_got(&answer, None);
+                cut(own, &answer).assert_got(&answer, None);
             }
             None => own.assert_got(&answer, None),
             Some(outcome) => panic!("{outcome:?}"),
