@@ -88,10 +88,11 @@ impl SessionRecoveryLayer {
 
     /// Whether an expired session is initialized again. Default: `true`.
     ///
-    /// With `false` the layer only watches, and makes no handshake whatever shows the session dead:
-    /// that answer comes back untouched, with a [`Recovery`](crate::Recovery) of
-    /// [`Outcome::Detected`](crate::Outcome::Detected) in its extensions. What must not be sent, since
-    /// the server calls another caller's session by its id by now, is answered 404 with the same.
+    /// With `false` the layer only watches, and makes no handshake. The answer that shows a session to
+    /// have expired comes back untouched, with a [`Recovery`](crate::Recovery) of
+    /// [`Outcome::Detected`](crate::Outcome::Detected) in its extensions. A request that must not be sent,
+    /// since the server calls another caller's session by its id by now, is answered 404 with the same;
+    /// for callers of a server that has one id for all of them, that is every one but the last to begin.
     #[must_use]
     pub fn reinitialize(mut self, reinitialize: bool) -> Self {
         self.config.reinitialize = reinitialize;
@@ -191,8 +192,8 @@ impl SessionRecoveryLayer {
     /// through untouched from then on; if it had been recovered, its upstream session is ended with
     /// a DELETE, since nobody knows its id. Each costs about 2 KiB beyond its `initialize` request.
     ///
-    /// With a store (feature `store`) a session goes on instead, in whoever finds it there; up to 256 more
-    /// are remembered until the store has been told of them.
+    /// With a store (feature `store`) it goes on instead: its next request finds it there. Up to 256 more
+    /// are remembered until the store has been told of them, and the server of what they hold.
     #[must_use]
     pub fn max_sessions(mut self, sessions: usize) -> Self {
         self.config.table.sessions = sessions;

@@ -90,8 +90,8 @@ pub enum Failure {
     /// The inner service failed.
     Transport,
     /// The recovery took longer than
-    /// [`recovery_timeout`](crate::SessionRecoveryLayer::recovery_timeout), or the inner service was
-    /// not ready to take the request again within it.
+    /// [`recovery_timeout`](crate::SessionRecoveryLayer::recovery_timeout); or it did not, and the inner
+    /// service was not ready to take the request again within that.
     TimedOut,
     /// The attempt before was of no use, and it is too soon for another; see
     /// [`recovery_pause`](crate::SessionRecoveryLayer::recovery_pause).

@@ -69,9 +69,9 @@ impl<S> SessionRecovery<S> {
     /// A change is this clone's alone, unless the wrapped service shares its state with its own
     /// clones: other clones of this one have theirs, and so have the requests that the layer sends
     /// itself, and those that it does not send at once, since they wait for their body, their session
-    /// or a store. The first of these that this clone is called with leaves it with the service as it
-    /// was wrapped, and the change is gone: what is to last is for the service before it is wrapped, or
-    /// for what its clones share.
+    /// or a store, or are answered without it. The first of these that this clone is called with leaves
+    /// it with the service as it was wrapped, and the change is gone: what is to last is for the service
+    /// before it is wrapped, or for what its clones share.
     pub fn get_mut(&mut self) -> &mut S {
         &mut self.inner
     }

@@ -2,12 +2,13 @@
 
 use std::{
     marker::PhantomData,
-    sync::{Arc, OnceLock},
+    sync::{Arc, LazyLock, OnceLock},
 };
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header::HeaderMap, request::Parts};
 use http_body::Body;
+use memchr::memmem::Finder;
 
 use super::{LastEventId, allowance::Allowance, packed::PackedHead};
 use crate::{
@@ -120,18 +121,20 @@ where
     }
 
     /// Whether it is worth looking whether this is the caller's `notifications/initialized`, which a
-    /// later epoch's handshake has sent already (rule F3). It holds next to nothing.
+    /// later epoch's handshake has sent already (rule F3). It holds next to nothing, or a little `_meta`.
     #[inline]
     fn may_be_initialized(&self) -> bool {
-        const LARGEST: usize = 8 * 1024;
+        const LARGEST: usize = 1024;
+        static NAME: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("initialized"));
+        static ESCAPE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\\u"));
+
         self.changing()
             .is_some_and(|epoch| epoch.handshake().is_some())
             && self.body.as_ref().is_some_and(|body| {
                 body.len() <= LARGEST && {
                     let data = body.data();
                     // A letter may be escaped (rule C4).
-                    memchr::memmem::find(&data, b"initialized").is_some()
-                        || memchr::memmem::find(&data, b"\\u").is_some()
+                    NAME.find(&data).is_some() || ESCAPE.find(&data).is_some()
                 }
             })
     }

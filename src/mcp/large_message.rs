@@ -43,8 +43,8 @@ pub(crate) fn is_large_initialize(beginning: &[u8]) -> bool {
 
 /// Whether one of which the end is known is, by that.
 pub(crate) fn ends_as_initialize(end: &[u8]) -> bool {
-    let mut members = last_members(end);
-    members.any(|(name, value)| name == b"method" && value == b"\"initialize\"")
+    let method = last_members(end).find(|(name, _)| *name == b"method");
+    method.is_some_and(|(_, value)| value == b"\"initialize\"")
 }
 
 /// What follows the name `method`, as it is written, if that comes before an outcome.

@@ -243,7 +243,9 @@ fn is_removal(set_cookie: &[u8]) -> bool {
 fn year(date: &[u8]) -> Option<u64> {
     let mut numbers = date.split(|byte| !byte.is_ascii_digit());
     let year = numbers.find(|number| number.len() == 4)?;
-    std::str::from_utf8(year).ok()?.parse().ok()
+    let year = std::str::from_utf8(year).ok()?.parse().ok()?;
+    // Those before are no dates (RFC 6265, 5.1.1).
+    (year >= 1601).then_some(year)
 }
 
 /// About: for the first days of a year it is still the one before. A clock that was never set stands
