@@ -107,6 +107,10 @@ impl Candidate {
     {
         #[cfg(feature = "store")]
         crate::recovery::reconcile::<S, B>(shared);
+        // It may have made room while the request was under way.
+        if let Some(renews) = &self.renews {
+            shared.has(renews);
+        }
         let (mut head, body) = response.into_parts();
         let (recorded, evicted) = self.record(shared, &mut head);
         evicted.iter().for_each(|it| let_go::<S, B>(shared, it));

@@ -31,6 +31,8 @@ pub(super) struct Report {
     on_recovery: Option<OnRecovery>,
     /// Until the recovery has ended.
     pub(super) leader: Option<Leader>,
+    /// What is done if it is cancelled.
+    pub(super) cancelled: Option<Box<dyn FnOnce() + Send>>,
 }
 
 impl Report {
@@ -49,6 +51,7 @@ impl Report {
             started: Instant::now(),
             on_recovery,
             leader: Some(leader),
+            cancelled: None,
         }
     }
 
@@ -91,6 +94,9 @@ impl Drop for Report {
         if let Some(leader) = self.leader.take() {
             let waited = leader.waiting();
             drop(leader);
+            if let Some(cancelled) = self.cancelled.take() {
+                cancelled();
+            }
             // A second panic would end the process.
             let send = AssertUnwindSafe(|| self.send(waited, Err(Failure::Cancelled)));
             drop(catch_unwind(send));

@@ -112,7 +112,18 @@ where
 {
     fn report(&self, leader: Leader) -> Report {
         let on_recovery = self.shared.config.on_recovery.clone();
-        Report::new(&self.session, &self.expired, on_recovery, leader)
+        #[cfg_attr(not(feature = "store"), expect(unused_mut))]
+        let mut report = Report::new(&self.session, &self.expired, on_recovery, leader);
+        #[cfg(feature = "store")]
+        if self.shared.persistence.is_some() {
+            let (shared, session) = (self.shared.clone(), self.session.clone());
+            // What has changed meanwhile was not written.
+            report.cancelled = Some(Box::new(move || {
+                session.stays();
+                shared.changed(&session);
+            }));
+        }
+        report
     }
 
     async fn run(self, mut report: Report) {
@@ -324,6 +335,11 @@ where
             leader.fail(Failure::Forgotten.into());
             #[cfg(feature = "store")]
             self.forgotten(next);
+            // What the store holds by now is not for an earlier epoch to write over.
+            #[cfg(feature = "store")]
+            if self.shared.persistence.is_some() {
+                self.session.stays();
+            }
             return Err(Failure::Forgotten);
         }
         match next {

@@ -321,7 +321,13 @@ impl Chain {
     /// It is recorded once more.
     #[cfg(feature = "store")]
     pub(super) fn is_back(&self) {
-        self.lock().forgotten = false;
+        let mut state = self.lock();
+        state.forgotten = false;
+        // The server may have given its id away meanwhile (rule A5).
+        if state.epoch.is_reassigned() {
+            state.expired = true;
+            self.is_first.store(false, Ordering::Release);
+        }
     }
 
     pub(crate) fn is_forgotten(&self) -> bool {

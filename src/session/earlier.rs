@@ -63,6 +63,20 @@ impl Earlier {
         epochs
     }
 
+    /// The epoch is a recorded session's current one.
+    pub(super) fn is_back(&mut self, epoch: &Arc<Epoch>) {
+        let Some(id) = epoch.id() else { return };
+        let Some(left) = self.by_id.get_mut(id) else {
+            return;
+        };
+        let before = left.len();
+        left.retain(|it| !std::ptr::eq(it.epoch.as_ptr(), Arc::as_ptr(epoch)));
+        self.listed -= before - left.len();
+        if left.is_empty() {
+            self.by_id.remove(id);
+        }
+    }
+
     /// Lets go of those that nobody uses any more.
     pub(super) fn drop_unused(&mut self) {
         self.by_id.retain(|_, left| {

@@ -90,6 +90,10 @@ impl Sessions {
         // each is.
         table.assigned = forgotten.assigned;
         table.earlier = forgotten.earlier;
+        #[cfg(feature = "store")]
+        {
+            table.in_use = forgotten.in_use;
+        }
         // Before anybody can publish an epoch of theirs, which would be listed.
         for session in forgotten.by_id.all() {
             table
@@ -101,7 +105,7 @@ impl Sessions {
         // What sessions hold of their callers may ask the table.
         drop((forgotten.by_id, forgotten.moved, forgotten.groups));
         #[cfg(feature = "store")]
-        drop((forgotten.unwritten, forgotten.in_use));
+        drop(forgotten.unwritten);
         self.write().earlier.drop_unused();
     }
 
@@ -212,7 +216,9 @@ impl Sessions {
             return (session.clone(), Evicted::new());
         }
         let in_use = table.in_use.get(session.key());
-        let session = in_use.filter(|it| it.is_to_go_on()).unwrap_or(session);
+        let session = in_use
+            .filter(|it| it.is_to_go_on() && it.may_be(&session))
+            .unwrap_or(session);
         session.is_back();
         session.touch(used);
         let mut displaced = Vec::new();

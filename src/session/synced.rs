@@ -118,6 +118,19 @@ impl Session {
         self.has_made_room() && self.synced(|synced| synced.is_removed) != Some(true)
     }
 
+    /// Whether it may be the session that was `found`, and is not known to be an earlier one with its key
+    /// (rule A5).
+    pub(super) fn may_be(&self, found: &Session) -> bool {
+        if std::ptr::eq(self, found) {
+            return true;
+        }
+        let theirs = found.synced(|it| it.incarnation).flatten();
+        let own = self
+            .synced(|it| it.incarnation.filter(|_| it.is_known))
+            .flatten();
+        own.is_none() || theirs.is_none() || own == theirs
+    }
+
     /// It is recorded once more, and about to be written, so that it does not make room at once.
     pub(super) fn is_back(&self) {
         self.chain().is_back();

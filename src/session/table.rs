@@ -74,8 +74,8 @@ impl InUse {
         self.sessions.get(key).and_then(Weak::upgrade)
     }
 
-    fn remove(&mut self, key: &Key) {
-        self.sessions.remove(key);
+    fn remove(&mut self, key: &Key) -> Option<Arc<Session>> {
+        self.sessions.remove(key).and_then(|it| it.upgrade())
     }
 }
 
@@ -129,10 +129,16 @@ impl Table {
     /// Lists a session, whose bytes count with those of `all`.
     pub(super) fn insert(&mut self, session: &Arc<Session>, used: u64, all: &Arc<AtomicUsize>) {
         #[cfg(feature = "store")]
-        self.in_use.remove(session.key());
+        if let Some(other) = self.in_use.remove(session.key()) {
+            // Of an earlier one with its key nothing comes back.
+            if !Arc::ptr_eq(&other, session) {
+                other.set_made_room(false);
+            }
+        }
         self.by_id.insert(session.id(), session);
         let current = session.chain().current();
         self.list_moved(session, &current);
+        self.earlier.is_back(&current);
         let id = current.id().unwrap_or(session.id());
         self.handed_out.inserted(session.endpoint(), id);
         self.count(session, used, all);
