@@ -4,11 +4,12 @@
 use std::time::Duration;
 
 use mcp_session_recovery::{Principal, SessionRecoveryLayer};
-use testing::mocked::echoed;
+use testing::mocked::{Gate, echoed, hold_answer, soon};
 use testing::whose::{Ids, User};
 use testing::*;
+use tokio::task::JoinHandle;
 
-use super::faulty::FaultyStore;
+use super::{agreeing::change, faulty::FaultyStore};
 
 /// A server that counts its sessions, and from 1 again once it has restarted.
 fn counting() -> Server {
@@ -159,4 +160,110 @@ async fn a5_n1_an_id_of_two_sessions_is_neithers_where_they_meet() {
             calls(&server, &ada, 5).await;
         }
     }
+}
+
+/// A user's change of state that is under way, and what lets its answer through.
+fn change_late(server: &Server, user: &User) -> (Gate, JoinHandle<Answer>) {
+    let gate = hold_answer(server, "resources/subscribe");
+    let subscribe = change("resources/subscribe", "file:///a");
+    let user = user.clone();
+    let changing =
+        tokio::spawn(async move { user.send(post(Some(&user.session), &subscribe)).await });
+    (gate, changing)
+}
+
+/// I2, H1: a session that has made room, and another that was given its id later, and made room as well.
+#[tokio::test(start_paused = true)]
+async fn a5_i2_what_made_room_does_not_come_back_in_the_place_of_a_later_session() {
+    // Given A with a change under way, which has made room, and B, who was given its id after that, and
+    // has made room, too,
+    let store = FaultyStore::new();
+    let server = counting();
+    let client = client(&server, store.layer().max_sessions(1));
+    let a = User::connect(&client, "A").await;
+    settle().await;
+    let (gate, changing) = change_late(&server, &a);
+    settle().await;
+    User::connect(&client, "C").await;
+    settle().await;
+    server.restart();
+    let b = User::connect(&client, "B").await;
+    settle().await;
+    User::connect(&client, "D").await;
+    settle().await;
+    assert_eq!((&*a.session, &*b.session), ("1", "1"));
+    // when A's answer is there, and all is lost,
+    gate.open();
+    assert_eq!(soon(changing).await.unwrap().status, 200);
+    settle().await;
+    // then B is B, before and after that.
+    for call in [50, 51] {
+        assert_eq!(b.call(call).await.status, 200);
+        assert_eq!(server.whose_was(call).as_deref(), Some("B"));
+        server.restart();
+    }
+}
+
+/// N3: the record says whose it is.
+#[tokio::test(start_paused = true)]
+async fn a5_n3_a_record_of_a_later_session_is_not_what_made_room_under_its_key() {
+    // Given A, which goes by "2" and is "1" on the server, with a change under way,
+    let store = FaultyStore::new();
+    let server = counting();
+    let one = client(&server, store.layer().max_sessions(1));
+    let other = client(&server, store.layer());
+    User::connect(&other, "X").await;
+    let a = User::connect(&one, "A").await;
+    settle().await;
+    server.restart();
+    assert_eq!(a.call(40).await.status, 200);
+    settle().await;
+    let (gate, changing) = change_late(&server, &a);
+    settle().await;
+    // and B, who is given "2" by way of another process,
+    let mut b = User::connect(&other, "B").await;
+    settle().await;
+    assert_eq!(b.session, "2");
+    // when A has made room, and B comes to its process, then B is B.
+    User::connect(&one, "C").await;
+    settle().await;
+    b.client = one.clone();
+    assert_eq!(b.call(50).await.status, 200);
+    assert_eq!(server.whose_was(50).as_deref(), Some("B"));
+    gate.open();
+    assert_eq!(soon(changing).await.unwrap().status, 200);
+}
+
+/// E1: what comes back has lost its session if the server has given its id away meanwhile.
+#[tokio::test(start_paused = true)]
+async fn a5_i2_what_comes_back_is_not_sent_under_an_id_that_was_given_away_meanwhile() {
+    // Given A, which goes by "4" and is "1" on the server, and has made room with a change under way,
+    let store = FaultyStore::new();
+    let server = counting();
+    let client = client(&server, store.layer().max_sessions(1));
+    for name in ["X", "Y", "Z"] {
+        User::connect(&client, name).await;
+    }
+    let a = User::connect(&client, "A").await;
+    settle().await;
+    server.restart();
+    assert_eq!(a.call(40).await.status, 200);
+    settle().await;
+    let (gate, changing) = change_late(&server, &a);
+    settle().await;
+    User::connect(&client, "C").await;
+    settle().await;
+    // and B, who was given "1" after that, and has made room, too,
+    server.restart();
+    let b = User::connect(&client, "B").await;
+    settle().await;
+    assert_eq!(b.session, "1");
+    User::connect(&client, "D").await;
+    settle().await;
+    // when A goes on, then it is A.
+    gate.open();
+    assert_eq!(soon(changing).await.unwrap().status, 200);
+    settle().await;
+    assert_eq!(a.call(60).await.status, 200);
+    assert_eq!(server.whose_was(60).as_deref(), Some("A"));
 }
