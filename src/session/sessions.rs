@@ -158,7 +158,7 @@ impl Sessions {
         let upstream = key.id.clone();
         let used = self.tick();
         // Dropped last: what they hold of their callers may ask the table.
-        let (holders, _given_away);
+        let (holders, _given_away, _earlier);
         let mut displaced = Vec::new();
         let mut table = self.write();
         table.assigned.take(&key.endpoint, &upstream);
@@ -183,7 +183,7 @@ impl Sessions {
         let session = Arc::new(Session::new(key, upstream, uri, initialize, pauses));
         session.touch(used);
         // It counts: whoever makes one too many pays for it.
-        table.insert(&session, used, &self.0.bytes);
+        _earlier = table.insert(&session, used, &self.0.bytes);
         let evicted = self.make_room(&mut table, limits);
         drop(table);
         self.displaced(displaced);
@@ -211,14 +211,15 @@ impl Sessions {
         limits: TableLimits,
     ) -> (Arc<Session>, Evicted) {
         let used = self.tick();
+        // Dropped last: what they hold of their callers may ask the table.
+        let (in_use, _earlier);
         let mut table = self.write();
         if let Some(session) = table.get(session.key()) {
             return (session.clone(), Evicted::new());
         }
-        let in_use = table.in_use.get(session.key());
-        let session = in_use
-            .filter(|it| it.is_to_go_on() && it.may_be(&session))
-            .unwrap_or(session);
+        in_use = table.in_use.get(session.key());
+        let goes_on = |it: &&Arc<Session>| it.is_to_go_on() && it.may_be(&session);
+        let session = in_use.as_ref().filter(goes_on).unwrap_or(&session).clone();
         session.is_back();
         session.touch(used);
         let mut displaced = Vec::new();
@@ -230,7 +231,7 @@ impl Sessions {
                 displaced.retain(|it| it.chain().expire());
             }
         }
-        table.insert(&session, used, &self.0.bytes);
+        _earlier = table.insert(&session, used, &self.0.bytes);
         let evicted = self.make_room(&mut table, limits);
         drop(table);
         self.displaced(&displaced);

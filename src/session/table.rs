@@ -126,15 +126,23 @@ impl Table {
         !self.holders(endpoint, id).is_empty() || self.assigned.has(endpoint, id)
     }
 
-    /// Lists a session, whose bytes count with those of `all`.
-    pub(super) fn insert(&mut self, session: &Arc<Session>, used: u64, all: &Arc<AtomicUsize>) {
+    /// Lists a session, whose bytes count with those of `all`. Gives an earlier one with its key that was
+    /// in use, of which nothing comes back: whoever uses it may have let go of it by now, so that it must
+    /// not be dropped while the table is locked.
+    pub(super) fn insert(
+        &mut self,
+        session: &Arc<Session>,
+        used: u64,
+        all: &Arc<AtomicUsize>,
+    ) -> Option<Arc<Session>> {
         #[cfg(feature = "store")]
-        if let Some(other) = self.in_use.remove(session.key()) {
-            // Of an earlier one with its key nothing comes back.
-            if !Arc::ptr_eq(&other, session) {
-                other.set_made_room(false);
-            }
+        let earlier = self.in_use.remove(session.key());
+        #[cfg(feature = "store")]
+        if let Some(other) = earlier.as_ref().filter(|it| !Arc::ptr_eq(it, session)) {
+            other.set_made_room(false);
         }
+        #[cfg(not(feature = "store"))]
+        let earlier = None;
         self.by_id.insert(session.id(), session);
         let current = session.chain().current();
         self.list_moved(session, &current);
@@ -142,6 +150,7 @@ impl Table {
         let id = current.id().unwrap_or(session.id());
         self.handed_out.inserted(session.endpoint(), id);
         self.count(session, used, all);
+        earlier
     }
 
     /// From here on the session takes up room.
