@@ -88,8 +88,7 @@ impl Persistence {
         for _ in 0..ROUNDS {
             // Each of them may queue something, and what is written may show that there is more to do.
             let _ = timeout(self.patience(), self.under_way.none()).await;
-            self.flush_queue().await?;
-            if self.under_way.is_none() && lock(&self.queue).is_empty() {
+            if self.flush_queue().await? {
                 return Ok(());
             }
         }
@@ -97,7 +96,8 @@ impl Persistence {
         Err(NO_ANSWER)
     }
 
-    async fn flush_queue(&self) -> Result<(), StoreError> {
+    /// Gives whether nothing is left, nor in the writer's hand, nor can come of what is under way.
+    async fn flush_queue(&self) -> Result<bool, StoreError> {
         let patience = self.patience();
         let writing = self.start_writing(patience).await.ok_or(NO_ANSWER)?;
         let mut flushed = Ok(());
@@ -110,12 +110,17 @@ impl Persistence {
                 Some(Err(error)) => {
                     flushed = flushed.and(Err(error));
                     if is_away(error) {
-                        return flushed;
+                        break;
                     }
                 }
             }
         }
-        flushed
+        flushed?;
+        // In this order: what is under way queues what comes of it before it is over. And while nobody
+        // else writes.
+        let is_all = self.under_way.is_none() && lock(&self.queue).is_empty();
+        drop(writing);
+        Ok(is_all)
     }
 
     /// The writer may be at something, and has more patience, or another flush. What that is has been
