@@ -123,6 +123,27 @@ mod tests {
         assert!(earlier.by_id.is_empty() && earlier.listed == 0 && used.is_reassigned());
     }
 
+    /// A5: what it uses, it has not left.
+    #[cfg(feature = "store")]
+    #[test]
+    fn k10_n1_of_a_session_that_makes_room_again_and_again_nothing_is_listed_while_it_is_there() {
+        let sessions = Sessions::new();
+        let session = recorded(&sessions, ENDPOINT, "1");
+        let limits = crate::session::TableLimits {
+            sessions: 10,
+            bytes: usize::MAX,
+        };
+        let listed = || sessions.read().earlier.listed;
+        let _another = recorded(&sessions, ENDPOINT, "2");
+        for _ in 0..3 {
+            sessions.forget(&session);
+            assert_eq!(listed(), 1);
+            sessions.restore(session.clone(), limits);
+            assert_eq!(listed(), 0);
+        }
+        assert!(!session.chain().current().is_reassigned());
+    }
+
     #[test]
     fn k10_nothing_is_listed_once_no_session_is_recorded() {
         let sessions = Sessions::new();

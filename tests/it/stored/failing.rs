@@ -469,3 +469,47 @@ async fn n5_a_store_is_back_when_nothing_has_failed_for_a_while() {
     scene.send(post(Some("another"), &ping(21))).await;
     assert_eq!(told("sessions are not stored for now"), 2);
 }
+
+/// N1, E10: a recovery that does not come to its end leaves what has changed meanwhile to be written.
+#[tokio::test(start_paused = true)]
+async fn n5_n1_what_changes_during_a_recovery_that_is_cancelled_is_written() {
+    // Given a change whose answer is under way, and a session that is lost after that,
+    let store = FaultyStore::new();
+    let sessions = Sessions::new();
+    let server = Server::new(Profile::TypeScript);
+    let one = client(&server, store.layer().sessions(sessions.clone()));
+    let session = handshake(&one).await;
+    settle().await;
+    let gate = hold_answer(&server, "resources/subscribe");
+    let sent = |message| {
+        let (client, request) = (one.clone(), post(Some(&session), &message));
+        tokio::spawn(async move { send(&client, request).await })
+    };
+    let subscribing = sent(change("resources/subscribe", "file:///a"));
+    settle().await;
+    server.restart();
+    // when it is accepted while a recovery is under way, which ends in a panic of the inner service,
+    let mut is_first = true;
+    server.on_async(move |seen| {
+        let panics = seen.what() == "initialize" && std::mem::replace(&mut is_first, false);
+        panics.then(|| {
+            let panics = || -> Result<Reply, TestError> { panic!("as it was told") };
+            Box::pin(async move {
+                tokio::time::sleep(Duration::from_secs(3)).await;
+                panics()
+            }) as Answering
+        })
+    });
+    let call = sent(tool_call(1));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    gate.open();
+    assert_eq!(soon(subscribing).await.unwrap().status, 200);
+    assert_eq!(soon(call).await.unwrap().status, 404);
+    // then it is written, for whoever recovers the session.
+    sessions.flush().await.unwrap();
+    let next = client(&server, store.layer());
+    let answer = send(&next, post(Some(&session), &tool_call(2))).await;
+    assert_eq!(echoed(&answer), 2);
+    let live = server.live();
+    assert_eq!(server.subscriptions(&live[0]), ["file:///a"]);
+}
