@@ -162,6 +162,13 @@ async fn a5_n1_an_id_of_two_sessions_is_neithers_where_they_meet() {
     }
 }
 
+/// A user whose session the store knows.
+async fn stored(client: &Client, name: &'static str) -> User {
+    let user = User::connect(client, name).await;
+    settle().await;
+    user
+}
+
 /// A user's change of state that is under way, and what lets its answer through.
 fn change_late(server: &Server, user: &User) -> (Gate, JoinHandle<Answer>) {
     let gate = hold_answer(server, "resources/subscribe");
@@ -180,17 +187,13 @@ async fn a5_i2_what_made_room_does_not_come_back_in_the_place_of_a_later_session
     let store = FaultyStore::new();
     let server = counting();
     let client = client(&server, store.layer().max_sessions(1));
-    let a = User::connect(&client, "A").await;
-    settle().await;
+    let a = stored(&client, "A").await;
     let (gate, changing) = change_late(&server, &a);
     settle().await;
-    User::connect(&client, "C").await;
-    settle().await;
+    stored(&client, "C").await;
     server.restart();
-    let b = User::connect(&client, "B").await;
-    settle().await;
-    User::connect(&client, "D").await;
-    settle().await;
+    let b = stored(&client, "B").await;
+    stored(&client, "D").await;
     assert_eq!((&*a.session, &*b.session), ("1", "1"));
     // when A's answer is there, and all is lost,
     gate.open();
@@ -213,20 +216,17 @@ async fn a5_n3_a_record_of_a_later_session_is_not_what_made_room_under_its_key()
     let one = client(&server, store.layer().max_sessions(1));
     let other = client(&server, store.layer());
     User::connect(&other, "X").await;
-    let a = User::connect(&one, "A").await;
-    settle().await;
+    let a = stored(&one, "A").await;
     server.restart();
     assert_eq!(a.call(40).await.status, 200);
     settle().await;
     let (gate, changing) = change_late(&server, &a);
     settle().await;
     // and B, who is given "2" by way of another process,
-    let mut b = User::connect(&other, "B").await;
-    settle().await;
+    let mut b = stored(&other, "B").await;
     assert_eq!(b.session, "2");
     // when A has made room, and B comes to its process, then B is B.
-    User::connect(&one, "C").await;
-    settle().await;
+    stored(&one, "C").await;
     b.client = one.clone();
     assert_eq!(b.call(50).await.status, 200);
     assert_eq!(server.whose_was(50).as_deref(), Some("B"));
@@ -244,22 +244,18 @@ async fn a5_i2_what_comes_back_is_not_sent_under_an_id_that_was_given_away_meanw
     for name in ["X", "Y", "Z"] {
         User::connect(&client, name).await;
     }
-    let a = User::connect(&client, "A").await;
-    settle().await;
+    let a = stored(&client, "A").await;
     server.restart();
     assert_eq!(a.call(40).await.status, 200);
     settle().await;
     let (gate, changing) = change_late(&server, &a);
     settle().await;
-    User::connect(&client, "C").await;
-    settle().await;
+    stored(&client, "C").await;
     // and B, who was given "1" after that, and has made room, too,
     server.restart();
-    let b = User::connect(&client, "B").await;
-    settle().await;
+    let b = stored(&client, "B").await;
     assert_eq!(b.session, "1");
-    User::connect(&client, "D").await;
-    settle().await;
+    stored(&client, "D").await;
     // when A goes on, then it is A.
     gate.open();
     assert_eq!(soon(changing).await.unwrap().status, 200);
