@@ -280,8 +280,9 @@ impl SessionRecoveryLayer {
     ///
     /// It bounds as well all that the layer adds to one request of a caller: reading the body of an
     /// answer that may mean an expired session, the `ping` of
-    /// [`Verdict::Unsure`](crate::Verdict::Unsure), waiting for the recovery. Then the caller has its
-    /// own answer. `Duration::MAX` means for ever.
+    /// [`Verdict::Unsure`](crate::Verdict::Unsure), waiting for the recovery, and until the wrapped
+    /// service is ready to take the request again. Then the caller has its own answer. `Duration::MAX`
+    /// means for ever.
     ///
     /// An error whose body does not end, and does not speak of the session, is held back for three
     /// quarters of it.

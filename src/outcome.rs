@@ -45,8 +45,8 @@ pub enum Outcome {
     Detected,
     /// The request was an `initialize` larger than
     /// [`max_initialize_bytes`](crate::SessionRecoveryLayer::max_initialize_bytes) or than
-    /// [`max_body_bytes`](crate::SessionRecoveryLayer::max_body_bytes): its session is not recorded,
-    /// and will not be recovered.
+    /// [`max_body_bytes`](crate::SessionRecoveryLayer::max_body_bytes), or with headers of more than
+    /// 64 KiB: its session is not recorded, and will not be recovered.
     NotRecorded,
     /// The session was not recovered. This is the request's own answer, or the 401 or 403 that the
     /// handshake was answered with.
@@ -66,6 +66,9 @@ pub enum Refusal {
     ReplayWhen,
     /// It asks to resume a stream of the dead session.
     LastEventId,
+    /// The inner service was not ready to take it in time; see
+    /// [`recovery_timeout`](crate::SessionRecoveryLayer::recovery_timeout).
+    NotReady,
 }
 
 /// Why a session was not recovered.
@@ -90,8 +93,7 @@ pub enum Failure {
     /// The inner service failed.
     Transport,
     /// The recovery took longer than
-    /// [`recovery_timeout`](crate::SessionRecoveryLayer::recovery_timeout); or it did not, and the inner
-    /// service was not ready to take the request again within that.
+    /// [`recovery_timeout`](crate::SessionRecoveryLayer::recovery_timeout).
     TimedOut,
     /// The attempt before was of no use, and it is too soon for another; see
     /// [`recovery_pause`](crate::SessionRecoveryLayer::recovery_pause).
@@ -183,6 +185,7 @@ impl Refusal {
             Self::BodyNotBuffered => "body_not_buffered",
             Self::ReplayWhen => "replay_when",
             Self::LastEventId => "last_event_id",
+            Self::NotReady => "not_ready",
         }
     }
 }

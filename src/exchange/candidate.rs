@@ -160,9 +160,8 @@ impl Candidate {
         let Some(initialize) = message.and_then(|it| it.initialize_id()) else {
             return (Recorded::No, Evicted::new());
         };
-        let too_large = || too_large(self.endpoint.host(), config.max_initialize_bytes);
         if body.len() > config.max_initialize_bytes {
-            return too_large();
+            return too_large(self.endpoint.host(), config.max_initialize_bytes);
         }
         let initialize_request = Initialize {
             accept: combined(&self.headers, &ACCEPT),
@@ -174,7 +173,7 @@ impl Candidate {
         };
         let headers = initialize_request.bytes() - body.len();
         if headers + uri_bytes(self.uri.as_ref()) > MAX_HEADERS {
-            return too_large();
+            return too_large(self.endpoint.host(), MAX_HEADERS);
         }
         let key = Key {
             id,

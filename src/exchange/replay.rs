@@ -39,8 +39,8 @@ where
             Some(Err(error)) => return Next::Answer(Err(error)),
             // It may never be (rule J5).
             None => {
-                let timed_out = Outcome::Failed(Failure::TimedOut);
-                return Next::answer(exchange.give_back_last(answer, timed_out));
+                let not_sent = Outcome::NotReplayed(Refusal::NotReady);
+                return Next::answer(exchange.give_back_last(answer, not_sent));
             }
         }
         if exchange.session.chain().is_current(exchange.epoch()) {
@@ -118,7 +118,7 @@ where
         response
     }
 
-    /// The request's own answer, which came before they were set.
+    /// The request's own answer, which came before the handshake and tells of its cookies last.
     fn give_back_last(
         &self,
         answer: Examined<S::ResBody>,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use http_body_util::BodyExt;
-use mcp_session_recovery::{Failure, Outcome, SessionRecoveryLayer};
+use mcp_session_recovery::{Refusal, SessionRecoveryLayer};
 use testing::scenario::{hang, slow, start};
 use testing::streams::{hold, soon};
 use testing::*;
@@ -207,8 +207,8 @@ async fn j5_the_wait_for_a_service_to_be_ready_for_the_replay_counts() {
 
     // then the caller has its own answer in time,
     let answer = soon(call).await.unwrap();
-    let timed_out = Outcome::Failed(Failure::TimedOut);
-    assert_eq!((answer.status, answer.outcome()), (404, Some(timed_out)));
+    let not_ready = mocked::refused(Refusal::NotReady);
+    assert_eq!((answer.status, answer.outcome()), (404, not_ready));
     assert_eq!(answer.header("set-cookie"), Some("route=b"));
     assert_eq!(started.elapsed(), Duration::from_secs(10));
 
