@@ -19,7 +19,7 @@ fn counting() -> Server {
 }
 
 /// Each user is a principal.
-fn by_user(layer: SessionRecoveryLayer) -> SessionRecoveryLayer {
+pub(super) fn by_user(layer: SessionRecoveryLayer) -> SessionRecoveryLayer {
     layer.principal(|parts| {
         let authorization = parts.headers.get("authorization")?;
         Some(Principal::new(authorization.as_bytes()))

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mcp_session_recovery::{Outcome, Principal, Sessions};
+use mcp_session_recovery::{Outcome, Sessions};
 use testing::mocked::*;
 use testing::streams::{Stream, feed_all, never_answer};
 use testing::whose::with_token;
@@ -11,6 +11,7 @@ use testing::*;
 use super::{
     agreeing::change,
     faulty::{FaultyStore, Mode},
+    given_away::by_user,
     outliving::restarted,
 };
 
@@ -568,11 +569,7 @@ async fn k10_n5_a_change_that_comes_late_may_find_no_room() {
     // Given a session that holds more than any other, and has made room with a change under way,
     let store = FaultyStore::new();
     let layer = store.layer().max_sessions_bytes(1);
-    let scene = live(layer.principal(|head: &http::request::Parts| {
-        let token = head.headers.get("authorization")?.to_str().ok()?;
-        Some(Principal::from(token))
-    }))
-    .await;
+    let scene = live(by_user(layer)).await;
     let subscribe = |uri: &str| {
         let subscribe = change("resources/subscribe", &uri.repeat(4000));
         post(Some(&scene.session), &subscribe)
@@ -673,11 +670,7 @@ async fn k10_n1_a_session_for_which_there_is_no_room_has_its_own_answers() {
     // Given a session that holds more than the only other, of another principal,
     let store = FaultyStore::new();
     let layer = store.layer().max_sessions_bytes(1);
-    let scene = live(layer.principal(|head: &http::request::Parts| {
-        let token = head.headers.get("authorization")?.to_str().ok()?;
-        Some(Principal::from(token))
-    }))
-    .await;
+    let scene = live(by_user(layer)).await;
     let subscribe = change("resources/subscribe", &"x".repeat(4000));
     scene.send(post(Some(&scene.session), &subscribe)).await;
     settle().await;
@@ -699,11 +692,7 @@ async fn k10_n1_a_session_that_makes_room_by_its_bytes_at_once_is_written_and_re
     let sessions = Sessions::new();
     let layer = store.layer().sessions(sessions.clone());
     let layer = layer.max_sessions_bytes(50_000);
-    let scene = live(layer.principal(|head: &http::request::Parts| {
-        let token = head.headers.get("authorization")?.to_str().ok()?;
-        Some(Principal::from(token))
-    }))
-    .await;
+    let scene = live(by_user(layer)).await;
     settle().await;
     // Given a session that is larger than there is room for beside the other,
     let mut large = initialize();
