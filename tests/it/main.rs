@@ -109,6 +109,7 @@ mod stored {
     mod failing;
     mod faulty;
     mod flushing;
+    mod found_again;
     mod given_away;
     mod interleaving;
     mod late;
