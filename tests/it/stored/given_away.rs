@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use mcp_session_recovery::{Principal, SessionRecoveryLayer};
-use testing::mocked::{Gate, echoed, hold_answer, soon};
-use testing::whose::{Ids, User};
+use testing::mocked::{Answering, Gate, echoed, hold_answer, soon};
+use testing::whose::{Ids, User, initialize_as, with_token};
 use testing::*;
 use tokio::task::JoinHandle;
 
@@ -262,4 +262,53 @@ async fn a5_i2_what_comes_back_is_not_sent_under_an_id_that_was_given_away_meanw
     settle().await;
     assert_eq!(a.call(60).await.status, 200);
     assert_eq!(server.whose_was(60).as_deref(), Some("A"));
+}
+
+/// B4, B5: who initializes in a session that makes room meanwhile.
+#[tokio::test(start_paused = true)]
+async fn b5_i2_a_session_that_makes_room_while_it_is_renewed_is_renewed() {
+    // Given A, which goes by "4" and is "1" on the server, and initializes in that again,
+    let store = FaultyStore::new();
+    let server = counting();
+    let client = client(&server, store.layer().max_sessions(1));
+    for name in ["X", "Y", "Z"] {
+        User::connect(&client, name).await;
+    }
+    let a = stored(&client, "A").await;
+    server.restart();
+    assert_eq!(a.call(40).await.status, 200);
+    settle().await;
+    let (sender, opened) = tokio::sync::watch::channel(false);
+    server.on_async(move |seen| {
+        let renews = seen.what() == "initialize" && seen.session().is_some();
+        let (id, mut opened) = (seen.message()["id"].clone(), opened.clone());
+        renews.then(|| {
+            Box::pin(async move {
+                let _ = opened.wait_for(|open| *open).await;
+                let result = serde_json::json!({
+                    "protocolVersion": "2025-11-25", "capabilities": {},
+                    "serverInfo": {"name": "counts", "version": "1"},
+                });
+                let result = serde_json::json!({"jsonrpc": "2.0", "id": id, "result": result});
+                let mut reply = json_reply(200, &result);
+                reply.headers_mut().insert(SESSION_ID, "1".parse().unwrap());
+                Ok(reply)
+            }) as Answering
+        })
+    });
+    let renewing = tokio::spawn({
+        let (client, request) = (client.clone(), post(Some(&a.session), &initialize_as("A2")));
+        async move { send(&client, with_token(request, Some("A"))).await }
+    });
+    settle().await;
+    // when it has made room by the time that the server has answered with the same,
+    stored(&client, "C").await;
+    sender.send_replace(true);
+    let renewed = soon(renewing).await.unwrap();
+    assert_eq!((renewed.status, renewed.session()), (200, Some("4")));
+    settle().await;
+    // then it is the new one that is recovered.
+    server.restart();
+    assert_eq!(a.call(60).await.status, 200);
+    assert_eq!(server.whose_was(60).as_deref(), Some("A2"));
 }
