@@ -36,8 +36,17 @@ pub(crate) trait Reconnect<R>: Send {
     /// an event stream.
     fn reconnect(&mut self) -> Reconnecting<R>;
 
-    /// Events that the layer has for the caller, if any.
-    fn take_notices(&mut self) -> Option<Bytes>;
+    /// What the layer has for the caller. Of what another stream may still bring nothing, unless the
+    /// time for that `is_over`.
+    fn take_notices(&mut self, is_over: bool) -> Notices;
+}
+
+/// What the layer has for the caller of a listening stream.
+pub(crate) struct Notices {
+    /// Events, if any.
+    pub(crate) events: Option<Bytes>,
+    /// There may be more to tell, of what another stream may still bring.
+    pub(crate) are_not_all: bool,
 }
 
 /// A message that may be a response.
@@ -65,6 +74,8 @@ pub(crate) struct ListeningStream<R, L> {
     /// long as it has something.
     frames: u8,
     flood: Option<Pin<Box<Sleep>>>,
+    /// How long another stream may still bring what else would be told as lost (rule G6).
+    others: Option<Pin<Box<Sleep>>>,
     /// So many have passed that what the layer has for the caller is next, between two events.
     has_turn: bool,
 }
@@ -97,6 +108,7 @@ impl<R, L> ListeningStream<R, L> {
             patience,
             frames: 0,
             flood: None,
+            others: None,
             has_turn: false,
         }
     }
@@ -142,12 +154,21 @@ where
     }
 
     /// What the layer has for the caller, if it may be put in here.
-    fn notices(&mut self) -> Option<Bytes> {
+    fn notices(&mut self, cx: &mut Context<'_>) -> Option<Bytes> {
         let goes_on = matches!(self.source, Source::Open(_) | Source::Ending(_));
         if !goes_on || !self.reader.has_room() {
             return None;
         }
-        let notices = self.reconnect.take_notices()?;
+        let mut notices = self.reconnect.take_notices(false);
+        if notices.are_not_all && notices.events.is_none() {
+            let patience = self.patience;
+            let others = self.others.get_or_insert_with(|| Box::pin(sleep(patience)));
+            if pin!(unconstrained(others.as_mut())).poll(cx).is_ready() {
+                self.others = None;
+                notices = self.reconnect.take_notices(true);
+            }
+        }
+        let notices = notices.events?;
         if std::mem::take(&mut self.has_not_begun) {
             self.byte_order_mark = SkipByteOrderMark::new();
         }
@@ -186,6 +207,7 @@ where
         let end_of_line = self.reader.end_of_line();
         self.reader.restart();
         self.flood = None;
+        self.others = None;
         self.has_not_begun = false;
         self.byte_order_mark = SkipByteOrderMark::new();
         self.source = Source::Open(Box::pin(body));
@@ -218,7 +240,7 @@ where
                 this.has_turn = false;
                 // One that is to move brings them from where it goes.
                 let stays = this.reconnect.poll_replaced(cx).is_pending();
-                if let Some(notices) = stays.then(|| this.notices()).flatten() {
+                if let Some(notices) = stays.then(|| this.notices(cx)).flatten() {
                     return Poll::Ready(Some(Ok(Frame::data(notices))));
                 }
             }
@@ -252,7 +274,7 @@ where
                     Poll::Pending => {
                         if let Some(source) = this.move_on(cx) {
                             this.source = source;
-                        } else if let Some(notices) = this.notices() {
+                        } else if let Some(notices) = this.notices(cx) {
                             return Poll::Ready(Some(Ok(Frame::data(notices))));
                         } else {
                             return Poll::Pending;
@@ -293,7 +315,7 @@ where
                     }
                 }
                 Source::Ending(_) => {
-                    if let Some(notices) = this.notices() {
+                    if let Some(notices) = this.notices(cx) {
                         return Poll::Ready(Some(Ok(Frame::data(notices))));
                     }
                     let ending = std::mem::replace(&mut this.source, Source::Ended);

@@ -7,7 +7,6 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::Bytes;
 use http::{
     Request,
     header::{ACCEPT, ACCEPT_ENCODING},
@@ -18,7 +17,7 @@ use tokio::time::timeout;
 
 use super::{Exchange, deliver::accept, packed::PackedHead};
 use crate::{
-    body::{BufferedBody, Reconnect, Reconnecting, RequestBody, Responded},
+    body::{BufferedBody, Notices, Reconnect, Reconnecting, RequestBody, Responded},
     config::Shared,
     http_service::HttpService,
     mcp::{
@@ -26,7 +25,7 @@ use crate::{
         carries_nothing, is_event_stream, list_changed_event,
     },
     recovery,
-    session::{Epoch, Replaced, Session, StreamOrigin},
+    session::{Epoch, Listening, LostRequests, Replaced, Session, StreamOrigin},
 };
 
 /// Opens a caller's listening stream in whatever epoch the session is in.
@@ -36,6 +35,7 @@ pub(super) struct Reconnector<S, B> {
     /// The epoch that the stream is open in, or is being opened in.
     epoch: Arc<Epoch>,
     origin: StreamOrigin,
+    listening: Listening,
     replaced: Pin<Box<Replaced>>,
     /// The caller's GET.
     head: PackedHead,
@@ -53,6 +53,7 @@ where
             session: exchange.session.clone(),
             epoch: epoch.clone(),
             origin,
+            listening: exchange.session.listens(epoch.number()),
             replaced: Box::pin(Replaced::new(epoch.clone())),
             head: exchange.head.clone(),
             marker: PhantomData,
@@ -113,6 +114,7 @@ where
         self.epoch = self.session.chain().current();
         let mut flight = self.session.chain().under_way();
         self.origin = StreamOrigin::listening(self.epoch.number());
+        self.listening = self.session.listens(self.epoch.number());
         self.replaced = Box::pin(Replaced::new(self.epoch.clone()));
         let (shared, session) = (self.shared.clone(), self.session.clone());
         let (epoch, head) = (self.epoch.clone(), self.head.clone());
@@ -162,16 +164,22 @@ where
         })
     }
 
-    fn take_notices(&mut self) -> Option<Bytes> {
+    fn take_notices(&mut self, is_over: bool) -> Notices {
         let lists = self.session.take_notices().map(list_changed_event);
         let lost = match self.shared.config.answer_lost_requests {
-            true => self.session.take_lost(self.epoch.number()),
-            false => Vec::new(),
+            true => self.session.take_lost(self.epoch.number(), is_over),
+            false => LostRequests::default(),
         };
-        if lost.is_empty() {
-            return lists;
+        let events = match lost.ids.is_empty() {
+            true => lists,
+            false => {
+                let lost = LostResponse::SessionExpired.events(&lost.ids);
+                Some([lists.unwrap_or_default(), lost].concat().into())
+            }
+        };
+        Notices {
+            events,
+            are_not_all: lost.are_not_all,
         }
-        let lost = LostResponse::SessionExpired.events(&lost);
-        Some([lists.unwrap_or_default(), lost].concat().into())
     }
 }

@@ -3,8 +3,9 @@
 //! The specification does not have it (2025-11-25, Transports), but some servers do it, and some
 //! clients take it.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
+use super::Session;
 use crate::mcp::{Id, Message};
 
 /// How many of them a session keeps in mind, and how much their ids may take up, in bytes.
@@ -20,6 +21,38 @@ pub(super) struct AcceptedRequests {
     /// What was answered before it was known to be accepted: the two come on their own ways.
     early: VecDeque<Id>,
     bytes: usize,
+    /// The epochs of the listening streams that are open, each as often as it has streams.
+    listening: Vec<u64>,
+}
+
+/// While it is there, a listening stream of the epoch may still bring an answer.
+pub(crate) struct Listening {
+    session: Arc<Session>,
+    epoch: u64,
+}
+
+impl Listening {
+    pub(super) fn new(session: Arc<Session>, epoch: u64) -> Self {
+        session.accepted(|accepted| accepted.listening.push(epoch));
+        Self { session, epoch }
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.session.accepted(|accepted| {
+            let place = accepted.listening.iter().position(|it| *it == self.epoch);
+            place.map(|place| accepted.listening.swap_remove(place));
+        });
+    }
+}
+
+/// Requests whose answers are not heard any more.
+#[derive(Default)]
+pub(crate) struct LostRequests {
+    pub(crate) ids: Vec<Id>,
+    /// Another stream may still bring the answers to more of them.
+    pub(crate) are_not_all: bool,
 }
 
 impl AcceptedRequests {
@@ -69,19 +102,25 @@ impl AcceptedRequests {
 
     /// What they take up, in bytes.
     pub(super) fn bytes(&self) -> usize {
-        self.bytes + (self.waiting.capacity() + self.early.capacity()) * size_of::<(u64, Id)>()
+        self.bytes
+            + (self.waiting.capacity() + self.early.capacity()) * size_of::<(u64, Id)>()
+            + self.listening.capacity() * size_of::<u64>()
     }
 
-    /// Those of epochs before this one, whose answers are not heard any more.
-    pub(super) fn take_lost(&mut self, epoch: u64) -> Vec<Id> {
-        let mut lost = Vec::new();
+    /// Those of epochs before this one; while a stream listens there only if that `is_over`.
+    pub(super) fn take_lost(&mut self, epoch: u64, is_over: bool) -> LostRequests {
+        let mut lost = LostRequests::default();
         self.waiting.retain(|(of, id)| {
-            let stays = *of >= epoch;
-            if !stays {
-                self.bytes -= id.held_bytes();
-                lost.push(id.clone());
+            if *of >= epoch {
+                return true;
             }
-            stays
+            let is_heard = !is_over && self.listening.contains(of);
+            lost.are_not_all |= is_heard;
+            if !is_heard {
+                self.bytes -= id.held_bytes();
+                lost.ids.push(id.clone());
+            }
+            is_heard
         });
         lost
     }
@@ -96,8 +135,9 @@ mod tests {
     }
 
     fn lost(accepted: &mut AcceptedRequests, epoch: u64) -> Vec<String> {
-        let lost = accepted.take_lost(epoch);
-        lost.iter().map(Id::to_string).collect()
+        let lost = accepted.take_lost(epoch, false);
+        assert!(!lost.are_not_all);
+        lost.ids.iter().map(Id::to_string).collect()
     }
 
     #[test]
@@ -133,8 +173,8 @@ mod tests {
         let mut accepted = AcceptedRequests::default();
         let batch: Vec<_> = (0..MAX_LEN + 5).map(|n| Id::from(n.to_string())).collect();
         accepted.accept(0, &batch);
-        let lost = accepted.take_lost(1);
-        assert!(lost == batch[5..]);
+        let lost = accepted.take_lost(1, false);
+        assert!(lost.ids == batch[5..]);
     }
 
     #[test]

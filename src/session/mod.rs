@@ -44,6 +44,7 @@ pub(crate) use self::persistence::{
 };
 use self::random_id::random_id;
 pub(crate) use self::{
+    accepted::{Listening, LostRequests},
     affinity::Affinity,
     chain::{Chain, Claim, Leader, Snapshot, Standing},
     endpoint::Endpoint,

@@ -14,7 +14,9 @@ use http::{Extensions, HeaderMap, HeaderValue, Uri};
 
 use super::{
     Chain, Endpoint, Epoch, EventLog, Logged, Pauses, PendingChanges, Principal, State,
-    StateChange, StreamOrigin, accepted::AcceptedRequests, endpoint::is_spelled_alike,
+    StateChange, StreamOrigin,
+    accepted::{AcceptedRequests, Listening, LostRequests},
+    endpoint::is_spelled_alike,
 };
 use crate::{
     mcp::{EventIds, Id, ListChanged},
@@ -211,33 +213,44 @@ impl Session {
         }
     }
 
+    /// A listening stream is open in this epoch, or is being opened, as long as the caller has what
+    /// is given.
+    pub(crate) fn listens(self: &Arc<Self>, epoch: u64) -> Listening {
+        Listening::new(self.clone(), epoch)
+    }
+
     /// Requests were accepted with 202 in this epoch, to be answered on a listening stream.
     pub(crate) fn accept(&self, epoch: u64, requests: &[Id]) {
-        self.content(|content| content.accepted.accept(epoch, requests));
+        self.accepted(|accepted| accepted.accept(epoch, requests));
     }
 
     /// A listening stream brought what may be the response to one of those.
     pub(crate) fn responded(&self, data: &str) {
-        self.content(|content| content.accepted.read(data));
+        self.accepted(|accepted| accepted.read(data));
     }
 
     /// It brought a large one.
     pub(crate) fn responded_to(&self, id: Id) {
-        self.content(|content| content.accepted.answer(id));
+        self.accepted(|accepted| accepted.answer(id));
     }
 
-    /// Those that were accepted before this epoch, and whose answers will not come, once.
-    pub(crate) fn take_lost(&self, epoch: u64) -> Vec<Id> {
+    /// Those that were accepted before this epoch, and whose answers will not come, once: they may
+    /// still come on another stream of theirs, until that `is_over`.
+    pub(crate) fn take_lost(&self, epoch: u64, is_over: bool) -> LostRequests {
         let mut memory = self.lock_memory();
         let content = memory.content.as_mut();
         let lost = content.map(|content| {
-            let lost = content.accepted.take_lost(epoch);
-            for id in &lost {
+            let lost = content.accepted.take_lost(epoch, is_over);
+            for id in &lost.ids {
                 content.asked.answered(id, false);
             }
             lost
         });
         lost.unwrap_or_default()
+    }
+
+    pub(super) fn accepted(&self, with: impl FnOnce(&mut AcceptedRequests)) {
+        self.content(|content| with(&mut content.accepted));
     }
 
     /// Requests for changes were sent whose answers may come on another stream (rule H1).

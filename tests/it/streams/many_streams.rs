@@ -322,6 +322,73 @@ async fn g6_what_was_accepted_to_be_answered_on_a_listening_stream_is_reported_t
     }
 }
 
+/// What the other stream does.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Other {
+    BringsIt,
+    BringsItLate,
+    BringsNothing,
+    IsLetGo,
+}
+
+#[tokio::test(start_paused = true)]
+async fn g6_what_another_listening_stream_may_still_bring_is_not_lost_yet() {
+    use Other::*;
+
+    for other in [BringsIt, BringsItLate, BringsNothing, IsLetGo] {
+        // Given two listening streams, of which only one is read, and a call accepted with 202,
+        let scene = scene(SessionRecoveryLayer::new()).await;
+        let gets = feed_all(&scene.server, "GET");
+        answer_all(&scene.server, "tools/call", || reply(202, None, ""));
+        let mut first = scene.listen().await;
+        let second = scene.unread(get(&scene.session, None)).await;
+        assert_eq!(scene.post(&tool_call(5)).await.status, 202);
+        if other != BringsNothing {
+            gets.data(1, event(result(5)));
+        }
+
+        // when the session is lost,
+        scene.recover().await;
+        first.now().await;
+        assert_eq!(first.messages(), Vec::<serde_json::Value>::new());
+        advance(ORPHAN_TIMEOUT - Duration::from_millis(5)).await;
+        first.now().await;
+        assert_eq!(first.messages(), Vec::<serde_json::Value>::new());
+
+        // then the other one has until the orphan timeout to bring the answer.
+        let read = |second| async {
+            let mut second = Stream::of(second);
+            second.now().await;
+            second.messages()
+        };
+        let is_lost = lost(5, "session_expired");
+        let (on_first, on_second) = match other {
+            BringsIt => (vec![], Some((read(second).await, vec![answer(5)]))),
+            BringsNothing => (vec![], Some((read(second).await, vec![is_lost]))),
+            IsLetGo => {
+                drop(second);
+                (vec![is_lost], None)
+            }
+            BringsItLate => {
+                after_the_orphan_timeout().await;
+                (vec![is_lost], Some((read(second).await, vec![answer(5)])))
+            }
+        };
+        after_the_orphan_timeout().await;
+        first.now().await;
+        assert_eq!(first.messages(), on_first, "{other:?}");
+        if let Some((messages, expected)) = on_second {
+            assert_eq!(messages, expected, "{other:?}");
+        }
+
+        // And once it is told it is not told again.
+        scene.recover().await;
+        after_the_orphan_timeout().await;
+        first.now().await;
+        assert_eq!(first.messages(), on_first, "{other:?}");
+    }
+}
+
 /// A body that always has another frame.
 struct Always(&'static str);
 
