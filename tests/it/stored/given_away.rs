@@ -207,6 +207,39 @@ async fn a5_i2_what_made_room_does_not_come_back_in_the_place_of_a_later_session
     }
 }
 
+/// I1: a server with one id for everybody, as far as anybody knows.
+#[tokio::test(start_paused = true)]
+async fn a5_i2_a_session_that_comes_back_is_nobody_elses_than_its_own() {
+    for makes_room in [false, true] {
+        // Given A, whose id is the only one that the server has ever given, and who may have made room
+        // for somebody elsewhere and come back,
+        let store = FaultyStore::new();
+        let server = counting();
+        let client = client(&server, store.layer().max_sessions(1));
+        let a = stored(&client, "A").await;
+        if makes_room {
+            let (gate, changing) = change_late(&server, &a);
+            settle().await;
+            let elsewhere = loopback::to("http://other.test/mcp", post(None, &initialize_as("C")));
+            assert_eq!(send(&client, elsewhere).await.status, 200);
+            settle().await;
+            gate.open();
+            assert_eq!(soon(changing).await.unwrap().status, 200);
+            assert_eq!(a.call(1).await.status, 200);
+        }
+        // when a recovery leaves a session half-open, then its caller may end it.
+        server.restart();
+        server
+            .on(|seen| (seen.what() == "notifications/initialized").then(|| reply(500, None, "")));
+        assert_eq!(a.call(2).await.status, 404);
+        settle().await;
+        assert_eq!((server.live().len(), server.count("DELETE")), (1, 0));
+        a.delete().await;
+        settle().await;
+        assert!(server.live().is_empty(), "made room: {makes_room}");
+    }
+}
+
 /// N3: the record says whose it is.
 #[tokio::test(start_paused = true)]
 async fn a5_n3_a_record_of_a_later_session_is_not_what_made_room_under_its_key() {

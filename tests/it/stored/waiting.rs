@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use mcp_session_recovery::Sessions;
 use testing::mocked::*;
 use testing::*;
 
@@ -44,6 +45,51 @@ async fn n5_i3_what_made_room_while_it_was_recovered_is_written_when_the_store_i
     tokio::time::sleep(Duration::from_secs(30)).await;
     let next = scene.in_another_process(store.layer());
     assert_eq!(echoed(&next.call(2).await), 2);
+}
+
+/// I3, N3: a session that is forgotten since too many wait, between its recovery's proposal and the word
+/// that the store has it, and is found again meanwhile.
+#[tokio::test(start_paused = true)]
+async fn n3_i3_what_the_store_has_of_a_recovery_is_not_ended_whatever_becomes_of_the_session() {
+    for waiting in [1, 258] {
+        // Given so many sessions that wait for another store, and one with a change under way that is
+        // being recovered, and whose store has that already and is slow to say so,
+        let sessions = Sessions::new();
+        let (away, store) = (FaultyStore::new(), FaultyStore::new());
+        away.set(Mode::Down);
+        let layer = |store: &FaultyStore| {
+            let layer = store.layer().sessions(sessions.clone()).max_sessions(1);
+            layer.store_timeout(Duration::from_secs(10))
+        };
+        let others = live(layer(&away)).await;
+        for _ in 1..waiting {
+            handshake(&others.client).await;
+        }
+        let mut scene = others.in_another_process(layer(&store));
+        scene.session = handshake(&scene.client).await;
+        settle().await;
+        let gate = hold_answer(&scene.server, "resources/subscribe");
+        let changing = scene.spawn(subscribe(&scene, "file:///a"));
+        settle().await;
+        scene.server.restart();
+        store.set(Mode::Late(Duration::from_secs(3)));
+        let call = scene.spawn_call(1);
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        // when there is one more session, and the change is made, too,
+        handshake(&others.client).await;
+        let is_forgotten = waiting > 1;
+        let status = if is_forgotten { 404 } else { 200 };
+        assert_eq!(soon(call).await.unwrap().status, status);
+        store.set(Mode::Works);
+        gate.open();
+        assert_eq!(soon(changing).await.unwrap().status, 200);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        // then the next process goes on in what the recovery made.
+        let next = scene.in_another_process(store.layer());
+        assert_eq!(next.call(2).await.outcome(), None, "{waiting}");
+        assert_eq!(scene.server.count("DELETE"), 0, "{waiting}");
+        assert_eq!(scene.server.live().len(), 2, "{waiting}");
+    }
 }
 
 /// Six sessions that have moved on while the store was away, in a process with room for no more. That
