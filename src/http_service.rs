@@ -1,6 +1,9 @@
 //! The service that the layer wraps: its bound, and how the cold path reaches it.
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    future::poll_fn,
+    sync::{Mutex, PoisonError},
+};
 
 use bytes::Buf;
 use http::{Request, Response};
@@ -94,5 +97,28 @@ impl<S: Clone> SharedService<S> {
         B: Body,
     {
         Oneshot::new(self.get(), request)
+    }
+
+    /// The same, if the request `may_go` by the time the clone is ready: that may take long.
+    pub(crate) async fn send_if<B>(
+        &self,
+        request: Request<RequestBody<B>>,
+        may_go: impl FnOnce() -> bool,
+    ) -> Option<Result<Response<S::ResBody>, S::Error>>
+    where
+        S: HttpService<B>,
+        B: Body,
+    {
+        let mut service = self.get();
+        if let Err(error) = poll_fn(|cx| service.poll_ready(cx)).await {
+            return Some(Err(error));
+        }
+        if !may_go() {
+            return None;
+        }
+        let sending = service.call(request);
+        // What its readiness held is the request's now.
+        drop(service);
+        Some(sending.await)
     }
 }

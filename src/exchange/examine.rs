@@ -304,9 +304,14 @@ where
         let config = &self.shared.config;
         let chain = self.session.chain();
         let asked = ping::<S, B>(&self.shared, &self.session, self.epoch(), caller);
-        let Some(Ok((response, message))) = allowance.spend(asked).await else {
-            chain.asked(self.epoch(), false);
-            return Some(false);
+        let (response, message) = match allowance.spend(asked).await {
+            // Also if it has become another's since.
+            Some(Ok(Some(said))) if !self.is_taken() => said,
+            Some(Ok(_)) => return Some(true),
+            Some(Err(_)) | None => {
+                chain.asked(self.epoch(), false);
+                return Some(false);
+            }
         };
         let status = response.status();
         if status.is_success() {

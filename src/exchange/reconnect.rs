@@ -134,12 +134,18 @@ where
                 }
                 // If the server has given its id to somebody else (rule A5), the stream ends, and the
                 // caller's own next request recovers the session; unless that has ended.
-                let is_forgotten = session.chain().is_forgotten();
-                if is_forgotten || shared.sessions.is_anothers(&session, &epoch) {
+                let is_own = || {
+                    let is_forgotten = session.chain().is_forgotten();
+                    !is_forgotten && !shared.sessions.is_anothers(&session, &epoch)
+                };
+                let request = get(head.unpack(session.uri()), &epoch);
+                let sending = shared.inner.send_if(request, is_own);
+                let sent = timeout(patience, sending).await;
+                // Also if that has come while the answer was waited for.
+                if !is_own() {
                     return None;
                 }
-                let sending = shared.inner.send(get(head.unpack(session.uri()), &epoch));
-                if let Ok(Ok(response)) = timeout(patience, sending).await {
+                if let Ok(Some(Ok(response))) = sent {
                     let status = response.status();
                     let streams = is_event_stream(response.headers()) && !carries_nothing(status);
                     if streams && status.is_success() {

@@ -167,9 +167,10 @@ where
         revision: Revision,
         deadline: Instant,
     ) -> Adopted {
-        let epoch = self.epoch_of(&record);
+        let epoch = Arc::new(self.epoch_of(&record));
         // What a server says of an id that it has given away is not about this session (rule A5).
-        let is_alive = !epoch.is_reassigned() && self.is_alive(&epoch, deadline).await;
+        let is_lost = epoch.is_reassigned() || self.shared.sessions.meet(self.session, &epoch);
+        let is_alive = !is_lost && self.is_alive(&epoch, deadline).await;
         Adopted {
             // By now it is known whose credentials are good.
             epoch: Arc::new(self.epoch_of(&record)),
@@ -188,7 +189,7 @@ where
     }
 
     /// Asks the server whether it knows the epoch. Only a plain no is one.
-    async fn is_alive(&mut self, epoch: &Epoch, deadline: Instant) -> bool {
+    async fn is_alive(&mut self, epoch: &Arc<Epoch>, deadline: Instant) -> bool {
         if let Some(owner) = &self.owner {
             match self.ask(owner, epoch, deadline).await {
                 // Those credentials are no longer good.
@@ -199,14 +200,22 @@ where
         self.ask(self.client, epoch, deadline).await != Said::Expired
     }
 
-    async fn ask(&self, client: &Client<S, B>, epoch: &Epoch, deadline: Instant) -> Said {
+    async fn ask(&self, client: &Client<S, B>, epoch: &Arc<Epoch>, deadline: Instant) -> Said {
         let said = timeout_at(deadline, self.ask_for_long(client, epoch, deadline)).await;
         said.unwrap_or(Said::Alive)
     }
 
-    async fn ask_for_long(&self, client: &Client<S, B>, epoch: &Epoch, deadline: Instant) -> Said {
-        let Ok((response, ping)) = client.ping(epoch).await else {
-            return Said::Alive;
+    async fn ask_for_long(
+        &self,
+        client: &Client<S, B>,
+        epoch: &Arc<Epoch>,
+        deadline: Instant,
+    ) -> Said {
+        let (response, ping) = match client.ping(epoch).await {
+            Ok(Some(said)) => said,
+            // It is another's by now.
+            Ok(None) => return Said::Expired,
+            Err(_) => return Said::Alive,
         };
         let config = &self.shared.config;
         let status = response.status();

@@ -27,7 +27,8 @@ use crate::{
     config::Shared,
     http_service::HttpService,
     mcp::{Id, PROTOCOL_VERSION, SESSION_ID},
-    session::{Affinity, Epoch, Handshake, Session},
+    session::{Affinity, Assigned, Epoch, Handshake, Session, Sessions},
+    sync::atomic::AtomicBool,
 };
 
 /// How many pings are answered in a handshake, one at a time: a server could ask for any number.
@@ -53,14 +54,56 @@ pub(super) struct Client<S, B> {
 pub(super) struct UpstreamSession {
     pub(super) id: Option<HeaderValue>,
     pub(super) version: Option<HeaderValue>,
+    of: Of,
+}
+
+/// What has it.
+#[derive(Clone, Default)]
+enum Of {
+    /// A handshake that has yet to be answered.
+    #[default]
+    Nothing,
+    /// A handshake that was given its id, which may be taken.
+    Handshake(Arc<AtomicBool>),
+    Epoch(Arc<Epoch>),
 }
 
 impl UpstreamSession {
-    pub(super) fn of(epoch: &Epoch) -> Self {
+    pub(super) fn of(epoch: &Arc<Epoch>) -> Self {
         Self {
             id: epoch.id().cloned(),
             version: epoch.version().cloned(),
+            of: Of::Epoch(epoch.clone()),
         }
+    }
+
+    /// Of a handshake that was given this id, if one was.
+    pub(super) fn of_handshake(id: Option<HeaderValue>, assigned: Option<&Assigned>) -> Self {
+        Self {
+            id,
+            version: None,
+            of: assigned.map_or(Of::Nothing, |it| Of::Handshake(it.taken())),
+        }
+    }
+
+    /// Whether its id is another's by now, so that what is sent under it would enter that one's session
+    /// (rule A5).
+    fn is_anothers(&self, sessions: &Sessions, session: &Arc<Session>) -> bool {
+        match (&self.of, &self.id) {
+            (Of::Nothing, _) | (_, None) => false,
+            (Of::Handshake(taken), Some(id)) => sessions.is_given_away(session, id, taken),
+            (Of::Epoch(epoch), _) => sessions.is_anothers(session, epoch),
+        }
+    }
+
+    /// The same of what would end it (rule I3).
+    fn ends_anothers(&self, sessions: &Sessions, session: &Arc<Session>) -> bool {
+        let uses = |id| sessions.uses(session.endpoint(), id);
+        let is_anothers = match &self.of {
+            Of::Epoch(epoch) => sessions.ends_anothers(session, epoch),
+            _ => self.is_anothers(sessions, session),
+        };
+        is_anothers || self.id.as_ref().is_some_and(uses)
     }
 }
 
@@ -212,33 +255,37 @@ where
         request
     }
 
-    /// Sends one message. An error of the inner service is told by its kind alone: its text may
-    /// hold a URL (rule L1).
+    /// Sends one message, unless the session's id is another's by then. An error of the inner service is
+    /// told by its kind alone: its text may hold a URL (rule L1).
     pub(super) async fn post(
         &self,
         upstream: &UpstreamSession,
         message: Bytes,
-    ) -> Result<Response<S::ResBody>, Failure> {
+    ) -> Result<Option<Response<S::ResBody>>, Failure> {
         let request = self.request(Method::POST, upstream, message);
-        let response = self.shared.inner.send(request).await;
+        let is_own = || !upstream.is_anothers(&self.shared.sessions, &self.session);
+        let Some(response) = self.shared.inner.send_if(request, is_own).await else {
+            return Ok(None);
+        };
         let response = response.map_err(|_| Failure::Transport)?;
         if response.headers().contains_key(SET_COOKIE) {
             let affinity = self.affinity.lock();
             let mut affinity = affinity.unwrap_or_else(PoisonError::into_inner);
             affinity.learn(response.headers());
         }
-        Ok(response)
+        Ok(Some(response))
     }
 
     /// Ends a session that nobody will use, unless a recorded one has the same id (rule I3). Nobody
     /// waits for that, nor for its answer.
     pub(super) fn delete(&self, upstream: &UpstreamSession) {
-        let Some(id) = &upstream.id else { return };
-        if !self.shared.sessions.uses(self.session.endpoint(), id) {
+        let (shared, session) = (self.shared.clone(), self.session.clone());
+        if upstream.id.is_some() && !upstream.ends_anothers(&shared.sessions, &session) {
             let request = self.request(Method::DELETE, upstream, Bytes::new());
-            let shared = self.shared.clone();
+            let upstream = upstream.clone();
             in_background(self.shared.config.recovery_timeout, async move {
-                shared.send_and_drain(request).await;
+                let is_own = || !upstream.ends_anothers(&shared.sessions, &session);
+                shared.send_and_drain(request, is_own).await;
             });
         }
     }
@@ -254,28 +301,28 @@ where
             let answer = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{}}}}"#);
             let request = self.request(Method::POST, upstream, answer.into());
             let (shared, turns) = (self.shared.clone(), self.turns.clone());
-            let (session, upstream) = (self.session.clone(), upstream.id.clone());
+            let (session, upstream) = (self.session.clone(), upstream.clone());
             in_background(self.shared.config.recovery_timeout, async move {
                 // One at a time.
                 let _turn = turns.acquire().await;
-                // By then the server may have given the id to somebody else (rule A5).
-                let is_own = |id| !shared.sessions.is_given_away(&session, id);
-                if upstream.as_ref().is_none_or(is_own) {
-                    shared.send_and_drain(request).await;
-                }
+                let is_own = || !upstream.is_anothers(&shared.sessions, &session);
+                shared.send_and_drain(request, is_own).await;
             });
         }
     }
 }
 
 impl<S> Shared<S> {
-    /// Sends a request whose answer is of no interest.
-    async fn send_and_drain<B>(&self, request: Request<RequestBody<B>>)
-    where
+    /// Sends a request whose answer is of no interest, if it `may_go` by then.
+    async fn send_and_drain<B>(
+        &self,
+        request: Request<RequestBody<B>>,
+        may_go: impl FnOnce() -> bool,
+    ) where
         S: HttpService<B>,
         B: Body<Error: Send> + Send + 'static,
     {
-        if let Ok(response) = self.inner.send(request).await {
+        if let Some(Ok(response)) = self.inner.send_if(request, may_go).await {
             drain(Box::pin(response.into_body())).await;
         }
     }

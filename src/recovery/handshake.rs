@@ -82,24 +82,23 @@ where
     let initialize = &session.initialize().body;
     let proposed = mcp::propose_version(initialize, epoch.version());
     let (body, id) = proposed.ok_or(Failure::Malformed)?;
+    // It goes out under no id.
     let response = client.post(&UpstreamSession::default(), body).await?;
+    let response = response.ok_or(Failure::Transport)?;
     if !response.status().is_success() {
         let response = whole(response, config, patience(deadline)).await;
         return Err(client.refused(response, Failure::Refused));
     }
 
     let (head, body) = response.into_parts();
-    let assigned = session_id(&head.headers);
+    let id_given = session_id(&head.headers);
+    let assigned = id_given.as_ref();
+    let assigned = assigned.map(|id| shared.sessions.assign(session, id));
     let mut made = HalfOpen {
         client,
         session,
-        assigned: assigned
-            .as_ref()
-            .map(|id| shared.sessions.assign(session, id)),
-        upstream: UpstreamSession {
-            id: assigned,
-            version: None,
-        },
+        upstream: UpstreamSession::of_handshake(id_given, assigned.as_ref()),
+        assigned,
     };
     let limit = config.max_initialize_result_bytes;
     let reply = client
@@ -116,6 +115,16 @@ where
     let response = client
         .post(made.upstream(), Bytes::from_static(INITIALIZED))
         .await?;
+    let Some(response) = response else {
+        // The session is lost, which shows when it is published.
+        let mut accepted = Response::new(Bytes::new());
+        *accepted.status_mut() = StatusCode::ACCEPTED;
+        return Ok(Established {
+            session: made,
+            result,
+            accepted,
+        });
+    };
     // A success says all that matters with its status: there is no waiting for its body.
     let patience = match response.status().is_success() {
         true => Duration::ZERO,

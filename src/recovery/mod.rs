@@ -66,7 +66,7 @@ where
 /// Ends the upstream session of an epoch that nobody can name any more: a recovery made it, or the
 /// caller goes by an id of the layer's making (rules A5, I1, I2). A session that the caller can name
 /// is the caller's to end, and one whose id has gone to another is his. Nobody waits.
-pub(crate) fn end<S, B>(shared: &Arc<Shared<S>>, session: &Arc<Session>, epoch: &Epoch)
+pub(crate) fn end<S, B>(shared: &Arc<Shared<S>>, session: &Arc<Session>, epoch: &Arc<Epoch>)
 where
     S: HttpService<B>,
     B: Body<Error: Send> + Send + 'static,
@@ -76,7 +76,5 @@ where
         None if epoch.id() != Some(session.id()) => Client::of_initialize(shared, session),
         None => return,
     };
-    if !shared.sessions.ends_anothers(session, epoch) {
-        client.delete(&UpstreamSession::of(epoch));
-    }
+    client.delete(&UpstreamSession::of(epoch));
 }

@@ -16,13 +16,13 @@ use crate::{
 };
 
 /// Sends a `ping` in an epoch, with the credentials in the head of the `trigger`. Gives the answer,
-/// and what was asked.
+/// and what was asked; `None` if the epoch's id is another's by then.
 pub(crate) async fn ping<S, B>(
     shared: &Arc<Shared<S>>,
     session: &Arc<Session>,
-    epoch: &Epoch,
+    epoch: &Arc<Epoch>,
     trigger: &Parts,
-) -> Result<(Response<S::ResBody>, Bytes), Failure>
+) -> Result<Option<(Response<S::ResBody>, Bytes)>, Failure>
 where
     S: HttpService<B>,
     B: Body<Error: Send> + Send + 'static,
@@ -36,16 +36,16 @@ where
     S: HttpService<B>,
     B: Body<Error: Send> + Send + 'static,
 {
-    /// Sends a `ping` in an epoch. Gives the answer, and what was asked.
+    /// Sends a `ping` in an epoch. Gives the same.
     pub(super) async fn ping(
         &self,
-        epoch: &Epoch,
-    ) -> Result<(Response<S::ResBody>, Bytes), Failure> {
+        epoch: &Arc<Epoch>,
+    ) -> Result<Option<(Response<S::ResBody>, Bytes)>, Failure> {
         // Servers repeat it in bodies that are searched for what they say of the session (rule D9).
         let id = Id::from("mcp-recovery/ping".to_owned());
         let message = Bytes::from(format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"ping"}}"#));
         let upstream = UpstreamSession::of(epoch);
         let response = self.post(&upstream, message.clone()).await?;
-        Ok((response, message))
+        Ok(response.map(|response| (response, message)))
     }
 }

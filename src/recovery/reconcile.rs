@@ -48,14 +48,15 @@ where
 {
     fn tell(&self, session: &Arc<Session>, changes: Vec<StateChange>) {
         if let Some(shared) = self.shared.upgrade() {
-            if shared.config.restore_state {
+            if shared.config.restore_state && shared.config.reinitialize {
                 tell::<S, B>(&shared, session, changes);
             }
         }
     }
 
     fn follow(&self, session: &Arc<Session>) {
-        if let Some(shared) = self.shared.upgrade() {
+        // A service that only watches asks nothing (rule D4).
+        if let Some(shared) = self.shared.upgrade().filter(|it| it.config.reinitialize) {
             follow::<S, B>(&shared, session);
         }
     }
@@ -71,7 +72,7 @@ where
             let session = &ended.session;
             let client = Client::<S, B>::of_trigger(&shared, session, &ended.head);
             let handshake = client.handshake(Response::default(), Affinity::default());
-            let epoch = session.stored_epoch(record, handshake);
+            let epoch = Arc::new(session.stored_epoch(record, handshake));
             client.delete(&UpstreamSession::of(&epoch));
         }
     }

@@ -65,7 +65,7 @@ where
 pub(super) async fn catch_up<S, B>(
     shared: &Arc<Shared<S>>,
     session: &Arc<Session>,
-    epoch: &Epoch,
+    epoch: &Arc<Epoch>,
     changes: Vec<StateChange>,
     deadline: Instant,
 ) -> Vec<&'static str>
@@ -200,7 +200,7 @@ where
     let id = Id::from(format!("mcp-recovery/restore/{number}"));
     let (method, params) = (change.method(), change.params());
     let request = format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{params}}}"#);
-    let Ok(response) = client.post(upstream, Bytes::from(request)).await else {
+    let Ok(Some(response)) = client.post(upstream, Bytes::from(request)).await else {
         return false;
     };
     if !response.status().is_success() {

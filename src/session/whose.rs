@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 
-use super::{Endpoint, Epoch, Leader, Session, Sessions};
+use super::{Endpoint, Epoch, Leader, Session, Sessions, table::Table};
 use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// An id that a handshake was given, until what it made is published or given up.
@@ -18,6 +18,11 @@ impl Assigned {
     /// Whether the server has given the id to somebody else since, and so has lost the session.
     pub(crate) fn is_taken(&self) -> bool {
         self.taken.load(Ordering::Acquire)
+    }
+
+    /// Says the same, also when what has the id is published or given up.
+    pub(crate) fn taken(&self) -> Arc<AtomicBool> {
+        self.taken.clone()
     }
 
     /// Whether the half-open session that has the id is to be ended on the server, now that it is given
@@ -83,6 +88,21 @@ impl Sessions {
         self.write().assigned.remove(id, taken);
     }
 
+    /// The store holds `session` in this epoch of another process's. If another session has its id, nobody
+    /// knows to whom the server has given that last: from here on it is neither's (rule A5). Gives
+    /// whether that is so.
+    #[cfg(feature = "store")]
+    pub(crate) fn meet(&self, session: &Arc<Session>, epoch: &Epoch) -> bool {
+        let mut table = self.write();
+        let Some(mut met) = table.meet(session, epoch) else {
+            return false;
+        };
+        met.others.retain(|other| other.chain().expire());
+        drop(table);
+        self.displaced(&met.others);
+        true
+    }
+
     /// Publishes the epoch that a recovery made. Gives the leader back if that is too late.
     ///
     /// Another session whose current epoch has the same id upstream is known to have lost it
@@ -94,26 +114,25 @@ impl Sessions {
         epoch: Arc<Epoch>,
         assigned: Option<&Assigned>,
     ) -> Result<(), Leader> {
+        // Dropped last: what they hold of their callers may ask the table.
+        let (mut others, met);
         let mut table = self.write();
-        let mut others = match epoch.id() {
-            Some(id) => table.holders(session.endpoint(), id),
-            None => Vec::new(),
-        };
-        others.retain(|other| !Arc::ptr_eq(other, session));
         let before = session.chain().current();
-        // If this one had the id before, too, and nobody ever another, the server has one for all.
-        let shares = !others.is_empty()
-            && before.id() == epoch.id()
-            && !table.handed_out.differ(session.endpoint());
+        others = table.others(session, &epoch);
+        let shares = !others.is_empty() && table.has_one_for_all(session, &epoch);
         let is_taken = assigned.is_some_and(Assigned::is_taken) && !shares;
-        let published = leader.publish(epoch.clone(), shares, is_taken)?;
+        // An adopted one may have met another since that was looked at.
+        met = match assigned {
+            None => table.meet(session, &epoch),
+            Some(_) => None,
+        };
+        let is_lost = is_taken || met.is_some();
+        let published = leader.publish(epoch.clone(), shares, is_lost)?;
         match is_taken {
             true => others.clear(),
             false => others.retain(|other| other.chain().expire()),
         }
         table.unlist_moved(session, &before);
-        let id = epoch.id().filter(|_| assigned.is_none());
-        let _given_away = id.map(|id| table.earlier.reassign(session.endpoint(), id));
         table.earlier.left(session.endpoint(), &before);
         table.list_moved(session, &epoch);
         if let Some(it) = assigned {
@@ -165,9 +184,16 @@ impl Sessions {
             || table.assigned.is_anothers(session, id)
     }
 
-    /// Whether the server has given an id that `session` was given to somebody else since.
-    pub(crate) fn is_given_away(&self, session: &Arc<Session>, id: &HeaderValue) -> bool {
-        self.tells_apart(session.endpoint()) && self.has_another(session, id)
+    /// Whether the server has given an id that a handshake of `session` was given to somebody else since.
+    /// That may have been noted in `taken`, and the other one have let go of it.
+    pub(crate) fn is_given_away(
+        &self,
+        session: &Arc<Session>,
+        id: &HeaderValue,
+        taken: &AtomicBool,
+    ) -> bool {
+        self.tells_apart(session.endpoint())
+            && (taken.load(Ordering::Acquire) || self.has_another(session, id))
     }
 
     /// Whether the endpoint is known to hand out more than one id.
@@ -198,6 +224,48 @@ impl Sessions {
     }
 }
 
+impl Table {
+    /// The other sessions whose current epoch has the id of this one of `session`.
+    fn others(&self, session: &Arc<Session>, epoch: &Epoch) -> Vec<Arc<Session>> {
+        let holders = epoch.id().map(|id| self.holders(session.endpoint(), id));
+        let mut others = holders.unwrap_or_default();
+        others.retain(|other| !Arc::ptr_eq(other, session));
+        others
+    }
+
+    /// Whether the session had the id of this epoch before, too, and nobody ever another: the server has
+    /// one for all.
+    fn has_one_for_all(&self, session: &Session, epoch: &Epoch) -> bool {
+        session.chain().current().id() == epoch.id() && !self.handed_out.differ(session.endpoint())
+    }
+
+    /// Looks who else has the id of an epoch that another process has made, unless they are to share it.
+    /// What has been left, and handshakes under way, have lost it.
+    fn meet(&mut self, session: &Arc<Session>, epoch: &Epoch) -> Option<Met> {
+        let id = epoch.id()?;
+        if self.has_one_for_all(session, epoch) {
+            return None;
+        }
+        let endpoint = session.endpoint();
+        let met = Met {
+            others: self.others(session, epoch),
+            left: self.earlier.reassign(endpoint, id),
+        };
+        let is_assigned = self.assigned.is_anothers(session, id);
+        if !is_assigned && met.others.is_empty() && met.left.is_empty() {
+            return None;
+        }
+        self.assigned.take(endpoint, id);
+        Some(met)
+    }
+}
+
+/// What has the id of an epoch that another process has made.
+struct Met {
+    others: Vec<Arc<Session>>,
+    left: Vec<Arc<Epoch>>,
+}
+
 #[cfg(test)]
 mod tests {
     use http::{HeaderMap, Uri};
@@ -217,6 +285,10 @@ mod tests {
         assigned
     }
 
+    fn is_given_away(sessions: &Sessions, session: &Arc<Session>, name: &'static str) -> bool {
+        sessions.is_given_away(session, &id(name), &AtomicBool::new(false))
+    }
+
     #[test]
     fn a5_an_id_that_anothers_handshake_was_given_is_anothers() {
         let sessions = Sessions::new();
@@ -231,8 +303,8 @@ mod tests {
         let assigned = sessions.assign(&two, &id("1"));
 
         assert!(sessions.is_anothers(&one, &first));
-        assert!(sessions.is_given_away(&one, &id("1")));
-        assert!(!sessions.is_given_away(&two, &id("1")));
+        assert!(is_given_away(&sessions, &one, "1"));
+        assert!(!is_given_away(&sessions, &two, "1"));
         assert!(
             sessions.names(one.endpoint(), &id("1")) && sessions.uses(one.endpoint(), &id("1"))
         );
@@ -322,8 +394,8 @@ mod tests {
         let epoch = next(&one, &id("3"));
         let published = sessions.publish(&one, leader, epoch, Some(&earlier));
         assert!(published.is_ok() && one.chain().is_expired());
-        assert!(sessions.is_given_away(&one, &id("3")));
-        assert!(!sessions.is_given_away(&two, &id("3")));
+        assert!(is_given_away(&sessions, &one, "3"));
+        assert!(!is_given_away(&sessions, &two, "3"));
     }
 
     #[test]
@@ -393,14 +465,46 @@ mod tests {
         assert!(assigned.must_end(&one));
     }
 
-    /// N3: what another process has made was assigned there.
+    /// N3: nobody knows to which of them it was given later.
+    #[cfg(feature = "store")]
     #[test]
-    fn a5_who_has_the_id_of_an_epoch_that_is_adopted_has_lost_its_session() {
+    fn a5_an_epoch_that_is_adopted_with_anothers_id_is_neithers() {
+        for is_looked_at in [true, false] {
+            let sessions = Sessions::new();
+            let [one, two, three] = ["1", "2", "3"].map(|id| recorded(&sessions, ENDPOINT, id));
+            let epoch = next(&one, &id("2"));
+            let is_expired = |session: &Arc<Session>| session.chain().is_expired();
+            // Also if the other one is given it after it was looked at,
+            if is_looked_at {
+                assert!(sessions.meet(&one, &epoch) && is_expired(&two));
+            }
+            let published = sessions.publish(&one, lead(&one), epoch, None);
+            assert!(published.is_ok() && is_expired(&one) && is_expired(&two));
+            assert!(!is_expired(&three));
+            // or if it is one that another has left, and still uses,
+            let left = three.chain().current();
+            let assigned = sessions.assign(&three, &id("5"));
+            let moved = next(&three, &id("5"));
+            assert!(
+                sessions
+                    .publish(&three, lead(&three), moved, Some(&assigned))
+                    .is_ok()
+            );
+            let epoch = next(&one, &id("3"));
+            assert!(sessions.meet(&one, &epoch) && left.is_reassigned());
+            assert!(!sessions.meet(&one, &epoch));
+            // or has been given by a handshake that is under way.
+            let assigned = sessions.assign(&three, &id("4"));
+            let epoch = next(&one, &id("4"));
+            assert!(!sessions.meet(&three, &epoch) && !assigned.is_taken());
+            assert!(sessions.meet(&one, &epoch) && assigned.is_taken());
+        }
+        // Of one id for all nobody knows that.
         let sessions = Sessions::new();
-        let [one, two, three] = ["1", "2", "3"].map(|id| recorded(&sessions, ENDPOINT, id));
-        let published = sessions.publish(&one, lead(&one), next(&one, &id("2")), None);
-        assert!(published.is_ok() && !one.chain().is_expired());
-        assert!(two.chain().is_expired() && !three.chain().is_expired());
+        let one = recorded(&sessions, ENDPOINT, "1");
+        let _other = find(&sessions, &one, ["2", "1"]);
+        let epoch = next(&one, &id("1"));
+        assert!(!sessions.meet(&one, &epoch));
     }
 
     /// A session that another process has recorded where this one is, by the ids of its caller and its

@@ -2,6 +2,7 @@
 
 /// A. What is touched.
 mod touched {
+    mod given_away_meanwhile;
     mod half_open;
     mod hosts;
     mod ids;

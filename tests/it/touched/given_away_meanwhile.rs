@@ -1,0 +1,200 @@
+//! Rules A5, I3: what the layer sends by itself waits for the inner service like any request, and the
+//! server may give the id that it is for to somebody else meanwhile.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::Request;
+use mcp_session_recovery::{SessionRecovery, SessionRecoveryLayer};
+use serde_json::json;
+use testing::mocked::{Sent, soon, with_id_of};
+use testing::streams::Stream;
+use testing::whose::{Ids, initialize_as};
+use testing::*;
+use tokio::time::Sleep;
+use tower::{Layer, Service};
+
+/// A service that keeps whoever asks next waiting, if it is told to.
+struct Busy {
+    inner: ServerService,
+    is_busy: Arc<AtomicBool>,
+    wait: Option<Pin<Box<Sleep>>>,
+}
+
+impl Clone for Busy {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            is_busy: self.is_busy.clone(),
+            wait: None,
+        }
+    }
+}
+
+impl Service<Sent> for Busy {
+    type Response = Reply;
+    type Error = TestError;
+    type Future = <ServerService as Service<Sent>>::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TestError>> {
+        if self.is_busy.swap(false, Ordering::Relaxed) {
+            let wait = tokio::time::sleep(Duration::from_secs(5));
+            self.wait = Some(Box::pin(wait));
+        }
+        match &mut self.wait {
+            Some(wait) => wait.as_mut().poll(cx).map(Ok),
+            None => Poll::Ready(Ok(())),
+        }
+    }
+
+    fn call(&mut self, request: Sent) -> Self::Future {
+        self.inner.call(request)
+    }
+}
+
+/// What the layer sends.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Own {
+    Initialized,
+    Restored,
+    PingAnswer,
+    Ping,
+    Delete,
+    Get,
+}
+
+impl Own {
+    /// After which request of Ada's that comes, and after how many of these.
+    fn comes_after(self) -> (&'static str, usize) {
+        match self {
+            Self::Initialized | Self::PingAnswer => ("initialize", 1),
+            Self::Restored | Self::Delete => ("notifications/initialized", 1),
+            Self::Ping => ("GET", 1),
+            Self::Get => ("tools/call", 2),
+        }
+    }
+}
+
+fn is_adas(seen: &Seen) -> bool {
+    seen.header("authorization") == Some("Ada")
+}
+
+fn by(name: &'static str, mut request: Request<CallerBody>) -> Request<CallerBody> {
+    let value = http::HeaderValue::from_static(name);
+    request.headers_mut().insert("authorization", value);
+    request
+}
+
+async fn connect(client: &SessionRecovery<Busy>, name: &'static str) -> String {
+    let answer = send(client, by(name, post(None, &initialize_as(name)))).await;
+    let session = answer.session().expect("a session").to_owned();
+    let initialized = by(name, post(Some(&session), &initialized()));
+    assert_eq!(send(client, initialized).await.status, 202);
+    session
+}
+
+#[tokio::test(start_paused = true)]
+async fn a5_i3_what_the_layer_sends_itself_is_not_sent_under_an_id_that_was_given_away_meanwhile() {
+    for own in [
+        Own::Initialized,
+        Own::Restored,
+        Own::PingAnswer,
+        Own::Ping,
+        Own::Delete,
+        Own::Get,
+    ] {
+        // Given Ada and Bob at a server that counts its sessions,
+        let server = Server::new(Profile::TypeScript);
+        server.set_ids(Ids::Counting);
+        let is_busy = Arc::new(AtomicBool::new(false));
+        let client = SessionRecoveryLayer::new().layer(Busy {
+            inner: server.service(),
+            is_busy: is_busy.clone(),
+            wait: None,
+        });
+        let [ada, bob] = [connect(&client, "Ada").await, connect(&client, "Bob").await];
+        assert_eq!((&*ada, &*bob), ("1", "2"));
+        let subscribe = json!({
+            "jsonrpc": "2.0", "id": 7, "method": "resources/subscribe", "params": {"uri": "ada:///"},
+        });
+        let subscribed = send(&client, by("Ada", post(Some(&ada), &subscribe))).await;
+        assert_eq!(subscribed.status, 200);
+        let (gets, body) = feed();
+        let mut body = Some(body);
+        server.on(move |seen| match seen.method == http::Method::GET {
+            true => body.take().map(fed_stream),
+            false => None,
+        });
+        let stream = match own {
+            Own::Get => Some(Stream::open(&client, by("Ada", get(&ada, None))).await),
+            _ => None,
+        };
+
+        // when her session is lost, and what the layer is to send for that has to wait,
+        server.restart();
+        let (what, times) = own.comes_after();
+        let (living, mut seen_so_far, has_come) = (server.clone(), 0, is_busy.clone());
+        let (pings, asking) = feed();
+        pings.data("data: {\"jsonrpc\":\"2.0\",\"id\":\"p\",\"method\":\"ping\"}\n\n");
+        let mut asking = Some(asking);
+        server.on(move |seen| {
+            if !is_adas(seen) || seen.what() != what {
+                return None;
+            }
+            seen_so_far += 1;
+            if seen_so_far != times {
+                return None;
+            }
+            has_come.store(true, Ordering::Relaxed);
+            match own {
+                Own::Delete => Some(reply(500, None, "")),
+                Own::Ping => Some(reply(404, None, "")),
+                Own::PingAnswer => {
+                    let asks = asking.take().map(fed_stream);
+                    asks.map(|asks| with_id_of(&living.default_answer(seen), asks))
+                }
+                _ => None,
+            }
+        });
+        let request = match own {
+            Own::Ping => get(&ada, None),
+            _ => post(Some(&ada), &tool_call(8)),
+        };
+        let calling = tokio::spawn({
+            let (client, request) = (client.clone(), by("Ada", request));
+            async move { send(&client, request).await }
+        });
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(!is_busy.load(Ordering::Relaxed), "{own:?}: it waits");
+
+        // and Bob is given her id meanwhile,
+        server.restart();
+        let bobs = || by("Bob", post(Some(&bob), &tool_call(50)));
+        assert_eq!(send(&client, bobs()).await.status, 200, "{own:?}");
+        assert_eq!(server.last("tools/call").session(), Some("1"), "{own:?}");
+        let before = server.carried_out().len();
+        tokio::time::sleep(Duration::from_secs(30)).await;
+
+        // then nothing of hers enters his session.
+        let after = server.carried_out().split_off(before);
+        let in_bobs: Vec<_> = after.iter().filter(|(name, _)| name == "Bob").collect();
+        assert!(in_bobs.is_empty(), "{own:?}: {in_bobs:?}");
+        assert_eq!(send(&client, bobs()).await.outcome(), None, "{own:?}");
+        // And she goes on in one of her own.
+        if !matches!(own, Own::Ping | Own::PingAnswer) {
+            soon(calling).await.unwrap();
+        }
+        server.on(|_| None);
+        let call = by("Ada", post(Some(&ada), &tool_call(60)));
+        assert_eq!(send(&client, call).await.status, 200, "{own:?}");
+        assert_eq!(server.whose_was(60).as_deref(), Some("Ada"), "{own:?}");
+        drop((stream, gets, pings));
+    }
+}
