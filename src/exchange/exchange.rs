@@ -17,7 +17,7 @@ use crate::{
     config::Shared,
     http_service::HttpService,
     mcp::{Id, LAST_EVENT_ID, LostResponse, Summary},
-    session::{Epoch, Session, Snapshot},
+    session::{Epoch, LoggedAnswer, Session, Snapshot},
 };
 
 /// What the head of a request tells that belongs to a recorded session.
@@ -157,12 +157,7 @@ where
                 }
                 self.outcome = Some(refused);
             }
-            LastEventId::Lost(answer) => {
-                let requests = answer.lost();
-                answer.pending.give_up();
-                let lost = LostResponse::SessionExpired.stream(&requests);
-                return Err(Box::new(self.mark(lost, Outcome::AnswerLost)));
-            }
+            LastEventId::Lost(answer) => return Err(self.lost(&answer)),
         }
         if self.outcome == Some(Outcome::Replayed) {
             if let Some(handshake) = self.epoch().handshake() {
@@ -170,6 +165,21 @@ where
             }
         }
         Ok(())
+    }
+
+    /// What is said to a GET whose answer is gone (rule G4). That needs no session.
+    pub(super) fn lost_answer(&self, headers: &HeaderMap) -> Option<Box<Response<Bytes>>> {
+        match self.last_event_id(headers) {
+            LastEventId::Lost(answer) => Some(self.lost(&answer)),
+            _ => None,
+        }
+    }
+
+    fn lost(&self, answer: &LoggedAnswer) -> Box<Response<Bytes>> {
+        let requests = answer.lost();
+        answer.pending.give_up();
+        let lost = LostResponse::SessionExpired.stream(&requests);
+        Box::new(self.mark(lost, Outcome::AnswerLost))
     }
 
     /// The head of the request as the caller sent it.

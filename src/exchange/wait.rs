@@ -81,7 +81,13 @@ where
     }
     let is_taken = has_ended || exchange.is_taken();
     if is_taken && !is_initialize {
-        return Ok((SetOut::Answer(exchange.turn_away()), None));
+        let lost = match has_ended {
+            true => None,
+            false => exchange.lost_answer(request.headers()),
+        };
+        let answer = lost.map(|lost| lost.map(ResponseBody::whole));
+        let answer = answer.unwrap_or_else(|| exchange.turn_away());
+        return Ok((SetOut::Answer(answer), None));
     }
     let set_out = match exchange.address(request.headers_mut()) {
         Ok(()) => {
