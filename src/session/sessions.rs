@@ -219,7 +219,13 @@ impl Sessions {
         }
         in_use = table.in_use.get(session.key());
         let goes_on = |it: &&Arc<Session>| it.is_to_go_on() && it.may_be(&session);
-        let session = in_use.as_ref().filter(goes_on).unwrap_or(&session).clone();
+        let session = match in_use.as_ref().filter(goes_on) {
+            Some(in_use) => {
+                in_use.is_found_as(&session);
+                in_use.clone()
+            }
+            None => session,
+        };
         session.is_back();
         session.touch(used);
         let mut displaced = Vec::new();

@@ -27,6 +27,9 @@ pub(crate) struct Synced {
     pub(super) seen: Option<StoredEpoch>,
     /// The epochs that were published although the store did not answer.
     pub(super) unagreed: Vec<StoredEpoch>,
+    /// The epochs that this process has told the store of since, or may have: that need not have said
+    /// so.
+    pub(super) sent: Vec<StoredEpoch>,
     /// What an epoch of this process's making has been told, where the store has brought more since.
     pub(super) told: Option<Box<State>>,
     /// It is about to be queued.
@@ -37,6 +40,9 @@ pub(crate) struct Synced {
     pub(super) is_in_hand: bool,
     /// It was, and its epoch was about to be left: until it is written after that.
     pub(super) left: Option<Doing>,
+    /// How often the store has been asked or told, and which of that it was answered last.
+    pub(super) asked: u64,
+    pub(super) answered: u64,
     /// How much is being done for it.
     pub(super) doing: usize,
     /// When this process last wrote it.
@@ -69,15 +75,42 @@ impl StoredEpoch {
 
 impl Synced {
     pub(super) fn bytes(&self) -> usize {
-        let unagreed = self.unagreed.capacity() * size_of::<StoredEpoch>();
+        let epochs = self.unagreed.capacity() + self.sent.capacity();
+        let unagreed = epochs * size_of::<StoredEpoch>();
         let told = self.told.as_ref();
         let told = told.map_or(0, |told| size_of::<State>() + told.bytes());
         size_of::<Self>() + self.unstored.bytes() + unagreed + told
     }
 
+    /// The store is about to be told of this epoch.
+    pub(super) fn sends(&mut self, epoch: &StoredEpoch) {
+        if self.seen.as_ref() == Some(epoch) || self.sent.contains(epoch) {
+            return;
+        }
+        if self.sent.len() >= MAX_UNAGREED {
+            self.sent.remove(0);
+        }
+        self.sent.push(epoch.clone());
+    }
+
+    /// The store is about to be asked, or told, something. Gives its number.
+    pub(super) fn ask(&mut self) -> u64 {
+        self.asked += 1;
+        self.asked
+    }
+
+    /// The store has answered that. Gives whether it is the latest that is known: what has been answered
+    /// that was asked later is newer.
+    pub(super) fn is_answered(&mut self, asked: u64) -> bool {
+        let is_latest = asked > self.answered;
+        self.answered = self.answered.max(asked);
+        is_latest
+    }
+
     /// The store holds the session in this epoch.
     pub(super) fn agreed(&mut self, epoch: StoredEpoch) {
         self.unagreed.retain(|it| it.number > epoch.number);
+        self.sent.retain(|it| it.number > epoch.number);
         self.seen = Some(epoch);
     }
 
@@ -129,6 +162,20 @@ impl Session {
             .synced(|it| it.incarnation.filter(|_| it.is_known))
             .flatten();
         own.is_none() || theirs.is_none() || own == theirs
+    }
+
+    /// It goes on as the session that was `found`, unless that is itself. If another process has gone on
+    /// meanwhile, or noted that the server has given the id to another session, this one has expired.
+    pub(super) fn is_found_as(&self, found: &Session) {
+        if std::ptr::eq(self, found) {
+            return;
+        }
+        let (current, theirs) = (self.chain().current(), found.chain().current());
+        let stored = found.as_stored(&theirs);
+        let is_given_away = theirs.is_reassigned() && stored == self.as_stored(&current);
+        if is_given_away || self.is_behind_of(&current, stored) {
+            self.chain().expire_in(&current);
+        }
     }
 
     /// It is recorded once more, and about to be written, so that it does not make room at once.
@@ -188,7 +235,11 @@ impl Session {
     /// published without the store gives way to what others have written since, however many epochs
     /// that is on either side.
     pub(super) fn is_behind(&self, epoch: &Epoch, record: &Record) -> bool {
-        let (stored, own) = (StoredEpoch::of(record), self.as_stored(epoch));
+        self.is_behind_of(epoch, StoredEpoch::of(record))
+    }
+
+    fn is_behind_of(&self, epoch: &Epoch, stored: StoredEpoch) -> bool {
+        let own = self.as_stored(epoch);
         self.with_synced(|_, synced| match synced.unagreed.is_empty() {
             true => {
                 stored.number > own.number
@@ -199,8 +250,10 @@ impl Session {
                 let is_new = |seen: &StoredEpoch| stored.number >= seen.number && stored != *seen;
                 // One that a recovery has seen which failed is no less later than this.
                 let is_later = stored.number > own.number || seen.is_none_or(is_new);
-                // Its own proposal may have come to the store without that having said so.
-                is_later && stored != own && !synced.unagreed.contains(&stored)
+                // Its own may have come to the store without that having said so.
+                let are_own = [&synced.unagreed, &synced.sent];
+                let is_own = stored == own || are_own.iter().any(|it| it.contains(&stored));
+                is_later && !is_own
             }
         })
     }

@@ -198,8 +198,12 @@ impl Persistence {
         if self.has_ended(session) {
             return Newer::Ended;
         }
-        let loaded = timeout_at(deadline, self.load(session.key().stored())).await;
-        match self.health.noted(loaded.unwrap_or(Err(NO_ANSWER))) {
+        let loaded = timeout_at(deadline, self.load_of(session)).await;
+        match self
+            .health
+            .noted(loaded.unwrap_or(Err(NO_ANSWER)))
+            .flatten()
+        {
             // The server has given its id to another caller since: it is not in the store any more.
             Some(Loaded::Record(record, _)) if session.is_displaced_by(&record) => {
                 set_revision(session, None);
@@ -288,22 +292,35 @@ impl Persistence {
                     return Ok(Agreed::Left);
                 }
             };
+            let asked = session.with_synced(|_, synced| {
+                synced.sends(&stored);
+                synced.ask()
+            });
             let saved = self
                 .config
                 .store
                 .save(key, value, revision, self.config.ttl);
             if let Saved::Yes(revision) = saved.await? {
-                session.with_synced(|_, synced| {
-                    synced.revision = Some(revision);
-                    synced.unstored.stored(noted);
-                    synced.is_known = true;
-                    synced.written = Some(written);
-                    synced.is_unstorable = false;
-                    synced.agreed(stored);
+                let is_latest = session.with_synced(|_, synced| {
+                    let is_latest = synced.is_answered(asked);
+                    if is_latest {
+                        synced.revision = Some(revision);
+                        synced.unstored.stored(noted);
+                        synced.is_known = true;
+                        synced.written = Some(written);
+                        synced.is_unstorable = false;
+                        synced.agreed(stored.clone());
+                    }
+                    is_latest
                 });
-                return Ok(Agreed::Proposed);
+                if is_latest {
+                    return Ok(Agreed::Proposed);
+                }
             }
-            match self.load(key).await? {
+            let Some(loaded) = self.load_of(session).await? else {
+                continue;
+            };
+            match loaded {
                 Loaded::Nothing => {
                     let is_known = !is_proposal && session.is_nothing_new(&stored, self.config.ttl);
                     set_revision(session, None);
@@ -335,6 +352,16 @@ impl Persistence {
             }
         }
         Err(CONTENDED)
+    }
+
+    /// What the store holds of a session. `None` if it has said something newer meanwhile.
+    async fn load_of(&self, session: &Session) -> Result<Option<Loaded>, StoreError> {
+        let asked = session.with_synced(|_, synced| synced.ask());
+        let loaded = self.load(session.key().stored()).await?;
+        let is_latest = session.with_synced(|_, synced| synced.is_answered(asked));
+        // Whatever is known, that is the end.
+        let is_end = matches!(loaded, Loaded::Ended(..));
+        Ok((is_latest || is_end).then_some(loaded))
     }
 
     async fn load(&self, key: StoreKey) -> Result<Loaded, StoreError> {
