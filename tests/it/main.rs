@@ -116,6 +116,7 @@ mod stored {
     mod late;
     mod making_room;
     mod outliving;
+    mod own_epochs;
     mod seeds;
     mod sharing;
     mod sick;

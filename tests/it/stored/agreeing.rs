@@ -615,3 +615,30 @@ async fn n4_an_epoch_in_which_a_ping_is_answered_lives_whatever_is_made_of_answe
     assert_eq!(echoed(&other.call(3).await), 3);
     assert_eq!(one.server.count("initialize"), 2);
 }
+
+/// D4: nor what it has changed itself.
+#[tokio::test(start_paused = true)]
+async fn d4_n3_a_service_that_only_watches_asks_nothing_of_what_another_process_has_made() {
+    for reinitializes in [true, false] {
+        // Given a change that is made by way of a process of which the store has not heard,
+        let store = FaultyStore::new();
+        let own = store.another_way();
+        let scene = live(store.layer()).await;
+        settle().await;
+        let watching = scene.in_another_process(own.layer().reinitialize(reinitializes));
+        assert_eq!(watching.call(1).await.status, 200);
+        settle().await;
+        own.set(Mode::Down);
+        let subscribe = change("resources/subscribe", "file:///a");
+        let changed = watching.send(post(Some(&scene.session), &subscribe)).await;
+        assert_eq!(changed.status, 200);
+        settle().await;
+        own.set(Mode::Works);
+        // when another one goes on, then one that only watches says nothing about that.
+        scene.server.restart();
+        assert_eq!(echoed(&scene.call(2).await), 2);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let asks = ["ping", "resources/subscribe"].map(|what| scene.server.count(what));
+        assert_eq!(asks == [0, 1], !reinitializes, "{asks:?}");
+    }
+}

@@ -24,6 +24,8 @@ pub(super) enum Mode {
     Sent(Duration),
     /// Does what it is told, and says so after so long.
     Late(Duration),
+    /// Does what it is told, and says that it is down.
+    Unsaid,
     /// Does what it is told twice, and says how it went the second time.
     Twice,
     /// Never answers.
@@ -167,7 +169,7 @@ impl FaultyStore {
 
     async fn obey(mode: Mode, writes: bool) -> Result<(), StoreError> {
         match mode {
-            Mode::Works | Mode::Late(_) | Mode::Twice => Ok(()),
+            Mode::Works | Mode::Late(_) | Mode::Unsaid | Mode::Twice => Ok(()),
             Mode::Slow(time) | Mode::Sent(time) => {
                 tokio::time::sleep(time).await;
                 Ok(())
@@ -198,6 +200,9 @@ impl FaultyStore {
             let done = operation.await;
             if let Mode::Late(time) = mode {
                 tokio::time::sleep(time).await;
+            }
+            if mode == Mode::Unsaid {
+                return Err(DOWN);
             }
             done
         };

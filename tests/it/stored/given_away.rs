@@ -5,11 +5,15 @@ use std::time::Duration;
 
 use mcp_session_recovery::{Principal, SessionRecoveryLayer};
 use testing::mocked::{Answering, Gate, echoed, hold_answer, soon};
+use testing::streams::Stream;
 use testing::whose::{Ids, User, initialize_as, with_token};
 use testing::*;
 use tokio::task::JoinHandle;
 
-use super::{agreeing::change, faulty::FaultyStore};
+use super::{
+    agreeing::change,
+    faulty::{FaultyStore, Mode},
+};
 
 /// A server that counts its sessions, and from 1 again once it has restarted.
 fn counting() -> Server {
@@ -160,6 +164,82 @@ async fn a5_n1_an_id_of_two_sessions_is_neithers_where_they_meet() {
             calls(&server, &ada, 5).await;
         }
     }
+}
+
+/// N4: also of an epoch that is adopted, and that is this process's own to give away.
+#[tokio::test(start_paused = true)]
+async fn a5_n4_an_epoch_is_not_adopted_with_an_id_that_is_anothers_here() {
+    // Given a process that recovered Ada, and is restarted with its server, so that another one recovers Bob
+    // and is given the same id,
+    let (server, store) = (counting(), FaultyStore::new());
+    let [process, next] = [(); 2].map(|()| client(&server, store.layer()));
+    let bob = User::connect(&process, "Bob").await;
+    let ada = User::connect(&process, "Ada").await;
+    // (The server has handed out a third id, so that nobody is ever "2" again.)
+    let _third = User::connect(&process, "Eve").await;
+    a_while().await;
+    let others = moved(&ada, &next);
+    calls(&server, &others, 1).await;
+    server.restart();
+    calls(&server, &others, 2).await;
+    server.restart();
+    calls(&server, &bob, 3).await;
+    assert_eq!(server.last("tools/call").session(), Some("1"));
+    // when Ada comes back to that, then she is not taken into his session.
+    for call in 4..8 {
+        calls(&server, if call % 2 == 0 { &ada } else { &bob }, call).await;
+    }
+}
+
+/// A user's session that has made room while it is listening, and been recovered, if it is called, by another
+/// process, where somebody else is given its id after that.
+async fn found_again(is_called: bool) -> (Server, FaultyStore, User, Stream, String) {
+    let (server, store) = (counting(), FaultyStore::new());
+    let process = client(&server, store.layer().max_sessions(1));
+    let other = client(&server, store.layer());
+    let bob = User::connect(&other, "Bob").await;
+    let ada = stored(&process, "Ada").await;
+    let stream = Stream::open(&process, get(&ada.session, None)).await;
+    let eve = moved(&stored(&process, "Eve").await, &other);
+    a_while().await;
+    let others = moved(&ada, &other);
+    calls(&server, &others, 1).await;
+    server.restart();
+    match is_called {
+        true => calls(&server, &others, 2).await,
+        false => calls(&server, &eve, 2).await,
+    }
+    calls(&server, &bob, 3).await;
+    let bobs = server.last("tools/call").session().unwrap().to_owned();
+    assert_eq!(bobs, ada.session);
+    // What is read is known before it is written.
+    store.set(Mode::Late(Duration::from_millis(2)));
+    (server, store, ada, stream, bobs)
+}
+
+/// N1, I1: what is read of a session that is in use is known, too.
+#[tokio::test(start_paused = true)]
+async fn a5_n1_what_is_found_again_goes_on_in_no_epoch_that_the_store_knows_to_be_over() {
+    for is_called in [true, false] {
+        for ends in [false, true] {
+            let (server, _store, ada, _stream, bobs) = found_again(is_called).await;
+            match ends {
+                true => drop(ada.delete().await),
+                false => calls(&server, &ada, 4).await,
+            }
+            a_while().await;
+            assert!(server.live().contains(&bobs), "{is_called}, {ends}");
+        }
+    }
+}
+
+/// F2: a response is not sent to a session that is over.
+#[tokio::test(start_paused = true)]
+async fn a5_f2_a_response_enters_no_session_that_the_store_knows_to_be_over() {
+    let (server, _store, ada, _stream, _bobs) = found_again(true).await;
+    let response = serde_json::json!({"jsonrpc": "2.0", "id": 77, "result": {}});
+    ada.send(post(Some(&ada.session), &response)).await;
+    assert_eq!(server.whose_was(77), None);
 }
 
 /// A user whose session the store knows.

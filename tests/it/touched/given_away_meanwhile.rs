@@ -4,7 +4,7 @@
 use std::{
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
@@ -12,11 +12,12 @@ use std::{
 };
 
 use http::Request;
-use mcp_session_recovery::{SessionRecovery, SessionRecoveryLayer};
+use mcp_session_recovery::{Outcome, SessionRecovery, SessionRecoveryLayer};
 use serde_json::json;
-use testing::mocked::{Sent, soon, with_id_of};
+use testing::mocked::{Answering, Sent, soon, with_id_of};
+use testing::scenario::start;
 use testing::streams::Stream;
-use testing::whose::{Ids, initialize_as};
+use testing::whose::{Ids, User, initialize_as, with_token};
 use testing::*;
 use tokio::time::Sleep;
 use tower::{Layer, Service};
@@ -196,5 +197,102 @@ async fn a5_i3_what_the_layer_sends_itself_is_not_sent_under_an_id_that_was_give
         assert_eq!(send(&client, call).await.status, 200, "{own:?}");
         assert_eq!(server.whose_was(60).as_deref(), Some("Ada"), "{own:?}");
         drop((stream, gets, pings));
+    }
+}
+
+/// After so long a server answers what is sent in time.
+const LATE: Duration = Duration::from_secs(5);
+
+/// Ada and Bob, at a server that counts.
+async fn ada_and_bob() -> (Server, User, User) {
+    let server = Server::new(Profile::TypeScriptJson);
+    server.set_ids(Ids::Counting);
+    let client = client(&server, SessionRecoveryLayer::new());
+    let [ada, bob] = [
+        User::connect(&client, "Ada").await,
+        User::connect(&client, "Bob").await,
+    ];
+    (server, ada, bob)
+}
+
+/// G1: what is sent in time is answered by whoever has the id then.
+#[tokio::test(start_paused = true)]
+async fn a5_g1_a_stream_does_not_go_on_in_a_session_whose_id_was_given_away_meanwhile() {
+    for is_given_away in [true, false] {
+        // Given Ada's listening stream, whose GET in her new session is answered late,
+        let (server, ada, bob) = ada_and_bob().await;
+        let feeders = Arc::new(Mutex::new(Vec::new()));
+        let (fed, mut gets) = (feeders.clone(), 0);
+        server.on_async(move |seen| {
+            gets += usize::from(seen.method == http::Method::GET);
+            let (fed, time) = (fed.clone(), LATE * u32::from(gets > 1));
+            (seen.method == http::Method::GET).then(|| {
+                Box::pin(async move {
+                    tokio::time::sleep(time).await;
+                    let (feeder, body) = feed();
+                    fed.lock().unwrap().push(feeder);
+                    Ok(fed_stream(body))
+                }) as Answering
+            })
+        });
+        let listen = with_token(get(&ada.session, None), Some("Ada"));
+        let mut stream = Stream::open(&ada.client, listen).await;
+        server.restart();
+        assert_eq!(ada.call(1).await.status, 200);
+        stream.now().await;
+        // when Bob is given its id meanwhile, then the stream ends.
+        if is_given_away {
+            server.restart();
+            assert_eq!(bob.call(2).await.status, 200);
+        }
+        tokio::time::sleep(2 * LATE).await;
+        assert_eq!(feeders.lock().unwrap().len(), 2);
+        for feeder in feeders.lock().unwrap().iter() {
+            feeder.data("data: for whoever has it\n\n");
+        }
+        let is_read = stream.now().await.contains("for whoever has it");
+        assert_eq!(
+            (is_read, stream.ended_cleanly()),
+            (!is_given_away, is_given_away)
+        );
+    }
+}
+
+/// D4: the same of the layer's ping.
+#[tokio::test(start_paused = true)]
+async fn a5_d4_a_ping_says_nothing_of_a_session_whose_id_was_given_away_meanwhile() {
+    for is_given_away in [true, false] {
+        // Given Ada, whose call is answered so that the layer has to ask, and is answered late,
+        let (server, ada, bob) = ada_and_bob().await;
+        let mut has_called = false;
+        server.on_async(move |seen| {
+            let is_first = seen.what() == "tools/call" && !std::mem::replace(&mut has_called, true);
+            let pong = json!({"jsonrpc": "2.0", "id": seen.message()["id"], "result": {}});
+            match &*seen.what() {
+                "tools/call" if is_first => {
+                    Some(Box::pin(async { Ok(reply(400, None, "session expired")) }) as Answering)
+                }
+                "ping" => Some(Box::pin(async move {
+                    tokio::time::sleep(LATE).await;
+                    Ok(json_reply(200, &pong))
+                })),
+                _ => None,
+            }
+        });
+        server.restart();
+        let call = with_token(post(Some(&ada.session), &tool_call(1)), Some("Ada"));
+        let calling = start(&ada.client, call);
+        settle().await;
+        // when Bob is given her id meanwhile, then her session has expired.
+        if is_given_away {
+            assert_eq!(bob.call(2).await.status, 200);
+            assert_eq!(server.last("tools/call").session(), Some(&*ada.session));
+        }
+        let answer = soon(calling).await.unwrap();
+        let expected = match is_given_away {
+            true => (200, Some(Outcome::Replayed)),
+            false => (400, None),
+        };
+        assert_eq!((answer.status, answer.outcome()), expected);
     }
 }

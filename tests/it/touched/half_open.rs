@@ -110,6 +110,42 @@ async fn a5_a_handshake_whose_id_is_handed_out_again_has_made_nothing() {
     assert_eq!(server.whose_was(3).as_deref(), Some("Ada"));
 }
 
+/// A5, G4, K6: what needs no session waits for none.
+#[tokio::test(start_paused = true)]
+async fn a5_g4_what_an_earlier_session_has_lost_is_told_in_a_pause() {
+    // Given Ada, whose call has a stream that broke off, and whose recovery is of no use, because Bob is
+    // given its id while it is under way,
+    let (server, ada, bob) = ada_and_bob().await;
+    server.on(|seen| {
+        let is_it = seen.what() == "tools/call" && seen.message()["id"] == 7;
+        is_it.then(|| sse("id: e7\ndata: {\"jsonrpc\":\"2.0\",\"method\":\"x\"}\n\n"))
+    });
+    assert_eq!(ada.call(7).await.status, 200);
+    server.restart();
+    let door = Door::before(&server, is("notifications/initialized"));
+    let adas = calling(&ada, 8);
+    settle().await;
+    server.restart();
+    let bobs = calling(&bob, 9);
+    settle().await;
+    door.open();
+    adas.await.unwrap();
+    bobs.await.unwrap();
+    // when she resumes the stream before there is another recovery, then she is told that it is lost.
+    let seen = server.seen().len();
+    let resume = with_token(get(&ada.session, Some("e7")), Some("Ada"));
+    let answer = send(&ada.client, resume).await;
+    assert_eq!(server.seen().len(), seen);
+    assert_eq!(answer.outcome(), Some(Outcome::AnswerLost));
+    assert_eq!(
+        answer.messages(),
+        [testing::streams::lost(7, "session_expired")]
+    );
+    // Her next call has to wait for the pause.
+    let paused = Outcome::Failed(Failure::Paused);
+    assert_eq!(ada.call(10).await.outcome(), Some(paused));
+}
+
 /// A5, E7: a handshake that fails half way, with the very id that the session had.
 #[tokio::test(start_paused = true)]
 async fn a5_e7_a_half_open_session_is_not_used_because_it_has_the_old_ones_id() {
