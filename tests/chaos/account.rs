@@ -8,7 +8,10 @@ use std::{
 use http::{HeaderMap, HeaderValue};
 use tokio::time::{Duration, Instant};
 
-use crate::plan::{Action, Settings};
+use crate::{
+    plan::{Action, Settings},
+    world::BUSY,
+};
 
 /// What the layer must never do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -144,6 +147,8 @@ pub struct Account {
     pub upstreams: Vec<Upstream>,
     pub calls: HashMap<u64, Call>,
     pub held: HashMap<u64, Held>,
+    /// Until when the service below the layer may not be ready at once.
+    pub busy_until: Instant,
     pub lied: HashSet<u64>,
     /// Requests whose callers did not poll for a while.
     pub unpolled: HashSet<u64>,
@@ -195,6 +200,7 @@ impl Account {
             upstreams: Vec::new(),
             calls: HashMap::new(),
             held: HashMap::new(),
+            busy_until: Instant::now(),
             lied: HashSet::new(),
             unpolled: HashSet::new(),
             uncertain: 0,
@@ -391,6 +397,11 @@ impl Account {
     pub fn waited(&mut self, tag: &Tag, start: Instant, own: Duration) {
         const SLACK: Duration = Duration::from_millis(5);
         let now = Instant::now();
+        // Whoever moves on waits for readiness again.
+        let own = match start <= self.busy_until {
+            true => own + 4 * BUSY,
+            false => own,
+        };
         self.tell(|| format!("{:?} {} has its head", tag.kind, tag.number));
         let Some(held) = self.held.get(&tag.number) else {
             let holds = now - start <= own + self.settings.recovery_timeout + SLACK;

@@ -27,6 +27,8 @@ pub enum Fault {
     Forgetful,
     /// A live session's GET is answered 404.
     NoListening,
+    /// The service below the layer is not ready at once.
+    Busy,
 }
 
 /// What becomes of the streams of a session that expires.
@@ -66,7 +68,7 @@ pub enum Refuse {
 impl Fault {
     pub fn any(random: &mut Random) -> Self {
         let ending = Ending::any(random);
-        match random.below(22) {
+        match random.below(23) {
             0..4 => Self::Expire(ending),
             4..7 => Self::Restart(ending),
             7 | 8 => Self::KillReplica(ending),
@@ -93,7 +95,8 @@ impl Fault {
             18 => Self::Amnesia,
             19 => Self::Pings,
             20 => Self::Forgetful,
-            _ => Self::NoListening,
+            21 => Self::NoListening,
+            _ => Self::Busy,
         }
     }
 

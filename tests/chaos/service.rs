@@ -4,14 +4,14 @@ use std::{
     future::{Future, pending, poll_fn},
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use mcp_session_recovery::RequestBody;
 use serde_json::Value;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 use tower::Service;
 
 use crate::{
@@ -25,6 +25,7 @@ use crate::{
 pub struct Servers {
     world: World,
     is_ready: bool,
+    wait: Option<Pin<Box<Sleep>>>,
 }
 
 impl Servers {
@@ -32,6 +33,7 @@ impl Servers {
         Self {
             world: world.clone(),
             is_ready: false,
+            wait: None,
         }
     }
 }
@@ -47,7 +49,15 @@ impl Service<Request<RequestBody<Sent>>> for Servers {
     type Error = Broken;
     type Future = Pin<Box<dyn Future<Output = Result<Response<Wire>, Broken>> + Send>>;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        if self.wait.is_none() && !self.is_ready {
+            let wait = self.world.state().is_ready_after();
+            self.wait = wait.map(|wait| Box::pin(sleep(wait)));
+        }
+        if let Some(wait) = &mut self.wait {
+            ready!(wait.as_mut().poll(cx));
+            self.wait = None;
+        }
         self.is_ready = true;
         Poll::Ready(Ok(()))
     }

@@ -40,7 +40,7 @@ impl Serving<'_> {
             is_denied: false,
             denied_since: None,
             is_excused: false,
-            is_disturbed: false,
+            is_disturbed: is_handshake && self.account.busy_until >= tokio::time::Instant::now(),
         });
         let version = self.host.version;
         if let Some(id) = &id {
