@@ -36,17 +36,8 @@ pub(crate) trait Reconnect<R>: Send {
     /// an event stream.
     fn reconnect(&mut self) -> Reconnecting<R>;
 
-    /// What the layer has for the caller. Of what another stream may still bring nothing, unless the
-    /// time for that `is_over`.
-    fn take_notices(&mut self, is_over: bool) -> Notices;
-}
-
-/// What the layer has for the caller of a listening stream.
-pub(crate) struct Notices {
-    /// Events, if any.
-    pub(crate) events: Option<Bytes>,
-    /// There may be more to tell, of what another stream may still bring.
-    pub(crate) are_not_all: bool,
+    /// Events that the layer has for the caller. If there are none, the task is woken when there may be.
+    fn poll_notices(&mut self, cx: &mut Context<'_>) -> Option<Bytes>;
 }
 
 /// A message that may be a response.
@@ -74,8 +65,6 @@ pub(crate) struct ListeningStream<R, L> {
     /// long as it has something.
     frames: u8,
     flood: Option<Pin<Box<Sleep>>>,
-    /// How long another stream may still bring what else would be told as lost (rule G6).
-    others: Option<Pin<Box<Sleep>>>,
     /// So many have passed that what the layer has for the caller is next, between two events.
     has_turn: bool,
 }
@@ -108,7 +97,6 @@ impl<R, L> ListeningStream<R, L> {
             patience,
             frames: 0,
             flood: None,
-            others: None,
             has_turn: false,
         }
     }
@@ -159,16 +147,7 @@ where
         if !goes_on || !self.reader.has_room() {
             return None;
         }
-        let mut notices = self.reconnect.take_notices(false);
-        if notices.are_not_all && notices.events.is_none() {
-            let patience = self.patience;
-            let others = self.others.get_or_insert_with(|| Box::pin(sleep(patience)));
-            if pin!(unconstrained(others.as_mut())).poll(cx).is_ready() {
-                self.others = None;
-                notices = self.reconnect.take_notices(true);
-            }
-        }
-        let notices = notices.events?;
+        let notices = self.reconnect.poll_notices(cx)?;
         if std::mem::take(&mut self.has_not_begun) {
             self.byte_order_mark = SkipByteOrderMark::new();
         }
@@ -207,7 +186,6 @@ where
         let end_of_line = self.reader.end_of_line();
         self.reader.restart();
         self.flood = None;
-        self.others = None;
         self.has_not_begun = false;
         self.byte_order_mark = SkipByteOrderMark::new();
         self.source = Source::Open(Box::pin(body));

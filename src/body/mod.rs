@@ -21,7 +21,7 @@ pub(crate) use self::{
     buffered::BufferedBody,
     collect::Collect,
     ends::Ends,
-    listening_stream::{ListeningStream, Notices, Reconnect, Reconnecting, Responded},
+    listening_stream::{ListeningStream, Reconnect, Reconnecting, Responded},
     read::ReadAhead,
     tap::Tap,
 };

@@ -2,22 +2,26 @@
 
 use std::{
     marker::PhantomData,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
 };
 
+use bytes::Bytes;
 use http::{
     Request,
     header::{ACCEPT, ACCEPT_ENCODING},
     request::Parts,
 };
 use http_body::Body;
-use tokio::time::timeout;
+use tokio::{
+    task::coop::unconstrained,
+    time::{Sleep, sleep_until, timeout},
+};
 
 use super::{Exchange, deliver::accept, packed::PackedHead};
 use crate::{
-    body::{BufferedBody, Notices, Reconnect, Reconnecting, RequestBody, Responded},
+    body::{BufferedBody, Reconnect, Reconnecting, RequestBody, Responded},
     config::Shared,
     http_service::HttpService,
     mcp::{
@@ -36,6 +40,8 @@ pub(super) struct Reconnector<S, B> {
     epoch: Arc<Epoch>,
     origin: StreamOrigin,
     listening: Listening,
+    /// How long another stream may still bring what is lost otherwise (rule G6).
+    others: Option<Pin<Box<Sleep>>>,
     replaced: Pin<Box<Replaced>>,
     /// The caller's GET.
     head: PackedHead,
@@ -54,6 +60,7 @@ where
             epoch: epoch.clone(),
             origin,
             listening: exchange.session.listens(epoch.number()),
+            others: None,
             replaced: Box::pin(Replaced::new(epoch.clone())),
             head: exchange.head.clone(),
             marker: PhantomData,
@@ -170,22 +177,33 @@ where
         })
     }
 
-    fn take_notices(&mut self, is_over: bool) -> Notices {
-        let lists = self.session.take_notices().map(list_changed_event);
-        let lost = match self.shared.config.answer_lost_requests {
-            true => self.session.take_lost(self.epoch.number(), is_over),
-            false => LostRequests::default(),
-        };
-        let events = match lost.ids.is_empty() {
-            true => lists,
-            false => {
+    fn poll_notices(&mut self, cx: &mut Context<'_>) -> Option<Bytes> {
+        loop {
+            let lists = self.session.take_notices().map(list_changed_event);
+            let config = &self.shared.config;
+            let lost = match config.answer_lost_requests {
+                true => (self.session).take_lost(self.epoch.number(), config.orphan_timeout),
+                false => LostRequests::default(),
+            };
+            if !lost.ids.is_empty() {
                 let lost = LostResponse::SessionExpired.events(&lost.ids);
-                Some([lists.unwrap_or_default(), lost].concat().into())
+                return Some([lists.unwrap_or_default(), lost].concat().into());
             }
-        };
-        Notices {
-            events,
-            are_not_all: lost.are_not_all,
+            if lists.is_some() {
+                return lists;
+            }
+            let mut is_news = self.listening.poll_news(cx).is_ready();
+            self.others = lost.until.map(|until| match self.others.take() {
+                Some(others) if others.deadline() == until => others,
+                _ => Box::pin(sleep_until(until)),
+            });
+            if let Some(others) = &mut self.others {
+                // Also if all of the task's budget is used up.
+                is_news |= pin!(unconstrained(others.as_mut())).poll(cx).is_ready();
+            }
+            if !is_news {
+                return None;
+            }
         }
     }
 }

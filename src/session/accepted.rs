@@ -3,7 +3,18 @@
 //! The specification does not have it (2025-11-25, Transports), but some servers do it, and some
 //! clients take it.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, futures::OwnedNotified},
+    time::Instant,
+};
 
 use super::Session;
 use crate::mcp::{Id, Message};
@@ -13,37 +24,74 @@ const MAX_LEN: usize = 1024;
 const MAX_BYTES: usize = 64 * 1024;
 /// How many responses to nothing that is known.
 const MAX_EARLY: usize = 64;
+/// As good as for ever.
+const FAR: Duration = Duration::from_secs(86_400 * 365);
 
-/// The requests of a session that were accepted and not yet answered, and their epochs.
+/// The requests of a session that were accepted and not yet answered, and the streams that may answer
+/// them.
 #[derive(Default)]
 pub(super) struct AcceptedRequests {
-    waiting: VecDeque<(u64, Id)>,
+    waiting: VecDeque<Waiting>,
     /// What was answered before it was known to be accepted: the two come on their own ways.
     early: VecDeque<Id>,
     bytes: usize,
     /// The epochs of the listening streams that are open, each as often as it has streams.
     listening: Vec<u64>,
+    /// Tells those that there is something to look at. There is none before there is a stream.
+    news: Option<Arc<Notify>>,
+}
+
+struct Waiting {
+    epoch: u64,
+    id: Id,
+    /// Until when a stream of the epoch may answer it, once one of a later epoch has looked.
+    until: Option<Instant>,
 }
 
 /// While it is there, a listening stream of the epoch may still bring an answer.
 pub(crate) struct Listening {
     session: Arc<Session>,
     epoch: u64,
+    news: Arc<Notify>,
+    notified: Pin<Box<OwnedNotified>>,
 }
 
 impl Listening {
     pub(super) fn new(session: Arc<Session>, epoch: u64) -> Self {
-        session.accepted(|accepted| accepted.listening.push(epoch));
-        Self { session, epoch }
+        let news = session.accepted(|accepted| {
+            accepted.listening.push(epoch);
+            accepted.news.get_or_insert_default().clone()
+        });
+        Self {
+            session,
+            epoch,
+            notified: Box::pin(news.clone().notified_owned()),
+            news,
+        }
+    }
+
+    /// Ready if there may be something to look at that was not there at the last time.
+    pub(crate) fn poll_news(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let polled = self.notified.as_mut().poll(cx);
+        if polled.is_ready() {
+            self.notified.set(self.news.clone().notified_owned());
+        }
+        polled
     }
 }
 
 impl Drop for Listening {
     fn drop(&mut self) {
-        self.session.accepted(|accepted| {
+        let is_news = self.session.accepted(|accepted| {
             let place = accepted.listening.iter().position(|it| *it == self.epoch);
             place.map(|place| accepted.listening.swap_remove(place));
+            let is_left = !accepted.listening.contains(&self.epoch);
+            is_left && accepted.waiting.iter().any(|it| it.epoch == self.epoch)
         });
+        // Whoever is woken may look at once.
+        if is_news {
+            self.news.notify_waiters();
+        }
     }
 }
 
@@ -51,26 +99,34 @@ impl Drop for Listening {
 #[derive(Default)]
 pub(crate) struct LostRequests {
     pub(crate) ids: Vec<Id>,
-    /// Another stream may still bring the answers to more of them.
-    pub(crate) are_not_all: bool,
+    /// Until when another stream may bring the answers to more of them.
+    pub(crate) until: Option<Instant>,
 }
 
 impl AcceptedRequests {
-    pub(super) fn accept(&mut self, epoch: u64, requests: &[Id]) {
+    /// Gives what tells the streams of a later epoch, if there are any.
+    #[must_use]
+    pub(super) fn accept(&mut self, epoch: u64, requests: &[Id]) -> Option<Arc<Notify>> {
         for id in requests {
             if let Some(place) = self.early.iter().position(|early| early == id) {
                 self.early.remove(place);
                 continue;
             }
             self.bytes += id.held_bytes();
-            self.waiting.push_back((epoch, id.clone()));
+            self.waiting.push_back(Waiting {
+                epoch,
+                id: id.clone(),
+                until: None,
+            });
         }
         while self.waiting.len() > MAX_LEN || self.bytes > MAX_BYTES {
             match self.waiting.pop_front() {
-                Some((_, id)) => self.bytes -= id.held_bytes(),
+                Some(it) => self.bytes -= it.id.held_bytes(),
                 None => break,
             }
         }
+        let is_news = self.listening.iter().any(|later| *later > epoch);
+        self.news.clone().filter(|_| is_news)
     }
 
     /// Strikes those that the data of an event answer.
@@ -87,7 +143,7 @@ impl AcceptedRequests {
     }
 
     pub(super) fn answer(&mut self, id: Id) {
-        match self.waiting.iter().position(|(_, waiting)| *waiting == id) {
+        match self.waiting.iter().position(|it| it.id == id) {
             Some(place) => {
                 self.waiting.remove(place);
                 self.bytes -= id.held_bytes();
@@ -103,24 +159,30 @@ impl AcceptedRequests {
     /// What they take up, in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
-            + (self.waiting.capacity() + self.early.capacity()) * size_of::<(u64, Id)>()
+            + self.waiting.capacity() * size_of::<Waiting>()
+            + self.early.capacity() * size_of::<Id>()
             + self.listening.capacity() * size_of::<u64>()
     }
 
-    /// Those of epochs before this one; while a stream listens there only if that `is_over`.
-    pub(super) fn take_lost(&mut self, epoch: u64, is_over: bool) -> LostRequests {
+    /// Those of epochs before this one. While a stream listens there, that has so long.
+    pub(super) fn take_lost(&mut self, epoch: u64, patience: Duration) -> LostRequests {
         let mut lost = LostRequests::default();
-        self.waiting.retain(|(of, id)| {
-            if *of >= epoch {
+        self.waiting.retain_mut(|it| {
+            if it.epoch >= epoch {
                 return true;
             }
-            let is_heard = !is_over && self.listening.contains(of);
-            lost.are_not_all |= is_heard;
-            if !is_heard {
-                self.bytes -= id.held_bytes();
-                lost.ids.push(id.clone());
+            if self.listening.contains(&it.epoch) {
+                let now = Instant::now();
+                let until = now.checked_add(patience).unwrap_or(now + FAR);
+                let until = *it.until.get_or_insert(until);
+                if until > now {
+                    lost.until = Some(lost.until.map_or(until, |other| other.min(until)));
+                    return true;
+                }
             }
-            is_heard
+            self.bytes -= it.id.held_bytes();
+            lost.ids.push(it.id.clone());
+            false
         });
         lost
     }
@@ -135,16 +197,15 @@ mod tests {
     }
 
     fn lost(accepted: &mut AcceptedRequests, epoch: u64) -> Vec<String> {
-        let lost = accepted.take_lost(epoch, false);
-        assert!(!lost.are_not_all);
+        let lost = accepted.take_lost(epoch, Duration::ZERO);
         lost.ids.iter().map(Id::to_string).collect()
     }
 
     #[test]
     fn g6_what_was_accepted_and_never_answered_is_lost_with_its_epoch() {
         let mut accepted = AcceptedRequests::default();
-        accepted.accept(0, &ids(&["a", "b", "c"]));
-        accepted.accept(1, &ids(&["d"]));
+        assert!(accepted.accept(0, &ids(&["a", "b", "c"])).is_none());
+        assert!(accepted.accept(1, &ids(&["d"])).is_none());
         accepted.read(r#"{"id":"b","result":{}}"#);
         accepted.read(r#"{"id":"c","method":"ping"}"#);
         assert!(lost(&mut accepted, 0).is_empty());
@@ -161,7 +222,7 @@ mod tests {
             accepted.read(&format!(r#"{{"id":"{id}","result":{{}}}}"#));
         }
         assert_eq!(accepted.early.len(), MAX_EARLY);
-        accepted.accept(0, &ids(&["199", "1"]));
+        assert!(accepted.accept(0, &ids(&["199", "1"])).is_none());
         assert_eq!(lost(&mut accepted, 1), ["\"1\""]);
         // An id that takes up much is not worth it.
         accepted.read(&format!(r#"{{"id":"{}","result":{{}}}}"#, "x".repeat(64)));
@@ -172,27 +233,27 @@ mod tests {
     fn k_of_a_large_batch_the_last_are_kept_in_mind() {
         let mut accepted = AcceptedRequests::default();
         let batch: Vec<_> = (0..MAX_LEN + 5).map(|n| Id::from(n.to_string())).collect();
-        accepted.accept(0, &batch);
-        let lost = accepted.take_lost(1, false);
+        assert!(accepted.accept(0, &batch).is_none());
+        let lost = accepted.take_lost(1, Duration::ZERO);
         assert!(lost.ids == batch[5..]);
     }
 
     #[test]
     fn k10_what_is_kept_in_mind_counts() {
-        let each = size_of::<(u64, Id)>();
+        let (each, early) = (size_of::<Waiting>(), size_of::<Id>());
         let mut accepted = AcceptedRequests::default();
-        accepted.accept(0, &ids(&["12345"; 100]));
+        assert!(accepted.accept(0, &ids(&["12345"; 100])).is_none());
         assert!((500 + 100 * each..1_000 + 200 * each).contains(&accepted.bytes()));
         let before = accepted.bytes();
         (0..40).for_each(|n| accepted.answer(Id::from(format!("early {n}"))));
-        assert!((before + 40 * each..before + 100 * each).contains(&accepted.bytes()));
+        assert!((before + 40 * early..before + 100 * early).contains(&accepted.bytes()));
     }
 
     #[test]
     fn k_what_is_kept_in_mind_is_bounded() {
         let mut accepted = AcceptedRequests::default();
         for number in 0..5_000 {
-            accepted.accept(0, &ids(&[&"x".repeat(number)]));
+            assert!(accepted.accept(0, &ids(&[&"x".repeat(number)])).is_none());
             assert!(accepted.waiting.len() <= MAX_LEN && accepted.bytes <= MAX_BYTES);
             assert!(accepted.bytes() < 2 * MAX_BYTES);
         }

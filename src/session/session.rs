@@ -7,7 +7,10 @@ mod tests;
 pub(crate) use self::counting::uri_bytes;
 pub(super) use self::counting::{Counts, headers_bytes};
 
-use std::sync::{Arc, PoisonError};
+use std::{
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{Extensions, HeaderMap, HeaderValue, Uri};
@@ -221,7 +224,11 @@ impl Session {
 
     /// Requests were accepted with 202 in this epoch, to be answered on a listening stream.
     pub(crate) fn accept(&self, epoch: u64, requests: &[Id]) {
-        self.accepted(|accepted| accepted.accept(epoch, requests));
+        let news = self.accepted(|accepted| accepted.accept(epoch, requests));
+        // Whoever is woken may look at once.
+        if let Some(news) = news {
+            news.notify_waiters();
+        }
     }
 
     /// A listening stream brought what may be the response to one of those.
@@ -234,13 +241,13 @@ impl Session {
         self.accepted(|accepted| accepted.answer(id));
     }
 
-    /// Those that were accepted before this epoch, and whose answers will not come, once: they may
-    /// still come on another stream of theirs, until that `is_over`.
-    pub(crate) fn take_lost(&self, epoch: u64, is_over: bool) -> LostRequests {
+    /// Those that were accepted before this epoch, and whose answers will not come, once. Another stream
+    /// of theirs has so long to bring them.
+    pub(crate) fn take_lost(&self, epoch: u64, patience: Duration) -> LostRequests {
         let mut memory = self.lock_memory();
         let content = memory.content.as_mut();
         let lost = content.map(|content| {
-            let lost = content.accepted.take_lost(epoch, is_over);
+            let lost = content.accepted.take_lost(epoch, patience);
             for id in &lost.ids {
                 content.asked.answered(id, false);
             }
@@ -249,8 +256,8 @@ impl Session {
         lost.unwrap_or_default()
     }
 
-    pub(super) fn accepted(&self, with: impl FnOnce(&mut AcceptedRequests)) {
-        self.content(|content| with(&mut content.accepted));
+    pub(super) fn accepted<T>(&self, with: impl FnOnce(&mut AcceptedRequests) -> T) -> T {
+        self.content(|content| with(&mut content.accepted))
     }
 
     /// Requests for changes were sent whose answers may come on another stream (rule H1).

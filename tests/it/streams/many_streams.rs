@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use mcp_session_recovery::{Outcome, SessionRecoveryLayer};
 use serde_json::json;
-use testing::scenario::Door;
+use testing::scenario::{Door, is};
 use testing::streams::*;
 use testing::*;
 use tokio::time::{advance, timeout};
@@ -367,6 +367,9 @@ async fn g6_what_another_listening_stream_may_still_bring_is_not_lost_yet() {
             BringsNothing => (vec![], Some((read(second).await, vec![is_lost]))),
             IsLetGo => {
                 drop(second);
+                // Which is known at once.
+                first.now().await;
+                assert_eq!(first.messages(), [is_lost.clone()]);
                 (vec![is_lost], None)
             }
             BringsItLate => {
@@ -386,6 +389,71 @@ async fn g6_what_another_listening_stream_may_still_bring_is_not_lost_yet() {
         after_the_orphan_timeout().await;
         first.now().await;
         assert_eq!(first.messages(), on_first, "{other:?}");
+    }
+}
+
+/// K: a stream that is not read keeps nobody waiting for longer.
+#[tokio::test(start_paused = true)]
+async fn g6_the_time_of_another_stream_does_not_begin_anew() {
+    for is_recovered in [false, true] {
+        // Given a stream that nobody reads, and a call that it may answer,
+        let scene = scene(SessionRecoveryLayer::new()).await;
+        let _gets = feed_all(&scene.server, "GET");
+        answer_all(&scene.server, "tools/call", || reply(202, None, ""));
+        let mut first = scene.listen().await;
+        let _second = scene.unread(get(&scene.session, None)).await;
+        assert_eq!(scene.post(&tool_call(5)).await.status, 202);
+        // when the session is lost, and before the orphan timeout lost again, or listened to anew,
+        scene.recover().await;
+        first.now().await;
+        advance(ORPHAN_TIMEOUT - Duration::from_secs(1)).await;
+        match is_recovered {
+            true => scene.recover().await,
+            false => first = scene.listen().await,
+        }
+        first.now().await;
+        assert_eq!(first.messages(), Vec::<serde_json::Value>::new());
+        // then the call is lost after that.
+        advance(Duration::from_secs(1)).await;
+        first.now().await;
+        assert_eq!(
+            first.messages(),
+            [lost(5, "session_expired")],
+            "{is_recovered}"
+        );
+    }
+}
+
+/// The streams have moved on by then, and have nothing to say.
+#[tokio::test(start_paused = true)]
+async fn g6_what_is_accepted_after_the_session_is_lost_is_lost_at_once() {
+    for has_second in [false, true] {
+        // Given a call that an old process has yet to answer with 202,
+        let scene = scene(SessionRecoveryLayer::new()).await;
+        let _gets = feed_all(&scene.server, "GET");
+        let door = Door::then(&scene.server, is("tools/call"), |_| reply(202, None, ""));
+        let mut first = scene.listen().await;
+        let second = match has_second {
+            true => Some(scene.unread(get(&scene.session, None)).await),
+            false => None,
+        };
+        let call = scene.spawn(post(Some(&scene.session), &tool_call(5)));
+        settle().await;
+        scene.recover().await;
+        first.now().await;
+        // when it does, then that is told,
+        door.open();
+        assert_eq!(call.await.unwrap().status, 202);
+        first.now().await;
+        let is_lost = [lost(5, "session_expired")];
+        if has_second {
+            // unless another stream may still bring the answer.
+            assert_eq!(first.messages(), Vec::<serde_json::Value>::new());
+            after_the_orphan_timeout().await;
+            first.now().await;
+        }
+        assert_eq!(first.messages(), is_lost, "{has_second}");
+        drop(second);
     }
 }
 
