@@ -15,7 +15,8 @@ use http::{
 };
 use http_body::Body;
 use tokio::{
-    task::coop::unconstrained,
+    runtime::Handle,
+    task::{JoinSet, coop::unconstrained},
     time::{Sleep, sleep_until, timeout},
 };
 
@@ -86,6 +87,20 @@ fn get<B: Body>(mut parts: Parts, epoch: &Epoch) -> Request<RequestBody<B>> {
     Request::from_parts(parts, RequestBody::buffered(BufferedBody::default()))
 }
 
+/// Opens a stream whether its caller asks for what it brings or not: what it holds of the inner service
+/// until then is not for others to wait for.
+fn in_task<R: Send + 'static>(
+    opening: impl Future<Output = Option<R>> + Send + 'static,
+) -> Reconnecting<R> {
+    let Ok(runtime) = Handle::try_current() else {
+        return Box::pin(opening);
+    };
+    let mut task = JoinSet::new();
+    task.spawn_on(opening, &runtime);
+    // Dropped with this. A panic of the inner service ends the stream.
+    Box::pin(async move { task.join_next().await?.ok()? })
+}
+
 impl<S, B> Reconnect<S::ResBody> for Reconnector<S, B>
 where
     S: HttpService<B>,
@@ -125,7 +140,7 @@ where
         self.replaced = Box::pin(Replaced::new(self.epoch.clone()));
         let (shared, session) = (self.shared.clone(), self.session.clone());
         let (epoch, head) = (self.epoch.clone(), self.head.clone());
-        Box::pin(async move {
+        in_task(async move {
             let patience = shared.config.recovery_timeout;
             // Known sooner than told.
             let has_moved = || !Arc::ptr_eq(&session.chain().current(), &epoch);
@@ -142,8 +157,8 @@ where
                 // If the server has given its id to somebody else (rule A5), the stream ends, and the
                 // caller's own next request recovers the session; unless that has ended.
                 let is_own = || {
-                    let is_forgotten = session.chain().is_forgotten();
-                    !is_forgotten && !shared.sessions.is_anothers(&session, &epoch)
+                    // It may have made room, and is to go on.
+                    shared.has(&session) && !shared.sessions.is_anothers(&session, &epoch)
                 };
                 let request = get(head.unpack(session.uri()), &epoch);
                 let sending = shared.inner.send_if(request, is_own);

@@ -26,6 +26,12 @@ where
         response: Response<S::ResBody>,
         said: AnswerHeaders,
     ) -> LayerResponse<S, B> {
+        if self.is_taken() {
+            // It is of another's session by now: whoever asks again has his own (rule A5).
+            let (mut head, _) = response.into_parts();
+            head.headers.remove(CONTENT_LENGTH);
+            return Response::from_parts(head, ResponseBody::whole(Bytes::new()));
+        }
         let epoch = self.epoch().number();
         let last_event_id = self.head.header(&LAST_EVENT_ID);
         let last_event_id = last_event_id.filter(|id| !id.is_empty());
