@@ -46,17 +46,21 @@ where
     S: HttpService<B>,
     B: Body<Error: Send> + Send + 'static,
 {
+    fn asks(&self) -> bool {
+        let shared = self.shared.upgrade();
+        shared.is_some_and(|it| it.config.reinitialize)
+    }
+
     fn tell(&self, session: &Arc<Session>, changes: Vec<StateChange>) {
         if let Some(shared) = self.shared.upgrade() {
-            if shared.config.restore_state && shared.config.reinitialize {
+            if shared.config.restore_state {
                 tell::<S, B>(&shared, session, changes);
             }
         }
     }
 
     fn follow(&self, session: &Arc<Session>) {
-        // A service that only watches asks nothing (rule D4).
-        if let Some(shared) = self.shared.upgrade().filter(|it| it.config.reinitialize) {
+        if let Some(shared) = self.shared.upgrade() {
             follow::<S, B>(&shared, session);
         }
     }

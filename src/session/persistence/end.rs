@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::{ATTEMPTS, CONTENDED, Doing, Loaded, NO_ANSWER, Persistence, Task, lock};
 use crate::{
-    session::Session,
+    session::{Session, Sessions},
     store::{Saved, StoreError, StoreErrorKind, StoreKey, ended::Ended, record::Record},
 };
 
@@ -39,6 +39,13 @@ impl EndedBy {
             head,
             replaced: Mutex::default(),
         }
+    }
+
+    /// Whether what is of another session under its key is of an earlier one: the store is not known to
+    /// have held this one, and none that is recorded has been given its id since (rules A5, B4).
+    fn is_after(&self, sessions: &Sessions, record: &Record) -> bool {
+        let is_later = sessions.read().get(self.session.key()).is_some();
+        !is_later && !self.session.is_in(record)
     }
 }
 
@@ -70,7 +77,7 @@ impl Persistence {
     /// The session has ended, everywhere: if not now, when the store is back.
     pub(crate) async fn end(self: &Arc<Self>, by: EndedBy) {
         let (key, of) = (by.session.key().stored(), by.session.incarnation());
-        let marked = timeout(self.patience(), self.mark(key, of, &by.replaced)).await;
+        let marked = timeout(self.patience(), self.mark(key, of, Some(&by))).await;
         match self.health.noted(marked.unwrap_or(Err(NO_ANSWER))) {
             Some(()) => self.has_replaced(&by),
             None => {
@@ -97,24 +104,21 @@ impl Persistence {
         of: Option<u64>,
         by: Option<&EndedBy>,
     ) -> Result<(), StoreError> {
-        match by {
-            Some(by) => {
-                self.mark(key, of, &by.replaced).await?;
-                self.has_replaced(by);
-                Ok(())
-            }
-            None => self.mark(key, of, &Mutex::default()).await,
+        self.mark(key, of, by).await?;
+        if let Some(by) = by {
+            self.has_replaced(by);
         }
+        Ok(())
     }
 
-    /// Puts a mark in the place of the record of a session, and that where it says.
+    /// Puts a mark in the place of the record of a session, and notes that in what ended it.
     pub(super) async fn mark(
         &self,
         key: StoreKey,
         of: Option<u64>,
-        replaced: &Mutex<Option<Box<Record>>>,
+        by: Option<&EndedBy>,
     ) -> Result<(), StoreError> {
-        self.try_to_mark(key, of, replaced).await?;
+        self.try_to_mark(key, of, by).await?;
         self.endings.marked(key);
         Ok(())
     }
@@ -123,7 +127,7 @@ impl Persistence {
         &self,
         key: StoreKey,
         of: Option<u64>,
-        replaced: &Mutex<Option<Box<Record>>>,
+        by: Option<&EndedBy>,
     ) -> Result<(), StoreError> {
         let store = &self.config.store;
         let mark = Ended::new(key, of).encode();
@@ -137,10 +141,17 @@ impl Persistence {
                 Ok(Loaded::Ended(earlier, _)) if earlier.incarnation == of => return Ok(()),
                 Ok(Loaded::Ended(_, revision)) => Some(revision),
                 Ok(Loaded::Record(record, revision)) => match record.incarnation {
-                    // The server has given the id to another session since.
-                    Some(other) if of.is_some_and(|of| of != other) => return Ok(()),
+                    Some(other) if of.is_some_and(|of| of != other) => {
+                        // The server has given the id to another session, since or before.
+                        if !by.is_some_and(|by| by.is_after(&self.sessions, &record)) {
+                            return Ok(());
+                        }
+                        Some(revision)
+                    }
                     _ => {
-                        *lock(replaced) = Some(record);
+                        if let Some(by) = by {
+                            *lock(&by.replaced) = Some(record);
+                        }
                         Some(revision)
                     }
                 },
@@ -202,18 +213,13 @@ mod tests {
         let (key, own) = (session.key().stored(), session.incarnation());
         let earlier = own.map(|own| !own);
         let newer = async || persistence.newer(&session, persistence.deadline()).await;
-        assert!(
-            persistence
-                .mark(key, earlier, &Mutex::default())
-                .await
-                .is_ok()
-        );
+        assert!(persistence.mark(key, earlier, None).await.is_ok());
         // then it goes on,
         assert!(matches!(newer().await, Newer::No));
         assert!(!persistence.has_ended(&session));
 
         // until its own takes the place of that,
-        assert!(persistence.mark(key, own, &Mutex::default()).await.is_ok());
+        assert!(persistence.mark(key, own, None).await.is_ok());
         assert!(matches!(newer().await, Newer::Ended));
         assert!(persistence.has_ended(&session));
 
@@ -233,16 +239,17 @@ mod tests {
         let epoch = session.chain().current();
         assert!(persistence.save(&session, &epoch, false).await.is_ok());
 
-        let replaced = Mutex::default();
+        let (head, ()) = http::Request::new(()).into_parts();
+        let by = EndedBy::new(session.clone(), head);
         let another = own.map(|own| !own);
-        assert!(persistence.mark(key, another, &replaced).await.is_ok());
-        assert!(lock(&replaced).is_none());
+        assert!(persistence.mark(key, another, Some(&by)).await.is_ok());
+        assert!(lock(&by.replaced).is_none());
 
         let stays = persistence.load(key).await;
         assert!(matches!(stays, Ok(Loaded::Record(_, _))));
         // Its own mark takes its place.
-        assert!(persistence.mark(key, own, &replaced).await.is_ok());
-        assert!(lock(&replaced).is_some());
+        assert!(persistence.mark(key, own, Some(&by)).await.is_ok());
+        assert!(lock(&by.replaced).is_some());
         let marked = persistence.load(key).await;
         assert!(matches!(marked, Ok(Loaded::Ended(_, _))));
     }

@@ -11,6 +11,9 @@ use crate::{
 
 /// The layer's way to the server.
 pub(crate) trait Reconcile: Send + Sync {
+    /// Whether it asks a server anything, which a service that only watches does not (rule D4).
+    fn asks(&self) -> bool;
+
     /// Tells the session's current epoch what other processes have changed in it.
     fn tell(&self, session: &Arc<Session>, changes: Vec<StateChange>);
 
@@ -39,12 +42,11 @@ impl Persistence {
 
     /// The store has the session as it was written, or has it otherwise.
     pub(super) fn reconcile(&self, session: &Arc<Session>, epoch: &Epoch, agreed: &Agreed) {
-        let reconciler = self.reconciler.get();
         match agreed {
             Agreed::Proposed => {
                 let untold = session.take_untold();
-                if let Some(reconciler) = reconciler.filter(|_| !untold.is_empty()) {
-                    reconciler.tell(session, untold);
+                if !untold.is_empty() {
+                    self.with_one_that_asks(|it| it.tell(session, untold));
                 }
             }
             // When that is over, it is written.
@@ -52,11 +54,26 @@ impl Persistence {
             // What it has of another epoch, or of an end, is what counts. A recovery would find it.
             Agreed::Other(..) | Agreed::Ended => {
                 let chain = session.chain();
-                let is_there = !chain.is_forgotten() && chain.is_at_rest(epoch);
-                if let Some(reconciler) = reconciler.filter(|_| is_there) {
-                    reconciler.follow(session);
+                if !chain.is_forgotten() && chain.is_at_rest(epoch) {
+                    self.with_one_that_asks(|it| it.follow(session));
                 }
             }
         }
+    }
+
+    /// Its own, or that of another service that shares the sessions: those are all of theirs.
+    fn with_one_that_asks(&self, see_to: impl FnOnce(&dyn Reconcile)) {
+        let asks = |it: &&dyn Reconcile| it.asks();
+        if let Some(own) = self.reconciler().filter(asks) {
+            return see_to(own);
+        }
+        let others = self.sessions.kept_by();
+        if let Some(other) = others.iter().filter_map(|it| it.reconciler()).find(asks) {
+            see_to(other);
+        }
+    }
+
+    fn reconciler(&self) -> Option<&dyn Reconcile> {
+        self.reconciler.get().map(|it| &**it)
     }
 }

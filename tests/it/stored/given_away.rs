@@ -425,3 +425,38 @@ async fn b5_i2_a_session_that_makes_room_while_it_is_renewed_is_renewed() {
     assert_eq!(a.call(60).await.status, 200);
     assert_eq!(server.whose_was(60).as_deref(), Some("A2"));
 }
+
+/// B4, N6: what has the key of a session that no store has heard of is an earlier one's.
+#[tokio::test(start_paused = true)]
+async fn n6_a5_a_session_that_ends_before_it_is_stored_leaves_no_earlier_one_under_its_key() {
+    for renews in [false, true] {
+        // Given A, whom the store knows, and B, who is given A's id, and ends that while the store is away,
+        let store = FaultyStore::new();
+        let server = counting();
+        let process = client(&server, store.layer());
+        stored(&process, "A").await;
+        server.restart();
+        store.set(Mode::Down);
+        let mut b = stored(&process, "B").await;
+        assert_eq!(b.session, "1");
+        assert_eq!(b.delete().await.status, 200);
+        // and may be given it once more,
+        if renews {
+            server.restart();
+            b = stored(&process, "C").await;
+            assert_eq!(b.session, "1");
+        }
+        // when the store is back, then nobody is found under it, or who has it now.
+        store.set(Mode::Works);
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        let stored = store.values().await.concat();
+        assert!(!stored.contains(r#""A""#) && !stored.contains(r#""B""#));
+        assert_eq!(stored.contains(r#""C""#), renews);
+        server.restart();
+        let next = moved(&b, &client(&server, store.layer()));
+        for user in [b, next] {
+            assert_eq!(user.call(1).await.status, if renews { 200 } else { 404 });
+            assert_eq!(server.whose_was(1).as_deref(), renews.then_some("C"));
+        }
+    }
+}

@@ -154,3 +154,38 @@ async fn n6_n3_a_service_that_has_recorded_no_session_sees_to_what_its_store_hol
         assert_eq!(scene.server.subscriptions(&live[0]), ["file:///a"]);
     }
 }
+
+/// D4, N3, H1: also where it is the writer of a service that only watches which finds that out.
+#[tokio::test(start_paused = true)]
+async fn n3_d4_what_a_service_that_only_watches_writes_gives_way_by_way_of_another() {
+    for is_ended in [false, true] {
+        // Given two services of one process, one of which only watches, and has something to write,
+        let store = FaultyStore::new();
+        let own = store.another_way();
+        let sessions = Sessions::new();
+        let layer = own.layer().sessions(sessions);
+        let scene = live(layer.clone()).await;
+        settle().await;
+        let watching = scene.in_another_process(layer.reinitialize(false));
+        let other = scene.in_another_process(store.layer());
+        own.set(Mode::Down);
+        let subscribe = change("resources/subscribe", "file:///a");
+        watching.send(post(Some(&scene.session), &subscribe)).await;
+        // when the session moves on by itself, and ends or moves on in another process,
+        scene.server.restart();
+        assert_eq!(echoed(&scene.call(1).await), 1);
+        assert_eq!(echoed(&other.call(2).await), 2);
+        settle().await;
+        if is_ended {
+            assert_eq!(other.send(delete(&scene.session)).await.status, 200);
+        }
+        own.set(Mode::Works);
+        tokio::time::sleep(Duration::from_secs(50)).await;
+        // then they are in one session, which has that, or in none.
+        let live = scene.server.live();
+        assert_eq!(live.len(), usize::from(!is_ended), "ended: {is_ended}");
+        for session in live {
+            assert_eq!(scene.server.subscriptions(&session), ["file:///a"]);
+        }
+    }
+}
