@@ -27,6 +27,7 @@ where
         allowance: &mut Allowance,
     ) -> Result<(), Arc<RecoveryError>> {
         let mut denied = None;
+        self.led = false;
         loop {
             let own = || self.head.header(&AUTHORIZATION);
             let patience = self.shared.config.recovery_timeout;
