@@ -104,6 +104,8 @@ impl<S> Shared<S> {
         #[cfg(feature = "store")]
         if let Some(persistence) = &self.persistence {
             persistence.recall(session);
+            // It may have made room again at once.
+            return !session.chain().is_forgotten() || session.is_to_go_on();
         }
         !session.chain().is_forgotten()
     }

@@ -13,8 +13,6 @@ use http::{Request, Response, request::Parts};
 use http_body::Body;
 use pin_project_lite::pin_project;
 
-#[cfg(feature = "store")]
-use crate::route::Route;
 use crate::{
     body::{Collect, RequestBody, ResponseBody},
     config::Shared,
@@ -22,6 +20,8 @@ use crate::{
     http_service::{HttpService, LayerResult},
     route::Touched,
 };
+#[cfg(feature = "store")]
+use crate::{exchange::unknown_session, route::Route, session::Found};
 
 pin_project! {
     /// The future of a response of [`SessionRecovery`](crate::SessionRecovery).
@@ -175,7 +175,13 @@ where
     let found = match &shared.persistence {
         Some(persistence) => {
             crate::recovery::reconcile::<S, B>(&shared);
-            persistence.find(*key).await
+            match persistence.find(*key).await {
+                Found::Session(session) => Some(session),
+                Found::Displaced => {
+                    return Ok(unknown_session().map(ResponseBody::whole));
+                }
+                Found::Nothing => None,
+            }
         }
         None => None,
     };
@@ -205,6 +211,10 @@ where
     S: HttpService<B>,
     B: Body<Error: Send> + Send + Unpin + 'static,
 {
+    let arrived = match &touched {
+        Touched::Session(of) => Some(of.session.chain().snapshot().0),
+        Touched::Candidate(_) => None,
+    };
     let mut request = Request::from_parts(parts, collect.await);
     let of = match touched {
         Touched::Session(of) => of,
@@ -217,7 +227,10 @@ where
             });
         }
     };
-    let (mut exchange, is_there) = Exchange::new(&shared, of, &request);
+    let (mut exchange, mut is_there) = Exchange::new(&shared, of, &request);
+    if let Some(arrived) = arrived {
+        is_there &= exchange.stays_in(arrived, request.body());
+    }
     match exchange.prepare(is_there, request.headers_mut()) {
         // Where it could be sent, that was in the epoch that is current now; by the time the service
         // is ready there may be another.

@@ -283,7 +283,7 @@ where
 
 /// What a server says to a session that it does not know, where it cannot be asked: it has given the
 /// id to another.
-pub(super) fn unknown_session() -> Response<Bytes> {
+pub(crate) fn unknown_session() -> Response<Bytes> {
     let mut response = Response::new(Bytes::new());
     *response.status_mut() = StatusCode::NOT_FOUND;
     response

@@ -21,6 +21,8 @@ mod replay;
 mod streams;
 mod wait;
 
+#[cfg(feature = "store")]
+pub(crate) use self::exchange::unknown_session;
 use self::last_event_id::LastEventId;
 pub(crate) use self::{
     candidate::Candidate,

@@ -43,6 +43,11 @@ where
                 return Next::answer(exchange.give_back_last(answer, not_sent));
             }
         }
+        // It may have made room meanwhile, and its id be another's by now: that shows when it is back.
+        if exchange.has_ended() {
+            let forgotten = Failure::Forgotten.into();
+            return Next::answer(exchange.fail(answer, &forgotten));
+        }
         if exchange.session.chain().is_current(exchange.epoch()) {
             break service;
         }
@@ -52,10 +57,6 @@ where
             return Next::answer(exchange.fail(answer, &error));
         }
     };
-    if exchange.has_ended() {
-        let forgotten = Failure::Forgotten.into();
-        return Next::answer(exchange.fail(answer, &forgotten));
-    }
     drop(answer);
     exchange.allowance = Some(allowance);
     // Whatever it brings goes to the caller (rule F1).

@@ -12,6 +12,7 @@ use crate::{
     body::{RequestBody, ResponseBody},
     http_service::{HttpService, LayerResponse, LayerResult},
     mcp::{SESSION_ID, is_large_request},
+    session::Snapshot,
 };
 
 /// Sends a request for the first time, once its session is there to be used and the inner service
@@ -59,7 +60,7 @@ where
     let mut stays = is_initialize;
     let is_response = exchange.is_response(&body);
     let mut has_waited = false;
-    let mut service = loop {
+    let (mut service, has_ended) = loop {
         if !stays && !exchange.is_current() {
             match exchange.wait(is_response).await {
                 Waited::Moved => has_waited = true,
@@ -69,13 +70,18 @@ where
         }
         let mut service = exchange.shared.inner.get();
         poll_fn(|cx| service.poll_ready(cx)).await?;
-        if stays || exchange.is_current() {
-            break service;
+        // It may have made room meanwhile, and its id be another's by now: that shows when it is back.
+        let has_ended = !stays && exchange.has_ended();
+        if stays || has_ended || exchange.is_current() {
+            break (service, has_ended);
         }
     };
+    if is_initialize && !exchange.is_current() {
+        // It is answered in the session that there is now.
+        exchange.enter(exchange.session.chain().snapshot().0);
+    }
     let waited = has_waited.then(|| Recovery::new(Outcome::Waited, exchange.epoch().number()));
     let mut request = Request::from_parts(exchange.unpack(), body);
-    let has_ended = !stays && exchange.has_ended();
     if has_ended {
         exchange.outcome = Some(Outcome::Failed(Failure::Forgotten));
     }
@@ -173,6 +179,15 @@ where
             self.note_end(response.status());
         }
         response.map(ResponseBody::whole)
+    }
+
+    /// A response is one of the epoch that it arrived in, however late its body is (rule F2). Gives whether
+    /// that is the current one.
+    pub(crate) fn stays_in(&mut self, arrived: Snapshot, body: &RequestBody<B>) -> bool {
+        if self.is_response(body) {
+            self.enter(arrived);
+        }
+        self.is_current()
     }
 
     /// Whether it is a JSON-RPC response, or a batch with one (rule F2). A body that was not

@@ -332,7 +332,6 @@ where
         let sessions = &self.shared.sessions;
         let published = sessions.publish(&self.session, leader, epoch, assigned);
         if let Err(leader) = published {
-            leader.fail(Failure::Forgotten.into());
             #[cfg(feature = "store")]
             self.forgotten(next);
             // What the store holds by now is not for an earlier epoch to write over.
@@ -340,6 +339,7 @@ where
             if self.shared.persistence.is_some() {
                 self.session.stays();
             }
+            leader.fail(Failure::Forgotten.into());
             return Err(Failure::Forgotten);
         }
         match next {
@@ -376,11 +376,12 @@ where
     }
 
     /// Somebody else may go on in what was made for a session that this process had no more room
-    /// for, unless it has ended.
+    /// for, unless it has ended, or another session has taken its place.
     #[cfg(feature = "store")]
     fn forgotten(&self, next: Next<'_, S, B>) {
         if let Next::Made(epoch, session) = next {
-            if self.shared.keeps(&self.session, &epoch) {
+            let is_displaced = self.shared.sessions.is_displaced(&self.session);
+            if !is_displaced && self.shared.keeps(&self.session, &epoch) {
                 session.keep();
             }
         }

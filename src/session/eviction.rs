@@ -106,9 +106,12 @@ impl Table {
     }
 
     fn let_go(&mut self, session: &Arc<Session>) {
+        // Whoever finds it forgotten is to know why.
+        #[cfg(feature = "store")]
+        let may_be_kept = session.makes_room();
         self.remove(session);
         #[cfg(feature = "store")]
-        if session.makes_room() {
+        if may_be_kept {
             self.in_use.insert(session);
         }
     }

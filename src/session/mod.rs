@@ -40,7 +40,7 @@ mod whose;
 
 #[cfg(feature = "store")]
 pub(crate) use self::persistence::{
-    Agreed, EndedBy, Newer, Persistence, PersistenceConfig, Reconcile,
+    Agreed, EndedBy, Found, Newer, Persistence, PersistenceConfig, Reconcile,
 };
 use self::random_id::random_id;
 pub(crate) use self::{

@@ -157,10 +157,17 @@ impl Sessions {
     ) -> (Arc<Session>, Evicted) {
         let upstream = key.id.clone();
         let used = self.tick();
+        // Somebody who goes by this id is being looked for in a store.
+        #[cfg(feature = "store")]
+        let is_asked = (self.kept_by().iter()).any(|it| it.is_asking(&key));
+        #[cfg(not(feature = "store"))]
+        let is_asked = false;
         // Dropped last: what they hold of their callers may ask the table.
         let (holders, _given_away, _earlier);
         let mut displaced = Vec::new();
         let mut table = self.write();
+        // While the record of an endpoint's only session is replaced, too.
+        table.handed_out.inserted(&key.endpoint, &upstream);
         table.assigned.take(&key.endpoint, &upstream);
         holders = table.holders(&key.endpoint, &upstream);
         // The record that took its place meanwhile, too: another renewal made that.
@@ -176,7 +183,7 @@ impl Sessions {
             }
         }
         _given_away = table.earlier.reassign(&key.endpoint, &upstream);
-        if table.get(&key).is_some() {
+        if is_asked && key.id == upstream || table.get(&key).is_some() {
             key.id = random_id();
         }
         key.endpoint = table.endpoint(&key);
@@ -184,6 +191,7 @@ impl Sessions {
         session.touch(used);
         // It counts: whoever makes one too many pays for it.
         _earlier = table.insert(&session, used, &self.0.bytes);
+        table.handed_out.removed(session.endpoint());
         let evicted = self.make_room(&mut table, limits);
         drop(table);
         self.displaced(displaced);
@@ -200,7 +208,7 @@ impl Sessions {
     }
 
     /// Lists a session that another process recorded, or that this one has forgotten for want of room,
-    /// unless it is there already.
+    /// unless it is there already. `None` if another one has its key.
     ///
     /// If another has its id upstream, nobody knows to whom the server has given that last: from here on
     /// it is neither's (rule A5).
@@ -209,13 +217,15 @@ impl Sessions {
         &self,
         session: Arc<Session>,
         limits: TableLimits,
-    ) -> (Arc<Session>, Evicted) {
+    ) -> Option<(Arc<Session>, Evicted)> {
         let used = self.tick();
         // Dropped last: what they hold of their callers may ask the table.
         let (in_use, _earlier);
         let mut table = self.write();
-        if let Some(session) = table.get(session.key()) {
-            return (session.clone(), Evicted::new());
+        if let Some(recorded) = table.get(session.key()) {
+            // It may have been given the key while the store was asked.
+            let is_it = recorded.is_recorded_as(&session);
+            return is_it.then(|| (recorded.clone(), Evicted::new()));
         }
         in_use = table.in_use.get(session.key());
         let goes_on = |it: &&Arc<Session>| it.is_to_go_on() && it.may_be(&session);
@@ -241,7 +251,21 @@ impl Sessions {
         let evicted = self.make_room(&mut table, limits);
         drop(table);
         self.displaced(&displaced);
-        (session, evicted)
+        Some((session, evicted))
+    }
+
+    /// Whether there is a session with this key.
+    #[cfg(feature = "store")]
+    pub(super) fn is_recorded(&self, key: &Key) -> bool {
+        self.read().get(key).is_some()
+    }
+
+    /// Whether another session has been given the key of this one.
+    #[cfg(feature = "store")]
+    pub(crate) fn is_displaced(&self, session: &Session) -> bool {
+        let table = self.read();
+        let recorded = table.get(session.key());
+        recorded.is_some_and(|it| !it.is_recorded_as(session))
     }
 
     /// The sessions that were used since this returned `since`, and what it returns now.

@@ -147,7 +147,7 @@ impl Session {
     }
 
     /// Whether it was, and may go on.
-    pub(super) fn is_to_go_on(&self) -> bool {
+    pub(crate) fn is_to_go_on(&self) -> bool {
         self.has_made_room() && self.synced(|synced| synced.is_removed) != Some(true)
     }
 
@@ -162,6 +162,18 @@ impl Session {
             .synced(|it| it.incarnation.filter(|_| it.is_known))
             .flatten();
         own.is_none() || theirs.is_none() || own == theirs
+    }
+
+    /// Whether a recorded session is the one that was `found`, and not a later one that was given its key
+    /// (rule A5).
+    pub(super) fn is_recorded_as(&self, found: &Session) -> bool {
+        let of = |session: &Session| session.synced(|it| it.incarnation).flatten();
+        match (of(self), of(found)) {
+            _ if std::ptr::eq(self, found) => true,
+            (Some(own), Some(theirs)) => own == theirs,
+            // What this process has recorded itself has yet to be written.
+            _ => self.synced(|it| it.is_known) == Some(true),
+        }
     }
 
     /// It goes on as the session that was `found`, unless that is itself. If another process has gone on
@@ -331,10 +343,12 @@ impl Session {
     /// before anything is written in its place.
     pub(crate) fn stays(&self) {
         let epoch = self.as_stored(&self.chain().current());
-        self.with_synced(|_, synced| {
+        let _left = self.with_synced(|_, synced| {
             if synced.seen.as_ref() != Some(&epoch) {
                 synced.revision = None;
             }
+            // It is not left, and written if it is still there.
+            synced.left.take()
         });
     }
 

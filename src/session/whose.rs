@@ -525,7 +525,10 @@ mod tests {
             sessions: 10,
             bytes: usize::MAX,
         };
-        sessions.restore(Arc::new(found), limits).0
+        sessions
+            .restore(Arc::new(found), limits)
+            .expect("a place")
+            .0
     }
 
     /// N1: another process may have been given it after this one has left it.

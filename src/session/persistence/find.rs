@@ -22,7 +22,14 @@ pub(super) enum Finding {
     Nothing(Instant),
 }
 
-type Found = Option<Arc<Session>>;
+/// What there is under a key.
+#[derive(Clone)]
+pub(crate) enum Found {
+    Session(Arc<Session>),
+    /// The session of whoever asked, whose key is another's by now (rule A5).
+    Displaced,
+    Nothing,
+}
 
 /// How long a store that held nothing is not asked again: anybody can make up ids.
 const NOT_ASKED_AGAIN: Duration = Duration::from_secs(1);
@@ -33,13 +40,38 @@ const MAX_FINDINGS: usize = 4096;
 impl Persistence {
     /// The session that another process recorded under this key. Whoever asks for the same waits for
     /// the same answer.
-    pub(crate) async fn find(self: &Arc<Self>, key: Key) -> Option<Arc<Session>> {
+    pub(crate) async fn find(self: &Arc<Self>, key: Key) -> Found {
         // What is found is used, which the writer tells the store of.
         self.start_writer();
         let deadline = self.deadline();
-        let mut found = self.ask(key, deadline)?;
+        let Some(mut found) = self.ask(key, deadline) else {
+            return Found::Nothing;
+        };
         let found = timeout_at(deadline, found.wait_for(Option::is_some)).await;
-        found.ok()?.ok()?.clone()?
+        match found {
+            Ok(Ok(found)) => found.clone().unwrap_or(Found::Nothing),
+            _ => Found::Nothing,
+        }
+    }
+
+    /// Whether the store is being asked for the session with this key.
+    pub(crate) fn is_asking(&self, key: &Key) -> bool {
+        let findings = lock(&self.findings);
+        let may_be = findings
+            .values()
+            .any(|it| matches!(it, Finding::UnderWay(_)));
+        let finding = may_be.then(|| findings.get(&key.stored())).flatten();
+        let now = Instant::now();
+        finding.is_some_and(|it| matches!(it, Finding::UnderWay(_)) && !it.is_over(now))
+    }
+
+    /// The store holds something under this key by now.
+    pub(super) fn is_held(&self, key: StoreKey) {
+        if let Entry::Occupied(entry) = lock(&self.findings).entry(key) {
+            if matches!(entry.get(), Finding::Nothing(_)) {
+                entry.remove();
+            }
+        }
     }
 
     fn ask(
@@ -79,9 +111,10 @@ impl Persistence {
                 Some(Finding::UnderWay(it)) => it.same_channel(&asked),
                 _ => false,
             };
-            let session = match &loaded {
+            let is_recorded = persistence.sessions.is_recorded(&key);
+            let found = match &loaded {
                 // It has ended while the store was asked.
-                _ if !is_asked => None,
+                _ if !is_asked => Found::Nothing,
                 Some(Loaded::Record(record, revision)) => {
                     let config = &persistence.config;
                     let session = Session::of_record(
@@ -91,13 +124,17 @@ impl Persistence {
                         config.pauses,
                         config.max_subscriptions,
                     );
-                    Some(persistence.restore(Arc::new(session)))
+                    match persistence.restore(Arc::new(session)) {
+                        Some(session) => Found::Session(session),
+                        None => Found::Displaced,
+                    }
                 }
-                _ => None,
+                _ => Found::Nothing,
             };
             match loaded {
                 _ if !is_asked => {}
-                Some(Loaded::Nothing | Loaded::Ended(..)) => {
+                // It may have been recorded, and written, since.
+                Some(Loaded::Nothing | Loaded::Ended(..)) if !is_recorded => {
                     let until = Instant::now() + NOT_ASKED_AGAIN;
                     findings.insert(stored_key, Finding::Nothing(until));
                 }
@@ -106,7 +143,7 @@ impl Persistence {
                 }
             }
             drop(findings);
-            sender.send_replace(Some(session));
+            sender.send_replace(Some(found));
         });
         Some(found)
     }
@@ -128,14 +165,15 @@ impl Persistence {
         }
     }
 
-    pub(super) fn restore(self: &Arc<Self>, session: Arc<Session>) -> Arc<Session> {
-        let (session, evicted) = self.sessions.restore(session, self.config.table);
+    /// Gives the session as it is recorded, unless its key is another's by now.
+    pub(super) fn restore(self: &Arc<Self>, session: Arc<Session>) -> Option<Arc<Session>> {
+        let (session, evicted) = self.sessions.restore(session, self.config.table)?;
         self.let_go(&evicted);
         // It is in use, from here on as long as its record stays. It may be the one to make room.
         if !session.chain().is_forgotten() {
             self.changed(&session);
         }
-        session
+        Some(session)
     }
 }
 
@@ -174,7 +212,10 @@ mod tests {
         let (persistence, _) = persistence();
         let known = || lock(&persistence.findings).len();
         for number in 0..2 * MAX_FINDINGS + 9 {
-            assert!(persistence.find(key(number)).await.is_none());
+            assert!(matches!(
+                persistence.find(key(number)).await,
+                Found::Nothing
+            ));
             assert_eq!(known(), number % MAX_FINDINGS + 1);
         }
     }
@@ -187,9 +228,10 @@ mod tests {
         assert!(persistence.save(&session, &epoch, false).await.is_ok());
         sessions.forget(&session);
         for number in 0..MAX_FINDINGS {
-            assert!(persistence.find(key(2 + number)).await.is_none());
+            let found = persistence.find(key(2 + number)).await;
+            assert!(matches!(found, Found::Nothing));
         }
-        assert!(persistence.find(key(1)).await.is_some());
+        assert!(matches!(persistence.find(key(1)).await, Found::Session(_)));
     }
 
     #[tokio::test(start_paused = true)]

@@ -32,7 +32,7 @@ pub(super) use self::flush::KeptBy;
 use self::{
     contained::Contained, end::Endings, find::Finding, health::Health, under_way::UnderWay,
 };
-pub(crate) use self::{end::EndedBy, reconcile::Reconcile, under_way::Doing};
+pub(crate) use self::{end::EndedBy, find::Found, reconcile::Reconcile, under_way::Doing};
 use super::{Epoch, Pauses, Session, Sessions, TableLimits};
 use crate::store::{
     Revision, Saved, SessionStore, StoreError, StoreErrorKind, StoreKey, Stored,
@@ -158,13 +158,16 @@ impl Persistence {
 
     /// The session has changed, or is new: it is written soon.
     pub(crate) fn changed(self: &Arc<Self>, session: &Arc<Session>) {
-        if session.chain().is_forgotten() {
-            if session.is_late() {
-                // It had made room before the answer that has changed it was there.
-                self.restore(session.clone());
-            }
-            return;
+        if !session.chain().is_forgotten() {
+            self.queue(session);
         }
+        // It may have made room before the answer that has changed it was there, or by now.
+        if session.chain().is_forgotten() && session.is_late() {
+            self.restore(session.clone());
+        }
+    }
+
+    fn queue(self: &Arc<Self>, session: &Arc<Session>) {
         let is_queued = session.with_synced(|_, synced| {
             synced.is_back = false;
             std::mem::replace(&mut synced.is_queued, true)
@@ -199,11 +202,7 @@ impl Persistence {
             return Newer::Ended;
         }
         let loaded = timeout_at(deadline, self.load_of(session)).await;
-        match self
-            .health
-            .noted(loaded.unwrap_or(Err(NO_ANSWER)))
-            .flatten()
-        {
+        match self.health.noted(loaded.unwrap_or(Err(NO_ANSWER))) {
             // The server has given its id to another caller since: it is not in the store any more.
             Some(Loaded::Record(record, _)) if session.is_displaced_by(&record) => {
                 set_revision(session, None);
@@ -313,14 +312,12 @@ impl Persistence {
                     }
                     is_latest
                 });
+                self.is_held(key);
                 if is_latest {
                     return Ok(Agreed::Proposed);
                 }
             }
-            let Some(loaded) = self.load_of(session).await? else {
-                continue;
-            };
-            match loaded {
+            match self.load_of(session).await? {
                 Loaded::Nothing => {
                     let is_known = !is_proposal && session.is_nothing_new(&stored, self.config.ttl);
                     set_revision(session, None);
@@ -354,14 +351,19 @@ impl Persistence {
         Err(CONTENDED)
     }
 
-    /// What the store holds of a session. `None` if it has said something newer meanwhile.
-    async fn load_of(&self, session: &Session) -> Result<Option<Loaded>, StoreError> {
-        let asked = session.with_synced(|_, synced| synced.ask());
-        let loaded = self.load(session.key().stored()).await?;
-        let is_latest = session.with_synced(|_, synced| synced.is_answered(asked));
-        // Whatever is known, that is the end.
-        let is_end = matches!(loaded, Loaded::Ended(..));
-        Ok((is_latest || is_end).then_some(loaded))
+    /// What the store holds of a session. What is older than something that it has said meanwhile is asked
+    /// for again.
+    async fn load_of(&self, session: &Session) -> Result<Loaded, StoreError> {
+        for _ in 0..ATTEMPTS {
+            let asked = session.with_synced(|_, synced| synced.ask());
+            let loaded = self.load(session.key().stored()).await?;
+            let is_latest = session.with_synced(|_, synced| synced.is_answered(asked));
+            // Whatever is known, that is the end.
+            if is_latest || matches!(loaded, Loaded::Ended(..)) {
+                return Ok(loaded);
+            }
+        }
+        Err(CONTENDED)
     }
 
     async fn load(&self, key: StoreKey) -> Result<Loaded, StoreError> {
