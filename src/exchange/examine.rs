@@ -18,7 +18,7 @@ use crate::{
     http_service::{HttpService, LayerResponse},
     mcp::{HttpAnswer, Verdict},
     recovery::{authorization, ping},
-    session::{Chain, Epoch, RecoveryError, Standing},
+    session::{Epoch, RecoveryError, Standing},
 };
 
 /// The time that the layer may add to a request has so many parts. What has come of an error's body
@@ -193,15 +193,6 @@ where
     }
 }
 
-/// A question that has no answer yet.
-struct Asking<'a>(&'a Chain, &'a Epoch);
-
-impl Drop for Asking<'_> {
-    fn drop(&mut self) {
-        self.0.asked(self.1, false);
-    }
-}
-
 impl<S, B> Exchange<S, B>
 where
     S: HttpService<B>,
@@ -313,11 +304,7 @@ where
         let config = &self.shared.config;
         let chain = self.session.chain();
         let asked = ping::<S, B>(&self.shared, &self.session, self.epoch(), caller);
-        // Also if nobody waits for the answer any more.
-        let asking = Asking(chain, self.epoch());
-        let asked = allowance.spend(asked).await;
-        std::mem::forget(asking);
-        let (response, message) = match asked {
+        let (response, message) = match allowance.spend(asked).await {
             // Also if it has become another's since.
             Some(Ok(Some(said))) if !self.is_taken() => said,
             Some(Ok(_)) => return Some(true),
