@@ -38,6 +38,9 @@ pub(crate) trait Reconnect<R>: Send {
 
     /// Events that the layer has for the caller. If there are none, the task is woken when there may be.
     fn poll_notices(&mut self, cx: &mut Context<'_>) -> Option<Bytes>;
+
+    /// The stream has ended, and brings nothing any more.
+    fn has_ended(&mut self);
 }
 
 /// A message that may be a response.
@@ -301,7 +304,10 @@ where
                         return Poll::Ready(Some(Ok(*trailers)));
                     }
                 }
-                Source::Ended => return Poll::Ready(None),
+                Source::Ended => {
+                    this.reconnect.has_ended();
+                    return Poll::Ready(None);
+                }
             }
         }
     }

@@ -16,7 +16,7 @@ use crate::{
     body::{BufferedBody, ReadAhead, ResponseBody},
     config::Config,
     http_service::{HttpService, LayerResponse},
-    mcp::{HttpAnswer, Verdict},
+    mcp::{HttpAnswer, Id, Verdict},
     recovery::{authorization, ping},
     session::{Epoch, RecoveryError, Standing},
 };
@@ -78,6 +78,7 @@ impl<R: Body> Examined<R> {
         config: &Config,
         method: &Method,
         message: Option<&[u8]>,
+        large_id: Option<&Id>,
         same: bool,
     ) -> Verdict {
         // After a truncated answer nothing is done over (rule F6).
@@ -86,9 +87,11 @@ impl<R: Body> Examined<R> {
         }
         let body = self.body.bytes(config.max_error_body_bytes);
         let answer = HttpAnswer::of(method, message, &self.head, &body);
-        config
-            .classify
-            .classify(&answer.with_same_authorization(same))
+        config.classify.classify(
+            &answer
+                .with_request_id(large_id)
+                .with_same_authorization(same),
+        )
     }
 
     /// Lets go of what has not been read. The answer is as long as what has been.
@@ -202,7 +205,14 @@ where
         let message = self.body.as_ref().map(BufferedBody::data);
         let config = &self.shared.config;
         let same = self.has_epochs_authorization();
-        answer.verdict(config, self.head.method(), message.as_deref(), same)
+        let large_id = self.large_request_id();
+        answer.verdict(
+            config,
+            self.head.method(),
+            message.as_deref(),
+            large_id.as_ref(),
+            same,
+        )
     }
 
     /// Not if the request makes a session of its own (rule D7), or there was none to be found.
@@ -327,7 +337,8 @@ where
             return None;
         }
         let mut pong = Examined::read(response, config, allowance).await;
-        let judge = |pong: &Examined<_>| pong.verdict(config, &Method::POST, Some(&message), same);
+        let judge =
+            |pong: &Examined<_>| pong.verdict(config, &Method::POST, Some(&message), None, same);
         let expired = match pong.judged(config, allowance, judge).await {
             Verdict::Expired => true,
             Verdict::Unsure => status == answered,

@@ -267,8 +267,13 @@ where
     pub(super) fn requests(&self) -> Arc<[Id]> {
         match &self.ends {
             None => self.summary().requests.clone(),
-            Some(ends) => ends.request_id().into_iter().collect(),
+            Some(_) => self.large_request_id().into_iter().collect(),
         }
+    }
+
+    /// The id of a request that was not buffered.
+    pub(super) fn large_request_id(&self) -> Option<Id> {
+        self.ends.as_ref()?.request_id()
     }
 
     /// Notes in a response what happened (rule M1).

@@ -40,7 +40,8 @@ pub(super) struct Reconnector<S, B> {
     /// The epoch that the stream is open in, or is being opened in.
     epoch: Arc<Epoch>,
     origin: StreamOrigin,
-    listening: Listening,
+    /// Until the stream has ended.
+    listening: Option<Listening>,
     /// How long another stream may still bring what is lost otherwise (rule G6).
     others: Option<Pin<Box<Sleep>>>,
     replaced: Pin<Box<Replaced>>,
@@ -60,7 +61,7 @@ where
             session: exchange.session.clone(),
             epoch: epoch.clone(),
             origin,
-            listening: exchange.session.listens(epoch.number()),
+            listening: Some(exchange.session.listens(epoch.number())),
             others: None,
             replaced: Box::pin(Replaced::new(epoch.clone())),
             head: exchange.head.clone(),
@@ -136,7 +137,7 @@ where
         self.epoch = self.session.chain().current();
         let mut flight = self.session.chain().under_way();
         self.origin = StreamOrigin::listening(self.epoch.number());
-        self.listening = self.session.listens(self.epoch.number());
+        self.listening = Some(self.session.listens(self.epoch.number()));
         self.replaced = Box::pin(Replaced::new(self.epoch.clone()));
         let (shared, session) = (self.shared.clone(), self.session.clone());
         let (epoch, head) = (self.epoch.clone(), self.head.clone());
@@ -192,6 +193,10 @@ where
         })
     }
 
+    fn has_ended(&mut self) {
+        self.listening = None;
+    }
+
     fn poll_notices(&mut self, cx: &mut Context<'_>) -> Option<Bytes> {
         loop {
             let lists = self.session.take_notices().map(list_changed_event);
@@ -207,7 +212,8 @@ where
             if lists.is_some() {
                 return lists;
             }
-            let mut is_news = self.listening.poll_news(cx).is_ready();
+            let listening = self.listening.as_mut();
+            let mut is_news = listening.is_some_and(|it| it.poll_news(cx).is_ready());
             self.others = lost.until.map(|until| match self.others.take() {
                 Some(others) if others.deadline() == until => others,
                 _ => Box::pin(sleep_until(until)),

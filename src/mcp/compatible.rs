@@ -172,7 +172,10 @@ fn is_method_not_found(answer: &HttpAnswer<'_>) -> bool {
 /// The id of the one request that was answered. A response has one, too, and no method that could
 /// be unknown.
 fn asked(answer: &HttpAnswer<'_>) -> Option<Id> {
-    let request = lenient_text(answer.request()?);
+    let Some(request) = answer.request() else {
+        return answer.request_id().cloned();
+    };
+    let request = lenient_text(request);
     let message = Message::single(request.as_bytes())?;
     message.parsed_id().filter(|_| message.is_request())
 }

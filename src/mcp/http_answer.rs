@@ -4,7 +4,7 @@ use std::fmt;
 
 use http::{HeaderMap, Method, Response, StatusCode};
 
-use super::Message;
+use super::{Id, Message};
 
 /// An answer to a request of a recorded session, for [`Classify`](crate::Classify).
 ///
@@ -25,6 +25,8 @@ use super::Message;
 pub struct HttpAnswer<'a> {
     method: &'a Method,
     message: Option<&'a [u8]>,
+    /// That of a request which was not kept.
+    request_id: Option<&'a Id>,
     status: StatusCode,
     headers: &'a HeaderMap,
     body: &'a [u8],
@@ -41,6 +43,7 @@ impl<'a> HttpAnswer<'a> {
         Self {
             method,
             message,
+            request_id: None,
             status: response.status(),
             headers: response.headers(),
             body: response.body().as_ref(),
@@ -57,6 +60,7 @@ impl<'a> HttpAnswer<'a> {
         Self {
             method,
             message,
+            request_id: None,
             status: head.status,
             headers: &head.headers,
             body,
@@ -69,6 +73,16 @@ impl<'a> HttpAnswer<'a> {
     pub fn with_same_authorization(mut self, same_authorization: bool) -> Self {
         self.same_authorization = same_authorization;
         self
+    }
+
+    /// The id of a request that was too large to be kept, as far as its ends tell.
+    pub(crate) fn with_request_id(mut self, request_id: Option<&'a Id>) -> Self {
+        self.request_id = request_id;
+        self
+    }
+
+    pub(super) fn request_id(&self) -> Option<&'a Id> {
+        self.request_id
     }
 
     /// The method of the HTTP request.

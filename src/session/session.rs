@@ -253,7 +253,11 @@ impl Session {
             }
             lost
         });
-        lost.unwrap_or_default()
+        let lost = lost.unwrap_or_default();
+        if !lost.ids.is_empty() {
+            self.count(&mut memory);
+        }
+        lost
     }
 
     pub(super) fn accepted<T>(&self, with: impl FnOnce(&mut AcceptedRequests) -> T) -> T {

@@ -197,3 +197,34 @@ async fn d7_a_transport_error_is_the_callers_and_triggers_nothing() {
         assert_eq!((again.status, again.recovery), (200, None), "{what}");
     }
 }
+
+/// Its id is known by its beginning, or by its end.
+#[tokio::test(start_paused = true)]
+async fn d2_a_large_request_of_an_unknown_method_replaces_no_session() {
+    let x = "x".repeat(2_000);
+    for (text, is_known) in [
+        (
+            format!(r#"{{"jsonrpc":"2.0","id":9,"method":"x","params":["{x}"]}}"#),
+            true,
+        ),
+        (
+            format!(r#"{{"method":"x","params":["{x}"],"jsonrpc":"2.0","id":9}}"#),
+            true,
+        ),
+        (
+            format!(r#"{{"jsonrpc":"2.0","id":8,"method":"x","params":["{x}"]}}"#),
+            false,
+        ),
+    ] {
+        // Given a live session on a server that knows neither the method nor what it was asked,
+        let server = Server::new(Profile::TypeScript);
+        let client = client(&server, SessionRecoveryLayer::new().max_body_bytes(1_000));
+        let session = handshake(&client).await;
+        let refusal = error(json!(9), -32601, "Method not found");
+        server.on(move |seen| (seen.what() == "x").then(|| json_reply(404, &refusal)));
+        // when a request over the limit is answered so, then that is about the method, if it is its answer.
+        let answer = send(&client, request(Method::POST, Some(&session), text)).await;
+        assert_eq!(answer.status, 404);
+        assert_eq!(server.count("initialize") == 1, is_known);
+    }
+}

@@ -396,6 +396,27 @@ async fn g6_what_another_listening_stream_may_still_bring_is_not_lost_yet() {
     }
 }
 
+/// A caller may keep the body of a stream that has ended.
+#[tokio::test(start_paused = true)]
+async fn g6_a_stream_that_has_ended_brings_nothing() {
+    use http_body_util::BodyExt;
+
+    // Given a call that was accepted with 202, and a listening stream that has ended since,
+    let scene = scene(SessionRecoveryLayer::new()).await;
+    let gets = feed_all(&scene.server, "GET");
+    answer_all(&scene.server, "tools/call", || reply(202, None, ""));
+    let mut ended = scene.unread(get(&scene.session, None)).await.into_body();
+    let mut first = scene.listen().await;
+    assert_eq!(scene.post(&tool_call(5)).await.status, 202);
+    gets.end(0);
+    assert!(ended.frame().await.is_none());
+    // when the session is lost, then so is the call, at once.
+    scene.recover().await;
+    first.now().await;
+    assert_eq!(first.messages(), [lost(5, "session_expired")]);
+    drop(ended);
+}
+
 /// K: a stream that is not read keeps nobody waiting for longer.
 #[tokio::test(start_paused = true)]
 async fn g6_the_time_of_another_stream_does_not_begin_anew() {
