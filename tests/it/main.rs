@@ -106,6 +106,7 @@ mod reporting {
 #[cfg(feature = "store")]
 mod stored {
     mod agreeing;
+    mod apart;
     mod ending;
     mod failing;
     mod faulty;
