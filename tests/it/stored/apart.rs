@@ -147,13 +147,13 @@ async fn stay_apart(seed: u64) {
     world.streams.clear();
     world.server.restart();
     for round in 0..2 {
-        for number in 0..NAMES.len() {
+        for (number, name) in NAMES.iter().enumerate() {
             // Who has another's id waits for the pause after that (rule K6).
             tokio::time::sleep(Duration::from_secs(15)).await;
             let id = world.calls.len() as u64;
             world.calls.push(number);
             let answer = world.users[number].call(id).await;
-            assert_eq!(answer.status, 200, "{round}, {}", NAMES[number]);
+            assert_eq!(answer.status, 200, "{round}, {name}");
             world.check();
         }
     }
