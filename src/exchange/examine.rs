@@ -316,7 +316,7 @@ where
         let asked = ping::<S, B>(&self.shared, &self.session, self.epoch(), caller);
         let (response, message) = match allowance.spend(asked).await {
             // Also if it has become another's since.
-            Some(Ok(Some(said))) if !self.is_taken() => said,
+            Some(Ok(Some(said))) if !self.is_given_away() => said,
             Some(Ok(_)) => return Some(true),
             Some(Err(_)) | None => {
                 chain.asked(self.epoch(), false);

@@ -202,6 +202,12 @@ where
         }
     }
 
+    /// The same of a request that has been sent: a server that does not tell its sessions apart is not
+    /// fought.
+    pub(super) fn is_given_away(&self) -> bool {
+        self.shared.sessions.tells_apart(self.session.endpoint()) && self.is_taken()
+    }
+
     /// Whether the session has ended while the request waited to be sent in its new epoch, whose id
     /// may be another's by now.
     pub(super) fn has_ended(&self) -> bool {

@@ -165,7 +165,8 @@ where
                 let sending = shared.inner.send_if(request, is_own);
                 let sent = timeout(patience, sending).await;
                 // Also if that has come while the answer was waited for.
-                if !is_own() {
+                let tells_apart = || shared.sessions.tells_apart(session.endpoint());
+                if matches!(sent, Ok(None)) || !is_own() && tells_apart() {
                     return None;
                 }
                 if let Ok(Some(Ok(response))) = sent {

@@ -26,7 +26,7 @@ where
         response: Response<S::ResBody>,
         said: AnswerHeaders,
     ) -> LayerResponse<S, B> {
-        if self.is_taken() {
+        if self.is_given_away() {
             // It is of another's session by now: whoever asks again has his own (rule A5).
             let (mut head, _) = response.into_parts();
             head.headers.remove(CONTENT_LENGTH);

@@ -169,7 +169,8 @@ where
     ) -> Adopted {
         let epoch = Arc::new(self.epoch_of(&record));
         // What a server says of an id that it has given away is not about this session (rule A5).
-        let is_lost = epoch.is_reassigned() || self.shared.sessions.meet(self.session, &epoch);
+        let meets = || self.shared.sessions.meet(self.session, &epoch);
+        let is_lost = epoch.is_reassigned() || self.session.has_lost(&record, meets);
         let is_alive = !is_lost && self.is_alive(&epoch, deadline).await;
         Adopted {
             // By now it is known whose credentials are good.

@@ -76,5 +76,7 @@ where
         None if epoch.id() != Some(session.id()) => Client::of_initialize(shared, session),
         None => return,
     };
-    client.delete(&UpstreamSession::of(epoch));
+    if !shared.sessions.ends_anothers(session, epoch) {
+        client.delete(&UpstreamSession::of(epoch));
+    }
 }

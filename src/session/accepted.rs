@@ -4,7 +4,7 @@
 //! clients take it.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -35,8 +35,8 @@ pub(super) struct AcceptedRequests {
     /// What was answered before it was known to be accepted: the two come on their own ways.
     early: VecDeque<Id>,
     bytes: usize,
-    /// The epochs of the listening streams that are open, each as often as it has streams.
-    listening: Vec<u64>,
+    /// The epochs of the listening streams that are open, and how many each has.
+    listening: BTreeMap<u64, usize>,
     /// Tells those that there is something to look at. There is none before there is a stream.
     news: Option<Arc<Notify>>,
 }
@@ -59,7 +59,7 @@ pub(crate) struct Listening {
 impl Listening {
     pub(super) fn new(session: Arc<Session>, epoch: u64) -> Self {
         let news = session.accepted(|accepted| {
-            accepted.listening.push(epoch);
+            *accepted.listening.entry(epoch).or_default() += 1;
             accepted.news.get_or_insert_default().clone()
         });
         Self {
@@ -83,10 +83,16 @@ impl Listening {
 impl Drop for Listening {
     fn drop(&mut self) {
         let is_news = self.session.accepted(|accepted| {
-            let place = accepted.listening.iter().position(|it| *it == self.epoch);
-            place.map(|place| accepted.listening.swap_remove(place));
-            let is_left = !accepted.listening.contains(&self.epoch);
-            is_left && accepted.waiting.iter().any(|it| it.epoch == self.epoch)
+            let streams = accepted.listening.get_mut(&self.epoch);
+            let left = streams.map_or(0, |streams| {
+                *streams -= 1;
+                *streams
+            });
+            if left > 0 {
+                return false;
+            }
+            accepted.listening.remove(&self.epoch);
+            accepted.waiting.iter().any(|it| it.epoch == self.epoch)
         });
         // Whoever is woken may look at once.
         if is_news {
@@ -125,7 +131,7 @@ impl AcceptedRequests {
                 None => break,
             }
         }
-        let is_news = self.listening.iter().any(|later| *later > epoch);
+        let is_news = self.listening.keys().any(|later| *later > epoch);
         self.news.clone().filter(|_| is_news)
     }
 
@@ -161,7 +167,7 @@ impl AcceptedRequests {
         self.bytes
             + self.waiting.capacity() * size_of::<Waiting>()
             + self.early.capacity() * size_of::<Id>()
-            + self.listening.capacity() * size_of::<u64>()
+            + self.listening.len() * size_of::<(u64, usize)>()
     }
 
     /// Those of epochs before this one. While a stream listens there, that has so long.
@@ -171,7 +177,7 @@ impl AcceptedRequests {
             if it.epoch >= epoch {
                 return true;
             }
-            if self.listening.contains(&it.epoch) {
+            if self.listening.contains_key(&it.epoch) {
                 let now = Instant::now();
                 let until = now.checked_add(patience).unwrap_or(now + FAR);
                 let until = *it.until.get_or_insert(until);

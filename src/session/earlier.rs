@@ -138,7 +138,7 @@ mod tests {
         for _ in 0..3 {
             sessions.forget(&session);
             assert_eq!(listed(), 1);
-            sessions.restore(session.clone(), limits);
+            sessions.restore(session.clone(), limits, true);
             assert_eq!(listed(), 0);
         }
         assert!(!session.chain().current().is_reassigned());

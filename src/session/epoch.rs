@@ -343,6 +343,11 @@ impl Epoch {
         self.reassigned.load(Ordering::Acquire) != NOBODY
     }
 
+    /// Whether that was not to its own session.
+    pub(crate) fn is_reassigned_to_another(&self) -> bool {
+        self.reassigned.load(Ordering::Acquire) == SOMEBODY_ELSE
+    }
+
     /// Whether that was to nobody but its own session.
     pub(super) fn is_reassigned_to_own(&self) -> bool {
         self.reassigned.load(Ordering::Acquire) == OWN_HANDSHAKE

@@ -175,19 +175,30 @@ impl Sessions {
         if let Some(renewed) = holders.iter().find(|holder| is_renewed(holder)) {
             key.id = renewed.id().clone();
         }
+        #[cfg(feature = "store")]
+        let mut replaces = None;
         for holder in &holders {
             if *holder.key() == key {
+                #[cfg(feature = "store")]
+                {
+                    replaces = holder.stored_under_its_key();
+                }
                 table.remove(holder);
             } else if holder.chain().expire() {
                 displaced.push(holder);
             }
         }
         _given_away = table.earlier.reassign(&key.endpoint, &upstream);
-        if is_asked && key.id == upstream || table.get(&key).is_some() {
+        let is_renewed = holders.iter().any(is_renewed);
+        if is_asked && !is_renewed || table.get(&key).is_some() {
             key.id = random_id();
         }
         key.endpoint = table.endpoint(&key);
         let session = Arc::new(Session::new(key, upstream, uri, initialize, pauses));
+        #[cfg(feature = "store")]
+        if replaces.is_some() {
+            session.with_synced(|_, synced| synced.replaces = replaces);
+        }
         session.touch(used);
         // It counts: whoever makes one too many pays for it.
         _earlier = table.insert(&session, used, &self.0.bytes);
@@ -208,7 +219,8 @@ impl Sessions {
     }
 
     /// Lists a session that another process recorded, or that this one has forgotten for want of room,
-    /// unless it is there already. `None` if another one has its key.
+    /// unless it is there already. `None` if another one has its key. `follows` says that what others have
+    /// gone on from is recovered.
     ///
     /// If another has its id upstream, nobody knows to whom the server has given that last: from here on
     /// it is neither's (rule A5).
@@ -217,6 +229,7 @@ impl Sessions {
         &self,
         session: Arc<Session>,
         limits: TableLimits,
+        follows: bool,
     ) -> Option<(Arc<Session>, Evicted)> {
         let used = self.tick();
         // Dropped last: what they hold of their callers may ask the table.
@@ -230,17 +243,18 @@ impl Sessions {
         in_use = table.in_use.get(session.key());
         let goes_on = |it: &&Arc<Session>| it.is_to_go_on() && it.may_be(&session);
         let session = match in_use.as_ref().filter(goes_on) {
-            Some(in_use) => {
+            // Who only watches is not recovered, and goes on where the store says.
+            Some(in_use) if follows || !in_use.is_overtaken_by(&session) => {
                 in_use.is_found_as(&session);
                 in_use.clone()
             }
-            None => session,
+            _ => session,
         };
         session.is_back();
         session.touch(used);
         let mut displaced = Vec::new();
         if let Some(id) = session.chain().current().id() {
-            if table.names(session.endpoint(), id) {
+            if table.uses(session.endpoint(), id) {
                 table.assigned.take(session.endpoint(), id);
                 displaced = table.holders(session.endpoint(), id);
                 displaced.push(session.clone());

@@ -20,6 +20,8 @@ pub(crate) struct Synced {
     pub(super) unstored: Unstored,
     /// Tells the session from others that the server gives the same id.
     pub(super) incarnation: Option<u64>,
+    /// Whose place it took under its key, if the store may hold that.
+    pub(super) replaces: Option<u64>,
     /// It has been written or read. Until then, whatever has its key is of an earlier session: the
     /// server has just handed out the id anew.
     pub(super) is_known: bool,
@@ -30,6 +32,8 @@ pub(crate) struct Synced {
     /// The epochs that this process has told the store of since, or may have: that need not have said
     /// so.
     pub(super) sent: Vec<StoredEpoch>,
+    /// The epochs of other processes whose ids another session had as well, so that they are neither's.
+    pub(super) lost: Vec<StoredEpoch>,
     /// What an epoch of this process's making has been told, where the store has brought more since.
     pub(super) told: Option<Box<State>>,
     /// It is about to be queued.
@@ -75,7 +79,7 @@ impl StoredEpoch {
 
 impl Synced {
     pub(super) fn bytes(&self) -> usize {
-        let epochs = self.unagreed.capacity() + self.sent.capacity();
+        let epochs = self.unagreed.capacity() + self.sent.capacity() + self.lost.capacity();
         let unagreed = epochs * size_of::<StoredEpoch>();
         let told = self.told.as_ref();
         let told = told.map_or(0, |told| size_of::<State>() + told.bytes());
@@ -164,6 +168,15 @@ impl Session {
         own.is_none() || theirs.is_none() || own == theirs
     }
 
+    /// Whose record the store may hold under its key: its own, or that of the one whose place it took.
+    pub(super) fn stored_under_its_key(&self) -> Option<u64> {
+        let stored = self.synced(|synced| match synced.is_known {
+            true => synced.incarnation,
+            false => synced.replaces,
+        });
+        stored.flatten()
+    }
+
     /// Whether a recorded session is the one that was `found`, and not a later one that was given its key
     /// (rule A5).
     pub(super) fn is_recorded_as(&self, found: &Session) -> bool {
@@ -183,11 +196,17 @@ impl Session {
             return;
         }
         let (current, theirs) = (self.chain().current(), found.chain().current());
-        let stored = found.as_stored(&theirs);
-        let is_given_away = theirs.is_reassigned() && stored == self.as_stored(&current);
-        if is_given_away || self.is_behind_of(&current, stored) {
+        let is_given_away =
+            theirs.is_reassigned() && found.as_stored(&theirs) == self.as_stored(&current);
+        if is_given_away || self.is_overtaken_by(found) {
             self.chain().expire_in(&current);
         }
+    }
+
+    /// Whether another process has gone on, as the session that was `found` has it.
+    pub(super) fn is_overtaken_by(&self, found: &Session) -> bool {
+        let stored = found.as_stored(&found.chain().current());
+        !std::ptr::eq(self, found) && self.is_behind_of(&self.chain().current(), stored)
     }
 
     /// It is recorded once more, and about to be written, so that it does not make room at once.
@@ -360,6 +379,25 @@ impl Session {
             let has_expired = synced.written.is_some_and(|it| it.elapsed() >= ttl);
             is_told && synced.unstored.is_empty() && !has_expired
         })
+    }
+
+    /// Whether the epoch in a record is nobody's any more, since it `meets` another session with its id,
+    /// or has before: then that one is known to have lost it as well (rule A5).
+    pub(crate) fn has_lost(&self, record: &Record, meets: impl FnOnce() -> bool) -> bool {
+        let epoch = StoredEpoch::of(record);
+        if self.with_synced(|_, synced| synced.lost.contains(&epoch)) {
+            return true;
+        }
+        let is_lost = meets();
+        if is_lost {
+            self.with_synced(|_, synced| {
+                if synced.lost.len() >= MAX_UNAGREED {
+                    synced.lost.remove(0);
+                }
+                synced.lost.push(epoch);
+            });
+        }
+        is_lost
     }
 
     /// The session goes on in the epoch that the store holds.

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::{ATTEMPTS, CONTENDED, Doing, Loaded, NO_ANSWER, Persistence, Task, lock};
 use crate::{
-    session::{Session, Sessions},
+    session::Session,
     store::{Saved, StoreError, StoreErrorKind, StoreKey, ended::Ended, record::Record},
 };
 
@@ -41,11 +41,11 @@ impl EndedBy {
         }
     }
 
-    /// Whether what is of another session under its key is of an earlier one: the store is not known to
-    /// have held this one, and none that is recorded has been given its id since (rules A5, B4).
-    fn is_after(&self, sessions: &Sessions, record: &Record) -> bool {
-        let is_later = sessions.read().get(self.session.key()).is_some();
-        !is_later && !self.session.is_in(record)
+    /// Whether what is of another session under its key is of the one whose place it took (rule B4): the
+    /// store is not known to have held this one.
+    fn is_after(&self, record: &Record) -> bool {
+        let replaces = self.session.synced(|synced| synced.replaces).flatten();
+        replaces.is_some() && replaces == record.incarnation && !self.session.is_in(record)
     }
 }
 
@@ -143,7 +143,7 @@ impl Persistence {
                 Ok(Loaded::Record(record, revision)) => match record.incarnation {
                     Some(other) if of.is_some_and(|of| of != other) => {
                         // The server has given the id to another session, since or before.
-                        if !by.is_some_and(|by| by.is_after(&self.sessions, &record)) {
+                        if !by.is_some_and(|by| by.is_after(&record)) {
                             return Ok(());
                         }
                         Some(revision)

@@ -167,7 +167,9 @@ impl Persistence {
 
     /// Gives the session as it is recorded, unless its key is another's by now.
     pub(super) fn restore(self: &Arc<Self>, session: Arc<Session>) -> Option<Arc<Session>> {
-        let (session, evicted) = self.sessions.restore(session, self.config.table)?;
+        let (session, evicted) =
+            self.sessions
+                .restore(session, self.config.table, self.follows())?;
         self.let_go(&evicted);
         // It is in use, from here on as long as its record stays. It may be the one to make room.
         if !session.chain().is_forgotten() {

@@ -55,22 +55,28 @@ impl Persistence {
             Agreed::Other(..) | Agreed::Ended => {
                 let chain = session.chain();
                 if !chain.is_forgotten() && chain.is_at_rest(epoch) {
-                    self.with_one_that_asks(|it| it.follow(session));
+                    let is_seen_to = self.with_one_that_asks(|it| it.follow(session));
+                    if !is_seen_to && matches!(agreed, Agreed::Ended) {
+                        self.sessions.forget(session);
+                    }
                 }
             }
         }
     }
 
+    /// Whether it goes on where another process does.
+    pub(super) fn follows(&self) -> bool {
+        self.reconciler().is_some_and(Reconcile::asks)
+    }
+
     /// Its own, or that of another service that shares the sessions: those are all of theirs.
-    fn with_one_that_asks(&self, see_to: impl FnOnce(&dyn Reconcile)) {
+    /// Gives whether there is one.
+    fn with_one_that_asks(&self, see_to: impl FnOnce(&dyn Reconcile)) -> bool {
         let asks = |it: &&dyn Reconcile| it.asks();
-        if let Some(own) = self.reconciler().filter(asks) {
-            return see_to(own);
-        }
         let others = self.sessions.kept_by();
-        if let Some(other) = others.iter().filter_map(|it| it.reconciler()).find(asks) {
-            see_to(other);
-        }
+        let mut all =
+            (self.reconciler().into_iter()).chain(others.iter().filter_map(|it| it.reconciler()));
+        all.find(asks).map(see_to).is_some()
     }
 
     fn reconciler(&self) -> Option<&dyn Reconcile> {
