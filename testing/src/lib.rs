@@ -6,6 +6,7 @@
 #[cfg(feature = "benching")]
 pub mod benching;
 mod bodies;
+pub mod busy;
 mod client;
 pub mod logs;
 pub mod loopback;

@@ -1,10 +1,13 @@
 //! Servers that tell users apart, or cannot tell sessions apart: whose each session is, and in whose
 //! session a message was carried out.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, fmt};
 
 use http::{HeaderValue, Method, Request};
+use mcp_session_recovery::RequestBody;
 use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+use tower::{Service, ServiceExt};
 
 use crate::*;
 
@@ -133,15 +136,20 @@ pub fn with_token(mut request: Request<CallerBody>, token: Option<&str>) -> Requ
 
 /// A caller with a name and a token of its own.
 #[derive(Clone)]
-pub struct User {
-    pub client: Client,
+pub struct User<S = ServerService> {
+    pub client: Client<S>,
     pub name: &'static str,
     pub session: String,
 }
 
-impl User {
+impl<S> User<S>
+where
+    S: Service<Request<RequestBody<CallerBody>>, Response = Reply> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: fmt::Debug + Send + 'static,
+{
     /// A user who has made a session.
-    pub async fn connect(client: &Client, name: &'static str) -> Self {
+    pub async fn connect(client: &Client<S>, name: &'static str) -> Self {
         let mut user = Self {
             client: client.clone(),
             name,
@@ -171,5 +179,15 @@ impl User {
 
     pub async fn delete(&self) -> Answer {
         self.send(delete(&self.session)).await
+    }
+
+    /// Sends a request in a task of its own.
+    pub fn spawn(&self, request: Request<CallerBody>) -> JoinHandle<Answer> {
+        let (client, request) = (self.client.clone(), with_token(request, Some(self.name)));
+        tokio::spawn(async move { read(client.oneshot(request).await.expect("an answer")).await })
+    }
+
+    pub fn spawn_call(&self, id: u64) -> JoinHandle<Answer> {
+        self.spawn(post(Some(&self.session), &tool_call(id)))
     }
 }

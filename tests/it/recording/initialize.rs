@@ -6,6 +6,7 @@ use http::{HeaderMap, Method, Request};
 use http_body_util::BodyExt;
 use mcp_session_recovery::{Outcome, SessionRecoveryLayer, Sessions};
 use serde_json::{Value, json};
+use testing::busy::busy;
 use testing::scenario::{Door, answer, is, start};
 use testing::transcript::frames;
 use testing::*;
@@ -622,4 +623,41 @@ async fn b5_an_initialize_with_a_known_id_that_is_refused_makes_no_session() {
     );
     let answer = send(&client, post(Some("assigned"), &tool_call(1))).await;
     assert_eq!((answer.status, answer.recovery), (404, None));
+}
+
+/// C1: it may be long until the inner service is ready.
+#[tokio::test(start_paused = true)]
+async fn c1_b5_an_initialize_that_waits_to_be_sent_is_one_of_the_epoch_that_there_is_then() {
+    for waits_for_service in [true, false] {
+        // Given an `initialize` in a session, which waits for its body, and then may wait for the service,
+        let server = Server::new(Profile::TypeScriptJson);
+        let (client, load) = busy(&server, SessionRecoveryLayer::new());
+        let session = handshake(&client).await;
+        let (feeder, body) = feed();
+        let text = initialize().to_string();
+        feeder.data(&text[..5]);
+        let renew = with_body(post(Some(&session), &initialize()), BodyExt::boxed(body));
+        let renewing = tokio::spawn({
+            let client = client.clone();
+            async move { send(&client, renew).await }
+        });
+        let mut feeder = Some(feeder);
+        let mut end_body = || feeder.take().map(|feeder| feeder.data(&text[5..]));
+        settle().await;
+        if waits_for_service {
+            load.keep_waiting(1);
+            end_body();
+            settle().await;
+            assert!(load.is_waited_for());
+        }
+        // when the session is recovered meanwhile,
+        server.restart();
+        let call = send(&client, post(Some(&session), &tool_call(1))).await;
+        assert_eq!(call.outcome(), Some(Outcome::Replayed));
+        end_body();
+        // then it goes out under the new id.
+        assert_eq!(renewing.await.unwrap().status, 200, "{waits_for_service}");
+        let sent = server.last("initialize");
+        assert_eq!(sent.session(), server.last("tools/call").session());
+    }
 }

@@ -1,11 +1,16 @@
 //! E11: behind a balancer that ties a session to a replica with a cookie.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use http::Request;
 use mcp_session_recovery::{Outcome, RequestBody, SessionRecovery, SessionRecoveryLayer};
 use serde_json::json;
+use testing::busy::busy;
 use testing::scenario::{Door, is};
+use testing::whose::with_token;
 use testing::*;
 use tower::{Layer, ServiceExt, service_fn, util::BoxCloneSyncService};
 
@@ -684,5 +689,53 @@ async fn e11_a_cookie_is_taken_back_by_its_age_and_else_by_its_date() {
             false => "route=b; user=1",
         };
         assert_eq!(sent.header("cookie"), Some(expected), "{attributes}");
+    }
+}
+
+/// E11: a cookie may be more than a route, and is told to whoever's handshake it was set in.
+#[tokio::test(start_paused = true)]
+async fn e11_who_led_an_earlier_recovery_is_not_told_what_a_later_one_has_set() {
+    for is_lost_again in [true, false] {
+        // Given a handshake that sets a cookie for whose credentials it has,
+        let server = Server::new(Profile::TypeScriptJson);
+        let (client, load) = busy(&server, SessionRecoveryLayer::new());
+        let session = handshake(&client).await;
+        let behind = server.clone();
+        scenario::answer(&server, "initialize", move |seen| {
+            let mut reply = behind.default_answer(seen);
+            let whose = seen.header("authorization").unwrap_or_default();
+            let cookie = format!("route={}", whose.replace(' ', "-"));
+            let cookie = cookie.parse().unwrap();
+            reply.headers_mut().insert("set-cookie", cookie);
+            reply
+        });
+        let call = |name: &'static str, id| {
+            let mut call = with_token(post(Some(&session), &tool_call(id)), Some(name));
+            let jar = format!("route={name}");
+            call.headers_mut().insert("cookie", jar.parse().unwrap());
+            let client = client.clone();
+            tokio::spawn(async move { send(&client, call).await })
+        };
+        // and Ada's recovery, whose replay waits for the inner service, and shows no use of it before the pause
+        // that follows is over,
+        server.restart();
+        load.keep_waiting_after(&server, "notifications/initialized", 1);
+        let adas = call("Ada", 1);
+        settle().await;
+        assert!(load.is_waited_for());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        // when the session is lost once more, and recovered by Bob's call,
+        if is_lost_again {
+            server.restart();
+            let bobs = call("Bob", 2).await.unwrap();
+            assert_eq!(bobs.header("set-cookie"), Some("route=Bearer-Bob"));
+        }
+        // then she is not told his cookie.
+        let answer = adas.await.unwrap();
+        let expected = (!is_lost_again).then_some("route=Bearer-Ada");
+        assert_eq!(
+            (answer.status, answer.header("set-cookie")),
+            (200, expected)
+        );
     }
 }

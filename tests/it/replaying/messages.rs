@@ -160,6 +160,55 @@ async fn f2_a_response_never_gets_into_the_new_session() {
     }
 }
 
+/// When a response arrives whose body ends after a recovery.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Arrives {
+    Before,
+    During,
+    After,
+}
+
+/// F2: what it answers was asked in the epoch that it arrived in.
+#[tokio::test(start_paused = true)]
+async fn f2_a_response_with_a_late_body_is_one_of_the_epoch_that_it_arrived_in() {
+    for arrives in [Arrives::Before, Arrives::During, Arrives::After] {
+        // Given a response, of which there is only the beginning when the session is recovered,
+        let scene = live(SessionRecoveryLayer::new()).await;
+        let (feeder, body) = feed();
+        let text = response(77).to_string();
+        feeder.data(&text[..10]);
+        let mut request = Some(posting(&scene.session, body));
+        let mut sending = None;
+        let mut arrive = |when| {
+            if when == arrives {
+                sending = request.take().map(|request| scene.spawn(request));
+            }
+        };
+        arrive(Arrives::Before);
+        settle().await;
+        scene.server.restart();
+        let (gate, trigger) = scene.recovering().await;
+        arrive(Arrives::During);
+        settle().await;
+        gate.open();
+        assert_eq!(echoed(&join([trigger]).await[0]), 1);
+        arrive(Arrives::After);
+        settle().await;
+        // when it ends, then it is carried out in the new one only if that is what it answers.
+        feeder.data(&text[10..]);
+        drop(feeder);
+        let answer = join(sending).await.remove(0);
+        let is_new = arrives == Arrives::After;
+        let expected = match is_new {
+            true => (202, None),
+            false => (404, refused(Refusal::Response)),
+        };
+        assert_eq!((answer.status, answer.outcome()), expected, "{arrives:?}");
+        assert_eq!(scene.server.whose_was(77).is_some(), is_new, "{arrives:?}");
+        assert_eq!(scene.server.count("initialize"), 2, "{arrives:?}");
+    }
+}
+
 /// F2, F4: a response that is too large to be kept is one all the same.
 #[tokio::test(start_paused = true)]
 async fn f2_a_large_response_that_arrives_during_a_recovery_stays_out_of_the_new_session() {

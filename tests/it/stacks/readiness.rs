@@ -3,7 +3,9 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use futures::FutureExt;
 use http::{Method, Request};
+use http_body::Body;
 use http_body_util::BodyExt;
 use mcp_session_recovery::{Failure, Outcome, SessionRecovery, SessionRecoveryLayer};
 use serde_json::json;
@@ -253,6 +255,47 @@ async fn e3_who_waits_for_its_own_body_holds_no_permit() {
             scene.server.log().last().unwrap(),
             message["method"].as_str().unwrap()
         );
+    }
+}
+
+/// Reads what there is by now.
+fn look(body: &mut (impl Body + Unpin)) {
+    while let Some(frame) = body.frame().now_or_never() {
+        assert!(frame.is_some(), "it ended");
+    }
+}
+
+/// E3, G1: nor does a stream that moves, whether its caller reads it meanwhile or not.
+#[tokio::test(start_paused = true)]
+async fn e3_g1_a_stream_that_moves_and_is_not_read_holds_no_permit() {
+    for is_read in [false, true] {
+        for is_sent in [false, true] {
+            let case = format!("read {is_read}, sent {is_sent}");
+            // Given a listening stream of a session that was lost and recovered,
+            let (scene, permits) = limited(1).await;
+            let listen = scene.client.clone().oneshot(get(&scene.session, None));
+            let mut body = soon(listen).await.unwrap().into_body();
+            look(&mut body);
+            scene.server.restart();
+            assert_eq!(echoed(&scene.call(1).await), 1);
+            // whose caller looks at it once while its GET has to wait for a call, or for the server,
+            let gate = hold(&scene.server, if is_sent { "GET" } else { "tools/call" });
+            let calling = (!is_sent).then(|| scene.spawn_call(2));
+            settle().await;
+            look(&mut body);
+            settle().await;
+            assert_eq!(permits.available_permits(), 0, "{case}");
+            let reading = match is_read {
+                true => Some(tokio::spawn(async move { drop(body.frame().await) })),
+                false => None,
+            };
+            // when that is over, then others have the permit.
+            gate.open();
+            join(calling).await;
+            assert_eq!(echoed(&scene.call(3).await), 3, "{case}");
+            assert_eq!(permits.available_permits(), 1, "{case}");
+            drop(reading);
+        }
     }
 }
 

@@ -642,3 +642,41 @@ async fn d4_n3_a_service_that_only_watches_asks_nothing_of_what_another_process_
         assert_eq!(asks == [0, 1], !reinitializes, "{asks:?}");
     }
 }
+
+/// N3: what is older than something that the store has said meanwhile is no answer.
+#[tokio::test(start_paused = true)]
+async fn n4_what_the_store_says_out_of_order_is_asked_for_again() {
+    for is_late in [true, false] {
+        // Given a process that does not know that another one has moved on, and that has a change to write,
+        // which was accepted before that,
+        let store = FaultyStore::new();
+        let (one, other) = two(&store).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let gate = hold_answer(&one.server, "resources/subscribe");
+        let subscribe = change("resources/subscribe", "file:///a");
+        let changing = one.spawn(post(Some(&one.session), &subscribe));
+        settle().await;
+        one.server.restart();
+        assert_eq!(echoed(&other.call(2).await), 2);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let late = |millis| {
+            if is_late {
+                store.set(Mode::Late(Duration::from_millis(millis)));
+            }
+        };
+        late(50);
+        gate.open();
+        assert_eq!(join([changing]).await[0].status, 200);
+        settle().await;
+        // when its recovery asks the store, and is answered after what the writer asks later,
+        late(100);
+        let calling = one.spawn_call(3);
+        settle().await;
+        store.set(Mode::Works);
+        // then it goes on in what there is.
+        assert_eq!(echoed(&join([calling]).await[0]), 3);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!(one.server.count("initialize"), 2, "late: {is_late}");
+        assert_eq!(one.server.live().len(), 1, "late: {is_late}");
+    }
+}

@@ -10,6 +10,7 @@ use std::{
 use mcp_session_recovery::Sessions;
 use testing::logs::Logs;
 use testing::mocked::*;
+use testing::streams::Stream;
 use testing::*;
 use tokio::time::Instant;
 use tokio_test::task;
@@ -495,5 +496,38 @@ async fn n1_what_a_flush_could_not_write_is_written_when_the_store_is_back() {
             assert_eq!((records.count(), values.len()), (expected, 1), "{waits}");
             drop(scene);
         }
+    }
+}
+
+/// I2: whatever its caller still holds of it.
+#[tokio::test(start_paused = true)]
+async fn n1_what_is_forgotten_in_its_recovery_is_not_waited_for() {
+    for is_held in [true, false] {
+        // Given a session with an open stream, and a change that is accepted while it is being recovered,
+        let store = FaultyStore::new();
+        let sessions = Sessions::new();
+        let scene = live(store.layer().sessions(sessions.clone())).await;
+        let stream = Stream::open(&scene.client, get(&scene.session, None)).await;
+        let changes = hold_answer(&scene.server, "resources/subscribe");
+        let subscribe = change("resources/subscribe", "file:///a");
+        let changing = scene.spawn(post(Some(&scene.session), &subscribe));
+        settle().await;
+        scene.server.restart();
+        let (gate, trigger) = scene.recovering().await;
+        changes.open();
+        assert_eq!(join([changing]).await[0].status, 200);
+        // (The writer meets it then, and leaves it to the recovery.)
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        // when it is forgotten,
+        sessions.forget_all();
+        gate.open();
+        join([trigger]).await;
+        let stream = Some(stream).filter(|_| is_held);
+        settle().await;
+        // then there is nothing to wait for.
+        let started = Instant::now();
+        assert!(sessions.flush().await.is_ok(), "held: {is_held}");
+        assert_eq!(started.elapsed(), Duration::ZERO, "held: {is_held}");
+        drop(stream);
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use mcp_session_recovery::{Outcome, Sessions};
 use testing::mocked::*;
 use testing::streams::{Stream, feed_all, never_answer};
-use testing::whose::with_token;
+use testing::whose::{Ids, User, with_token};
 use testing::*;
 
 use super::{
@@ -306,4 +306,63 @@ async fn k10_n1_a_session_that_makes_room_by_its_bytes_at_once_is_written_and_re
         scene.server.restart();
     }
     assert_eq!(scene.server.count("initialize"), 4);
+}
+
+/// A5: also if the server has given its id away since.
+#[tokio::test(start_paused = true)]
+async fn n1_a5_what_the_store_did_not_hold_is_asked_for_again_once_it_is_written() {
+    for (ids, id) in [(Ids::Counting, "2"), (Ids::Unique, "secret-session-2")] {
+        for is_asked_before in [true, false] {
+            let case = format!("{ids:?}, asked before: {is_asked_before}");
+            // Given an id of before the server's restart, which nobody finds,
+            let store = FaultyStore::new();
+            let server = Server::new(Profile::TypeScriptJson);
+            server.set_ids(ids);
+            let client = client(&server, by_user(store.layer().max_sessions(1)));
+            User::connect(&client, "Eve").await;
+            if is_asked_before {
+                let stale = with_token(post(Some(id), &tool_call(1)), Some("Ada"));
+                assert_eq!(send(&client, stale).await.status, 404, "{case}");
+            }
+            // and a session that is called by it, moves on and makes room, all within a second,
+            let ada = User::connect(&client, "Ada").await;
+            assert_eq!(ada.session, id);
+            settle().await;
+            server.restart();
+            assert_eq!(echoed(&ada.call(2).await), 2, "{case}");
+            settle().await;
+            User::connect(&client, "Bob").await;
+            settle().await;
+            // when it is used, then it is found.
+            assert_eq!(echoed(&ada.call(3).await), 3, "{case}");
+            assert_eq!(server.whose_was(3).as_deref(), Some("Ada"), "{case}");
+        }
+    }
+}
+
+/// G1: what is open goes on also if it moves just then.
+#[tokio::test(start_paused = true)]
+async fn n1_g1_a_stream_whose_session_makes_room_while_it_moves_goes_on() {
+    for room in [1, 10] {
+        // Given a listening stream, whose GET in the new session has yet to be answered,
+        let store = FaultyStore::new();
+        let scene = live(by_user(store.layer().max_sessions(room))).await;
+        settle().await;
+        let gets = feed_all(&scene.server, "GET");
+        let mut listening = Stream::open(&scene.client, get(&scene.session, None)).await;
+        scene.server.restart();
+        let gate = hold_answer(&scene.server, "GET");
+        assert_eq!(echoed(&scene.call(1).await), 1);
+        settle().await;
+        assert_eq!(scene.server.count("GET"), 2);
+        // when the session makes room,
+        let other = with_token(post(None, &initialize()), Some("other"));
+        assert_eq!(scene.send(other).await.status, 200);
+        settle().await;
+        gate.open();
+        // then the stream goes on when it has been.
+        listening.now().await;
+        assert!(listening.is_open(), "room for {room}");
+        drop(gets);
+    }
 }

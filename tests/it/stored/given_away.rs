@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use mcp_session_recovery::{Principal, SessionRecoveryLayer};
-use testing::mocked::{Answering, Gate, echoed, hold_answer, soon};
+use testing::busy::busy;
+use testing::mocked::{Answering, Gate, echoed, hold, hold_answer, soon};
 use testing::streams::Stream;
 use testing::whose::{Ids, User, initialize_as, with_token};
 use testing::*;
@@ -458,5 +459,122 @@ async fn n6_a5_a_session_that_ends_before_it_is_stored_leaves_no_earlier_one_und
             assert_eq!(user.call(1).await.status, if renews { 200 } else { 404 });
             assert_eq!(server.whose_was(1).as_deref(), renews.then_some("C"));
         }
+    }
+}
+
+/// What waits for the inner service when the session has been recovered.
+#[derive(Clone, Copy, Debug)]
+enum Waits {
+    /// A request that is sent again.
+    Replay,
+    /// One that has come during the recovery.
+    Late,
+}
+
+/// E1, E3: whose the session's id is, is looked at when the service is ready.
+#[tokio::test(start_paused = true)]
+async fn a5_e3_what_waits_for_the_service_enters_no_session_that_was_given_its_id_meanwhile() {
+    for waits in [Waits::Replay, Waits::Late] {
+        for (room, is_given_away) in [(1, true), (10, true), (1, false)] {
+            let case = format!("{waits:?}, room for {room}, given away {is_given_away}");
+            // Given Ada's call, which is to be sent in her new session when the service is ready,
+            let (server, store) = (counting(), FaultyStore::new());
+            let (client, load) = busy(&server, by_user(store.layer().max_sessions(room)));
+            User::connect(&client, "Eve").await;
+            let ada = User::connect(&client, "Ada").await;
+            settle().await;
+            server.restart();
+            load.keep_waiting_after(&server, "notifications/initialized", 1);
+            let gate = hold(&server, "initialize");
+            let mut calling = ada.spawn_call(1);
+            settle().await;
+            if let Waits::Late = waits {
+                let trigger = std::mem::replace(&mut calling, ada.spawn_call(2));
+                settle().await;
+                trigger.abort();
+            }
+            gate.open();
+            settle().await;
+            assert!(load.is_waited_for(), "{case}");
+            assert_eq!(server.live(), ["1"], "{case}");
+            // when that makes room, and its id is given away,
+            User::connect(&client, "Carol").await;
+            settle().await;
+            if is_given_away {
+                server.restart();
+                assert_eq!(User::connect(&client, "Bob").await.session, "1");
+            }
+            // then it is carried out in a session of hers.
+            let id = match waits {
+                Waits::Replay => 1,
+                Waits::Late => 2,
+            };
+            assert_eq!(echoed(&soon(calling).await.unwrap()), id, "{case}");
+            assert_eq!(server.whose_was(id).as_deref(), Some("Ada"), "{case}");
+        }
+    }
+}
+
+/// N1: who is looked for, and who is given the same id then, are two.
+#[tokio::test(start_paused = true)]
+async fn a5_n1_an_id_that_is_looked_for_in_the_store_is_given_to_no_new_caller() {
+    for is_slow in [true, false] {
+        // Given Ada, who goes by "2" and is "1" on the server, and comes to a new process, whose store
+        // takes its time,
+        let (server, store) = (counting(), FaultyStore::new());
+        let process = client(&server, store.layer());
+        User::connect(&process, "Eve").await;
+        let ada = stored(&process, "Ada").await;
+        server.restart();
+        calls(&server, &ada, 1).await;
+        let next = client(&server, store.layer());
+        let ada = moved(&ada, &next);
+        if is_slow {
+            store.set(Mode::Late(Duration::from_millis(100)));
+        }
+        let calling = ada.spawn_call(2);
+        settle().await;
+        // when the server gives "2" to Bob there meanwhile,
+        let bob = User::connect(&next, "Bob").await;
+        assert_eq!(
+            server.last("notifications/initialized").session(),
+            Some("2")
+        );
+        // then she is answered in her own session, and he in his.
+        assert_eq!(echoed(&soon(calling).await.unwrap()), 2);
+        assert_eq!(server.whose_was(2).as_deref(), Some("Ada"), "{is_slow}");
+        store.set(Mode::Works);
+        calls(&server, &bob, 3).await;
+        calls(&server, &ada, 4).await;
+    }
+}
+
+/// B4, I3: nobody can name what was made for a session whose id another one has by now.
+#[tokio::test(start_paused = true)]
+async fn i3_b4_what_a_recovery_made_for_a_session_that_is_replaced_meanwhile_is_ended() {
+    for is_replaced in [true, false] {
+        // Given Ada's recovery, which the store has, and has yet to say so,
+        let (server, store) = (counting(), FaultyStore::new());
+        let client = client(&server, store.layer());
+        User::connect(&client, "Eve").await;
+        let ada = stored(&client, "Ada").await;
+        server.restart();
+        let gate = hold(&server, "initialize");
+        let calling = ada.spawn_call(1);
+        settle().await;
+        store.set(Mode::Late(Duration::from_millis(100)));
+        gate.open();
+        settle().await;
+        store.set(Mode::Works);
+        assert_eq!(server.live(), ["1"]);
+        // when the server gives the id that she goes by to Bob, who takes her place,
+        if is_replaced {
+            assert_eq!(User::connect(&client, "Bob").await.session, ada.session);
+        }
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        // then what was made for her is ended.
+        let expected = if is_replaced { (404, "2") } else { (200, "1") };
+        assert_eq!(soon(calling).await.unwrap().status, expected.0);
+        assert_eq!(server.live(), [expected.1]);
     }
 }

@@ -2,63 +2,19 @@
 //! server may give the id that it is for to somebody else meanwhile.
 
 use std::{
-    pin::Pin,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::{Context, Poll},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
 use http::Request;
 use mcp_session_recovery::{Outcome, SessionRecovery, SessionRecoveryLayer};
 use serde_json::json;
-use testing::mocked::{Answering, Sent, soon, with_id_of};
+use testing::busy::{Busy, busy};
+use testing::mocked::{Answering, soon, with_id_of};
 use testing::scenario::start;
-use testing::streams::Stream;
+use testing::streams::{Stream, is_live};
 use testing::whose::{Ids, User, initialize_as, with_token};
 use testing::*;
-use tokio::time::Sleep;
-use tower::{Layer, Service};
-
-/// A service that keeps whoever asks next waiting, if it is told to.
-struct Busy {
-    inner: ServerService,
-    is_busy: Arc<AtomicBool>,
-    wait: Option<Pin<Box<Sleep>>>,
-}
-
-impl Clone for Busy {
-    fn clone(&self) -> Self {
-        Self {
-            inner: self.inner.clone(),
-            is_busy: self.is_busy.clone(),
-            wait: None,
-        }
-    }
-}
-
-impl Service<Sent> for Busy {
-    type Response = Reply;
-    type Error = TestError;
-    type Future = <ServerService as Service<Sent>>::Future;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TestError>> {
-        if self.is_busy.swap(false, Ordering::Relaxed) {
-            let wait = tokio::time::sleep(Duration::from_secs(5));
-            self.wait = Some(Box::pin(wait));
-        }
-        match &mut self.wait {
-            Some(wait) => wait.as_mut().poll(cx).map(Ok),
-            None => Poll::Ready(Ok(())),
-        }
-    }
-
-    fn call(&mut self, request: Sent) -> Self::Future {
-        self.inner.call(request)
-    }
-}
 
 /// What the layer sends.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -114,12 +70,7 @@ async fn a5_i3_what_the_layer_sends_itself_is_not_sent_under_an_id_that_was_give
         // Given Ada and Bob at a server that counts its sessions,
         let server = Server::new(Profile::TypeScript);
         server.set_ids(Ids::Counting);
-        let is_busy = Arc::new(AtomicBool::new(false));
-        let client = SessionRecoveryLayer::new().layer(Busy {
-            inner: server.service(),
-            is_busy: is_busy.clone(),
-            wait: None,
-        });
+        let (client, load) = busy(&server, SessionRecoveryLayer::new());
         let [ada, bob] = [connect(&client, "Ada").await, connect(&client, "Bob").await];
         assert_eq!((&*ada, &*bob), ("1", "2"));
         let subscribe = json!({
@@ -141,7 +92,7 @@ async fn a5_i3_what_the_layer_sends_itself_is_not_sent_under_an_id_that_was_give
         // when her session is lost, and what the layer is to send for that has to wait,
         server.restart();
         let (what, times) = own.comes_after();
-        let (living, mut seen_so_far, has_come) = (server.clone(), 0, is_busy.clone());
+        let (living, mut seen_so_far, has_come) = (server.clone(), 0, load.clone());
         let (pings, asking) = feed();
         pings.data("data: {\"jsonrpc\":\"2.0\",\"id\":\"p\",\"method\":\"ping\"}\n\n");
         let mut asking = Some(asking);
@@ -153,7 +104,7 @@ async fn a5_i3_what_the_layer_sends_itself_is_not_sent_under_an_id_that_was_give
             if seen_so_far != times {
                 return None;
             }
-            has_come.store(true, Ordering::Relaxed);
+            has_come.keep_waiting(1);
             match own {
                 Own::Delete => Some(reply(500, None, "")),
                 Own::Ping => Some(reply(404, None, "")),
@@ -173,7 +124,7 @@ async fn a5_i3_what_the_layer_sends_itself_is_not_sent_under_an_id_that_was_give
             async move { send(&client, request).await }
         });
         tokio::time::sleep(Duration::from_secs(1)).await;
-        assert!(!is_busy.load(Ordering::Relaxed), "{own:?}: it waits");
+        assert!(load.is_waited_for(), "{own:?}");
 
         // and Bob is given her id meanwhile,
         server.restart();
@@ -294,5 +245,46 @@ async fn a5_d4_a_ping_says_nothing_of_a_session_whose_id_was_given_away_meanwhil
             false => (400, None),
         };
         assert_eq!((answer.status, answer.outcome()), expected);
+    }
+}
+
+/// E1: the same of a GET of the caller's own.
+#[tokio::test(start_paused = true)]
+async fn a5_e1_a_get_that_is_answered_after_its_id_was_given_away_brings_no_stream() {
+    for is_given_away in [true, false] {
+        // Given Ada's GET, which reaches the server late,
+        let (server, ada, bob) = ada_and_bob().await;
+        let (gets, body) = feed();
+        let (mut body, living) = (Some(body), server.clone());
+        server.on_async(move |seen| {
+            let body = body.take_if(|_| seen.method == http::Method::GET)?;
+            let (living, seen) = (living.clone(), seen.clone());
+            Some(Box::pin(async move {
+                tokio::time::sleep(LATE).await;
+                assert!(is_live(&living, &seen));
+                Ok(fed_stream(body))
+            }) as Answering)
+        });
+        let (client, listen) = (ada.client.clone(), get(&ada.session, None));
+        let listen = with_token(listen, Some("Ada"));
+        let opening = tokio::spawn(async move { Stream::open(&client, listen).await });
+        settle().await;
+        // when Bob is given her id meanwhile,
+        if is_given_away {
+            server.restart();
+            assert_eq!(bob.call(1).await.status, 200);
+            assert_eq!(server.last("tools/call").session(), Some(&*ada.session));
+        }
+        let mut stream = soon(opening).await.unwrap();
+        gets.data("data: for whoever has it\n\n");
+        // then she does not read what is for him.
+        let is_read = stream.now().await.contains("for whoever has it");
+        assert_eq!(
+            (is_read, stream.ended_cleanly()),
+            (!is_given_away, is_given_away)
+        );
+        // And she is answered when she asks again.
+        let listen = with_token(get(&ada.session, None), Some("Ada"));
+        assert_eq!(Stream::open(&ada.client, listen).await.head.status, 200);
     }
 }

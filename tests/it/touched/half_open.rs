@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use mcp_session_recovery::{Failure, Outcome, Principal, Refusal, SessionRecoveryLayer, Sessions};
 use serde_json::json;
+use testing::mocked::with_id_of;
 use testing::scenario::{Door, answer, hang, heal, is, slow, start};
 use testing::whose::*;
 use testing::*;
@@ -528,5 +529,43 @@ async fn a5_e6_a_ping_is_not_answered_in_the_session_of_another() {
         tokio::time::sleep(Duration::from_secs(6)).await;
         // then the second answer is not sent.
         assert_eq!(answered(), if restarts { 1 } else { 2 });
+    }
+}
+
+/// B4: that the server tells its sessions apart is known as long as there is one.
+#[tokio::test(start_paused = true)]
+async fn a5_b4_an_endpoint_whose_only_session_is_replaced_tells_its_sessions_apart() {
+    for is_only in [true, false] {
+        // Given Ada's session, the only one of its server by now, whose recovery was given "1" and waits for
+        // the result,
+        let (server, ada, bob) = ada_and_bob().await;
+        if is_only {
+            assert_eq!(bob.delete().await.status, 200);
+        }
+        server.restart();
+        let (feeder, body) = feed();
+        let (mut body, behind) = (Some(body), server.clone());
+        server.on(move |seen| {
+            let body = body.take_if(|_| seen.what() == "initialize")?;
+            Some(with_id_of(&behind.default_answer(seen), fed_stream(body)))
+        });
+        let adas = calling(&ada, 1);
+        settle().await;
+        let id = server.last("initialize").message()["id"].clone();
+        // when the server gives "1" to Carol, whose session takes the place of that one,
+        server.restart();
+        let carol = User::connect(&ada.client, "Carol").await;
+        assert_eq!(carol.session, "1");
+        let info = json!({"name": "counts", "version": "1"});
+        let result = json!({"protocolVersion": VERSION, "capabilities": {}, "serverInfo": info});
+        let result = json!({"jsonrpc": "2.0", "id": id, "result": result});
+        feeder.data(format!("data: {result}\n\n"));
+        adas.await.unwrap();
+        settle().await;
+        // then nothing of Ada's enters it.
+        assert_eq!(server.whose_was(1), None, "{is_only}");
+        let carried_out = server.carried_out();
+        let in_carols = carried_out.iter().filter(|(name, _)| name == "Carol");
+        assert_eq!(in_carols.count(), 1, "{is_only}: {carried_out:?}");
     }
 }
