@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use mcp_session_recovery::{Principal, SessionRecoveryLayer};
+use mcp_session_recovery::{Principal, SessionRecoveryLayer, Sessions};
 use testing::busy::busy;
 use testing::mocked::{Answering, Gate, echoed, hold, hold_answer, soon};
-use testing::streams::Stream;
+use testing::streams::{Stream, feed_all};
 use testing::whose::{Ids, User, initialize_as, with_token};
 use testing::*;
 use tokio::task::JoinHandle;
@@ -234,6 +234,65 @@ async fn a5_n1_what_is_found_again_goes_on_in_no_epoch_that_the_store_knows_to_b
     }
 }
 
+/// D7, N1: who only watches is not kept from where the store says that the session is.
+#[tokio::test(start_paused = true)]
+async fn d7_n1_a_service_that_only_watches_goes_on_where_the_store_says() {
+    for is_in_use in [false, true] {
+        // Given a session that has made room in such a service, and may be in use there,
+        let (server, store) = (Server::new(Profile::TypeScriptJson), FaultyStore::new());
+        let watching = store.layer().reinitialize(false).max_sessions(1);
+        let watching = client(&server, watching);
+        let ada = stored(&watching, "Ada").await;
+        let _feeders = feed_all(&server, "GET");
+        let _stream = match is_in_use {
+            true => Some(Stream::open(&watching, get(&ada.session, None)).await),
+            false => None,
+        };
+        stored(&watching, "Eve").await;
+        // when another process has gone on, though it did not have to, then it goes on there.
+        let other = moved(&ada, &client(&server, store.layer()));
+        let mut is_first = true;
+        server.on(move |seen| {
+            let is_stray = seen.what() == "tools/call" && std::mem::take(&mut is_first);
+            is_stray.then(|| reply(404, None, ""))
+        });
+        calls(&server, &other, 1).await;
+        for call in 2..4 {
+            calls(&server, &ada, call).await;
+        }
+    }
+}
+
+/// B5: also while another service looks for it in the store.
+#[tokio::test(start_paused = true)]
+async fn b5_n1_who_renews_a_session_that_is_looked_for_goes_on_by_its_id() {
+    for is_looked_for in [false, true] {
+        // Given two services of one process, one of which is slow to find a session of a server with one id
+        // for all, that the other one has found,
+        let (server, store) = (Server::new(Profile::TypeScriptSingle), FaultyStore::new());
+        server.set_ids(Ids::Constant);
+        let slow = store.another_way();
+        slow.set(Mode::Slow(Duration::from_millis(200)));
+        let ada = stored(&client(&server, store.layer()), "Ada").await;
+        let sessions = Sessions::new();
+        let [one, other] = [&store, &slow].map(|store| {
+            let layer = store.layer().sessions(sessions.clone());
+            moved(&ada, &client(&server, layer))
+        });
+        let looking = is_looked_for.then(|| tokio::spawn(async move { other.call(1).await }));
+        settle().await;
+        assert_eq!(one.call(2).await.status, 200);
+        // when it is renewed, then its caller goes by the same id.
+        let renewed = one
+            .send(post(Some(&ada.session), &initialize_as("Ada")))
+            .await;
+        assert_eq!(renewed.session(), Some(&*ada.session));
+        if let Some(looking) = looking {
+            assert_eq!(looking.await.unwrap().status, 200);
+        }
+    }
+}
+
 /// F2: a response is not sent to a session that is over.
 #[tokio::test(start_paused = true)]
 async fn a5_f2_a_response_enters_no_session_that_the_store_knows_to_be_over() {
@@ -425,6 +484,33 @@ async fn b5_i2_a_session_that_makes_room_while_it_is_renewed_is_renewed() {
     server.restart();
     assert_eq!(a.call(60).await.status, 200);
     assert_eq!(server.whose_was(60).as_deref(), Some("A2"));
+}
+
+/// N6: nor is the record of a later session taken for that.
+#[tokio::test(start_paused = true)]
+async fn n6_a5_a_session_that_ends_before_it_is_stored_leaves_a_later_one_under_its_key() {
+    for is_away in [false, true] {
+        // Given A, who ends before the store of that process has heard of it,
+        let store = FaultyStore::new();
+        let own = store.another_way();
+        let server = counting();
+        let [process, other] = [&own, &store].map(|store| client(&server, store.layer()));
+        if is_away {
+            own.set(Mode::Down);
+        }
+        let a = stored(&process, "A").await;
+        assert_eq!(a.delete().await.status, 200);
+        a_while().await;
+        // when B is given A's id in another process, and the store is back,
+        server.restart();
+        let b = stored(&other, "B").await;
+        assert_eq!(b.session, a.session);
+        own.set(Mode::Works);
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        // then B is there for the next one.
+        server.restart();
+        calls(&server, &moved(&b, &client(&server, store.layer())), 1).await;
+    }
 }
 
 /// B4, N6: what has the key of a session that no store has heard of is an earlier one's.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use mcp_session_recovery::{Failure, Outcome, Principal, Refusal, SessionRecoveryLayer, Sessions};
 use serde_json::json;
 use testing::scenario::{Door, Events, answer, fail, is, start};
+use testing::streams::{Fed, Stream};
 use testing::whose::*;
 use testing::*;
 
@@ -424,6 +425,49 @@ async fn a5_one_id_for_all_and_the_layer_ends_nobodys_session() {
 }
 
 /// A5, F2: a server with one id for all. A response for the old session does not enter the new one.
+/// G1: nor does a stream end since another caller begins, be it answered late or opened anew.
+#[tokio::test(start_paused = true)]
+async fn a5_g1_one_id_for_all_and_streams_go_on() {
+    for is_opened_anew in [false, true] {
+        // Given a GET of Ada's, or of the layer's own for her, whose head is late,
+        let server = Server::new(Profile::TypeScript);
+        server.set_ids(Ids::Constant);
+        let ada = User::connect(&client(&server, SessionRecoveryLayer::new()), "Ada").await;
+        let fed = Fed::default();
+        let (gets, late) = (fed.clone(), fed.clone());
+        let opening = {
+            let listen = with_token(get(&ada.session, None), Some("Ada"));
+            let client = ada.client.clone();
+            async move { Stream::open(&client, listen).await }
+        };
+        let (opening, door) = match is_opened_anew {
+            true => {
+                server.on(move |seen| (seen.what() == "GET").then(|| gets.add()));
+                let stream = opening.await;
+                let door = Door::then(&server, is("GET"), move |_| late.add());
+                server.restart();
+                assert_eq!(ada.call(1).await.status, 200);
+                (tokio::spawn(async { stream }), door)
+            }
+            false => {
+                let door = Door::then(&server, is("GET"), move |_| late.add());
+                (tokio::spawn(opening), door)
+            }
+        };
+        settle().await;
+        // when another caller begins meanwhile, then it brings what there is.
+        User::connect(&ada.client, "Bob").await;
+        door.open();
+        settle().await;
+        let last = usize::from(is_opened_anew);
+        fed.data(last, "data: {}\n\n");
+        let mut stream = opening.await.unwrap();
+        let read = stream.now().await;
+        assert!(read.ends_with("data: {}\n\n"), "{is_opened_anew}: {read}");
+        assert!(stream.is_open());
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a5_one_id_for_all_and_no_response_enters_the_new_session() {
     let server = Server::new(Profile::TypeScriptJson);
