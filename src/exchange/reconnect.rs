@@ -166,7 +166,8 @@ where
                 let sent = timeout(patience, sending).await;
                 // Also if that has come while the answer was waited for.
                 let tells_apart = || shared.sessions.tells_apart(session.endpoint());
-                if matches!(sent, Ok(None)) || !is_own() && tells_apart() {
+                let is_over = !shared.has(&session) || !is_own() && tells_apart();
+                if matches!(sent, Ok(None)) || is_over {
                     return None;
                 }
                 if let Ok(Some(Ok(response))) = sent {

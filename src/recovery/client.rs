@@ -100,7 +100,7 @@ impl UpstreamSession {
     fn ends_anothers(&self, sessions: &Sessions, session: &Arc<Session>) -> bool {
         let uses = |id| sessions.uses(session.endpoint(), id);
         let is_anothers = match &self.of {
-            Of::Epoch(epoch) => epoch.is_reassigned_to_another(),
+            Of::Epoch(epoch) => epoch.may_be_anothers(),
             _ => self.is_anothers(sessions, session),
         };
         is_anothers || self.id.as_ref().is_some_and(uses)

@@ -29,7 +29,7 @@ use http::HeaderValue;
 
 use self::state::State;
 pub(crate) use self::{flight::Flight, leader::Leader};
-use super::{Epoch, Pauses, RecoveryError, Session};
+use super::{Epoch, Pauses, Reassigned, RecoveryError, Session};
 use crate::{
     Failure,
     sync::{
@@ -280,6 +280,7 @@ impl Chain {
     }
 
     /// Whether the current epoch is known to have expired without any request having met that.
+    #[cfg(test)]
     pub(super) fn is_expired(&self) -> bool {
         self.lock().expired
     }
@@ -287,30 +288,21 @@ impl Chain {
     /// The current epoch is known to have expired: the server gave its id to somebody else
     /// (rule A5). One that does not tell its sessions apart may be sent it all the same. Gives whether
     /// that the id is another's was not known.
-    pub(super) fn expire(&self) -> bool {
-        self.expire_by(false)
+    pub(super) fn expire(&self, to: Reassigned) -> bool {
+        let mut state = self.lock();
+        let is_news = state.expire(to);
+        self.is_first.store(false, Ordering::Release);
+        is_news
     }
 
-    /// The same of `epoch`, if that is the current one.
+    /// The same of `epoch`, if that is the current one, where a store says so.
     #[cfg(feature = "store")]
     pub(super) fn expire_in(&self, epoch: &Epoch) {
         let mut state = self.lock();
         if state.is_in(epoch) {
-            state.expire(false);
+            state.expire(Reassigned::ToOneOfTwo);
             self.is_first.store(false, Ordering::Release);
         }
-    }
-
-    /// The same where it gave its id to a handshake of this very session.
-    pub(super) fn expire_by_own(&self) {
-        self.expire_by(true);
-    }
-
-    fn expire_by(&self, own: bool) -> bool {
-        let mut state = self.lock();
-        let is_news = state.expire(own);
-        self.is_first.store(false, Ordering::Release);
-        is_news
     }
 
     /// No recovery shall be published any more (rule I3).

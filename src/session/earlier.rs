@@ -8,7 +8,7 @@ use std::{
 
 use http::HeaderValue;
 
-use super::{Endpoint, Epoch};
+use super::{Endpoint, Epoch, Reassigned};
 
 /// How many are listed before it is looked which of them nobody uses any more.
 const FEW: usize = 64;
@@ -58,7 +58,7 @@ impl Earlier {
         }
         let epochs: Vec<_> = here.iter().filter_map(|it| it.epoch.upgrade()).collect();
         epochs.iter().for_each(|epoch| {
-            epoch.reassign();
+            epoch.reassign(Reassigned::ToAnother);
         });
         epochs
     }

@@ -49,9 +49,17 @@ pub(crate) struct Epoch {
 
 /// It has not.
 const NOBODY: u8 = 0;
-/// A handshake of the very session whose epoch it is.
-const OWN_HANDSHAKE: u8 = 1;
-const SOMEBODY_ELSE: u8 = 2;
+
+/// To whom a server has given an epoch's id since. The last one counts.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(crate) enum Reassigned {
+    /// A handshake of the very session whose epoch it is.
+    ToOwnHandshake = 1,
+    /// Two sessions have it, and nobody knows which of them was given it last.
+    ToOneOfTwo,
+    ToAnother,
+}
 
 /// Nothing is to be shown, or it has been.
 const PROVEN: u8 = 0;
@@ -179,7 +187,8 @@ impl Epoch {
             replaced: AtomicBool::new(false),
             replacement: Arc::default(),
             reassigned: AtomicU8::new(match known.is_reassigned {
-                true => SOMEBODY_ELSE,
+                // The record does not say how that is known.
+                true => Reassigned::ToOneOfTwo as u8,
                 false => NOBODY,
             }),
             shown_by: OnceLock::new(),
@@ -329,28 +338,29 @@ impl Epoch {
         self.replacement.notify_waiters();
     }
 
-    /// The server has given its id to somebody else, for good. Gives whether that was not known.
-    pub(super) fn reassign(&self) -> bool {
-        self.reassigned.swap(SOMEBODY_ELSE, Ordering::AcqRel) == NOBODY
-    }
-
-    /// The server has given its id to a handshake of its own session.
-    pub(super) fn reassign_to_own(&self) -> bool {
-        self.reassigned.fetch_max(OWN_HANDSHAKE, Ordering::AcqRel) == NOBODY
+    /// The server has given its id away. Gives whether that was not known.
+    pub(super) fn reassign(&self, to: Reassigned) -> bool {
+        self.reassigned.fetch_max(to as u8, Ordering::AcqRel) == NOBODY
     }
 
     pub(crate) fn is_reassigned(&self) -> bool {
         self.reassigned.load(Ordering::Acquire) != NOBODY
     }
 
-    /// Whether that was not to its own session.
-    pub(crate) fn is_reassigned_to_another(&self) -> bool {
-        self.reassigned.load(Ordering::Acquire) == SOMEBODY_ELSE
-    }
-
     /// Whether that was to nobody but its own session.
     pub(super) fn is_reassigned_to_own(&self) -> bool {
-        self.reassigned.load(Ordering::Acquire) == OWN_HANDSHAKE
+        self.reassigned.load(Ordering::Acquire) == Reassigned::ToOwnHandshake as u8
+    }
+
+    /// Whether that was to another session, or may have been.
+    pub(crate) fn may_be_anothers(&self) -> bool {
+        self.reassigned.load(Ordering::Acquire) > Reassigned::ToOwnHandshake as u8
+    }
+
+    /// Whether it is certain that its session has lost it.
+    pub(super) fn is_lost(&self) -> bool {
+        let to = self.reassigned.load(Ordering::Acquire);
+        ![NOBODY, Reassigned::ToOneOfTwo as u8].contains(&to)
     }
 
     pub(crate) fn is_replaced(&self) -> bool {

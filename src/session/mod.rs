@@ -48,7 +48,7 @@ pub(crate) use self::{
     affinity::Affinity,
     chain::{Chain, Claim, Leader, Snapshot, Standing},
     endpoint::Endpoint,
-    epoch::{Epoch, Handshake},
+    epoch::{Epoch, Handshake, Reassigned},
     event_log::{EventLog, Logged, LoggedAnswer, StreamOrigin},
     orphan_timer::{OrphanTimer, Replaced},
     pace::Pauses,

@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderValue, Uri};
 use tokio::sync::Semaphore;
 
 use super::{
-    Endpoint, Initialize, Key, Pauses, Principal, Session, random_id,
+    Endpoint, Initialize, Key, Pauses, Principal, Reassigned, Session, random_id,
     table::{Table, TableLimits},
 };
 use crate::sync::{
@@ -184,7 +184,7 @@ impl Sessions {
                     replaces = holder.stored_under_its_key();
                 }
                 table.remove(holder);
-            } else if holder.chain().expire() {
+            } else if holder.chain().expire(Reassigned::ToAnother) {
                 displaced.push(holder);
             }
         }
@@ -258,7 +258,7 @@ impl Sessions {
                 table.assigned.take(session.endpoint(), id);
                 displaced = table.holders(session.endpoint(), id);
                 displaced.push(session.clone());
-                displaced.retain(|it| it.chain().expire());
+                displaced.retain(|it| it.chain().expire(Reassigned::ToOneOfTwo));
             }
         }
         _earlier = table.insert(&session, used, &self.0.bytes);

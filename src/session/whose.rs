@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 
-use super::{Endpoint, Epoch, Leader, Session, Sessions, table::Table};
+use super::{Endpoint, Epoch, Leader, Reassigned, Session, Sessions, table::Table};
 use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// An id that a handshake was given, until what it made is published or given up.
@@ -69,10 +69,10 @@ impl Sessions {
         displaced.retain(|holder| match Arc::ptr_eq(holder, session) {
             true => {
                 // While it is recovered, nothing is written of it.
-                holder.chain().expire_by_own();
+                holder.chain().expire(Reassigned::ToOwnHandshake);
                 false
             }
-            false => holder.chain().expire(),
+            false => holder.chain().expire(Reassigned::ToAnother),
         });
         _given_away = table.earlier.reassign(session.endpoint(), id);
         drop(table);
@@ -97,7 +97,8 @@ impl Sessions {
         let Some(mut met) = table.meet(session, epoch) else {
             return false;
         };
-        met.others.retain(|other| other.chain().expire());
+        met.others
+            .retain(|other| other.chain().expire(Reassigned::ToOneOfTwo));
         drop(table);
         self.displaced(&met.others);
         true
@@ -126,12 +127,16 @@ impl Sessions {
             None => table.meet(session, &epoch),
             Some(_) => None,
         };
-        let is_lost = is_taken || met.is_some();
-        let published = leader.publish(epoch.clone(), shares, is_lost)?;
-        match is_taken {
-            true => others.clear(),
-            false => others.retain(|other| other.chain().expire()),
-        }
+        let (lost, others_lost) = match (is_taken, &met) {
+            (true, _) => (Some(Reassigned::ToAnother), None),
+            (false, Some(_)) => {
+                let to = Some(Reassigned::ToOneOfTwo);
+                (to, to)
+            }
+            (false, None) => (None, Some(Reassigned::ToAnother)),
+        };
+        let published = leader.publish(epoch.clone(), shares, lost)?;
+        others.retain(|other| others_lost.is_some_and(|to| other.chain().expire(to)));
         table.unlist_moved(session, &before);
         table.earlier.left(session.endpoint(), &before);
         table.list_moved(session, &epoch);
@@ -180,7 +185,7 @@ impl Sessions {
         // Where there is one id for all, none is known to have expired.
         let tells_apart = table.handed_out.differ(session.endpoint());
         let mut holders = table.holders(session.endpoint(), id).into_iter();
-        holders.any(|it| !Arc::ptr_eq(&it, session) && (!tells_apart || !it.chain().is_expired()))
+        holders.any(|it| !Arc::ptr_eq(&it, session) && (!tells_apart || !has_lost(&it)))
             || table.assigned.is_anothers(session, id)
     }
 
@@ -224,8 +229,7 @@ impl Table {
         // Where there is one id for all, none is known to have expired.
         let tells_apart = self.handed_out.differ(endpoint);
         let mut holders = self.holders(endpoint, id).into_iter();
-        holders.any(|holder| !tells_apart || !holder.chain().is_expired())
-            || self.assigned.has(endpoint, id)
+        holders.any(|holder| !tells_apart || !has_lost(&holder)) || self.assigned.has(endpoint, id)
     }
 
     /// The other sessions whose current epoch has the id of this one of `session`.
@@ -255,7 +259,7 @@ impl Table {
             left: self.earlier.reassign(endpoint, id),
         };
         // Of these it is known that they have lost it.
-        met.others.retain(|other| !other.chain().is_expired());
+        met.others.retain(|other| !has_lost(other));
         let is_assigned = self.assigned.is_anothers(session, id);
         if !is_assigned && met.others.is_empty() && met.left.is_empty() {
             return None;
@@ -263,6 +267,11 @@ impl Table {
         self.assigned.take(endpoint, id);
         Some(met)
     }
+}
+
+/// Whether it is certain that the session has lost the id that it has upstream.
+fn has_lost(session: &Session) -> bool {
+    session.chain().current().is_lost()
 }
 
 /// Whether these are one session, which may have been forgotten and found again.

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::{Flight, flight::FlightEnd, state::State};
 use crate::{
     Failure,
-    session::{Epoch, RecoveryError, Session},
+    session::{Epoch, Reassigned, RecoveryError, Session},
     sync::{Instant, atomic::Ordering},
 };
 
@@ -49,7 +49,7 @@ impl Leader {
         mut self,
         epoch: Arc<Epoch>,
         shares: bool,
-        is_taken: bool,
+        lost: Option<Reassigned>,
     ) -> Result<Published, Self> {
         let chain = self.session.chain();
         let replaced = {
@@ -59,8 +59,8 @@ impl Leader {
                 return Err(self);
             }
             let replaced = state.publish(epoch, shares, chain.pauses);
-            if is_taken {
-                state.expire(false);
+            if let Some(to) = lost {
+                state.expire(to);
             }
             replaced
         };

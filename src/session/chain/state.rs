@@ -8,7 +8,7 @@ use http::HeaderValue;
 use super::Flight;
 use crate::{
     Failure,
-    session::{Epoch, Pauses, RecoveryError, pace::Pace},
+    session::{Epoch, Pauses, Reassigned, RecoveryError, pace::Pace},
     sync::Instant,
 };
 
@@ -94,13 +94,9 @@ impl State {
     /// The current epoch is known to have expired: the server gave its id to somebody else, or to a
     /// handshake of its `own` session (rule A5). One that does not tell its sessions apart may be
     /// sent it all the same. Gives whether that the id is another's was not known.
-    pub(super) fn expire(&mut self, own: bool) -> bool {
+    pub(super) fn expire(&mut self, to: Reassigned) -> bool {
         self.expired = true;
-        match own {
-            _ if self.shares => false,
-            true => self.epoch.reassign_to_own(),
-            false => self.epoch.reassign(),
-        }
+        !self.shares && self.epoch.reassign(to)
     }
 
     /// `epoch` takes the place of the current one, which is given back. The flight is over.

@@ -66,7 +66,9 @@ impl Persistence {
 
     /// Whether it goes on where another process does.
     pub(super) fn follows(&self) -> bool {
-        self.reconciler().is_some_and(Reconcile::asks)
+        let all = self.sessions.kept_by();
+        all.iter()
+            .any(|it| it.reconciler().is_some_and(Reconcile::asks))
     }
 
     /// Its own, or that of another service that shares the sessions: those are all of theirs.

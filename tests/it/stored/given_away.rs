@@ -302,6 +302,69 @@ async fn a5_f2_a_response_enters_no_session_that_the_store_knows_to_be_over() {
     assert_eq!(server.whose_was(77), None);
 }
 
+/// That two have expired does not say that the id is nobody's: a third who is found with it has, too.
+#[tokio::test(start_paused = true)]
+async fn a5_n1_an_id_of_three_sessions_is_noones() {
+    for is_adopted in [false, true] {
+        // Given three users, each of whom was "1" at some time, the last of them rightly so, and each in a
+        // process of its own,
+        let (server, store) = (counting(), FaultyStore::new());
+        let process = || client(&server, store.layer());
+        let (first, next) = (process(), process());
+        let [ada, bob, eve] = [
+            stored(&first, "Ada").await,
+            stored(&first, "Bob").await,
+            stored(&first, "Eve").await,
+        ];
+        let here = |user: &User| moved(user, &next);
+        if is_adopted {
+            calls(&server, &here(&ada), 0).await;
+        }
+        server.restart();
+        calls(&server, &moved(&bob, &process()), 1).await;
+        server.restart();
+        calls(&server, &moved(&eve, &process()), 2).await;
+        // when all of them come to one process, then each is in a session of its own there.
+        for (user, call) in [&eve, &bob, &ada, &eve, &bob, &ada].into_iter().zip(3..) {
+            calls(&server, &here(user), call).await;
+        }
+    }
+}
+
+/// I3: nor is it ended in that one's place.
+#[tokio::test(start_paused = true)]
+async fn i3_a5_what_two_sessions_had_is_not_ended_with_a_third() {
+    // Given Ada, who is "1" rightly so, and Bob and Eve, whom other processes have had as "1" before,
+    let (server, store) = (counting(), FaultyStore::new());
+    let process = || client(&server, store.layer());
+    let here = process();
+    let [ada, bob, eve] = [
+        stored(&here, "Ada").await,
+        stored(&here, "Bob").await,
+        stored(&here, "Eve").await,
+    ];
+    server.restart();
+    calls(&server, &moved(&bob, &process()), 1).await;
+    server.restart();
+    calls(&server, &moved(&eve, &process()), 2).await;
+    server.restart();
+    calls(&server, &ada, 3).await;
+    // when Bob meets her there, and Eve ends, then hers is not ended.
+    let gate = hold_answer(&server, "tools/list");
+    let listing = tokio::spawn({
+        let ada = ada.clone();
+        let list = serde_json::json!({"jsonrpc": "2.0", "id": 9, "method": "tools/list"});
+        async move { ada.send(post(Some(&ada.session), &list)).await }
+    });
+    settle().await;
+    calls(&server, &bob, 4).await;
+    eve.delete().await;
+    a_while().await;
+    assert!(server.live().contains(&ada.session));
+    gate.open();
+    assert_eq!(soon(listing).await.unwrap().status, 200);
+}
+
 /// A user whose session the store knows.
 async fn stored(client: &Client, name: &'static str) -> User {
     let user = User::connect(client, name).await;

@@ -432,7 +432,12 @@ async fn a5_g1_one_id_for_all_and_streams_go_on() {
         // Given a GET of Ada's, or of the layer's own for her, whose head is late,
         let server = Server::new(Profile::TypeScript);
         server.set_ids(Ids::Constant);
-        let ada = User::connect(&client(&server, SessionRecoveryLayer::new()), "Ada").await;
+        // (Without principals Bob would take her place.)
+        let layer = SessionRecoveryLayer::new().principal(|parts: &http::request::Parts| {
+            let authorization = parts.headers.get("authorization")?;
+            Some(Principal::new(authorization.as_bytes()))
+        });
+        let ada = User::connect(&client(&server, layer), "Ada").await;
         let fed = Fed::default();
         let (gets, late) = (fed.clone(), fed.clone());
         let opening = {
