@@ -179,7 +179,11 @@ fn kind(seen: &Seen, log: &[(Kind, Option<HeaderValue>)]) -> Kind {
 /// time, is let go of before the handshake (rule D5).
 fn cut(own: Sent, answer: &Answer) -> Sent {
     let has_length = |headers: &HeaderMap| headers.contains_key("content-length");
-    if !has_length(&own.headers) || has_length(&answer.head.headers) {
+    let is_shortened = match has_length(&own.headers) {
+        true => !has_length(&answer.head.headers),
+        false => own.end == End::Hangs && answer.end() == End::Clean.seen(),
+    };
+    if !is_shortened {
         return own;
     }
     let chunks = answer.chunks();
