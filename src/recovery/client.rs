@@ -96,6 +96,16 @@ impl UpstreamSession {
         }
     }
 
+    /// Whether it is still there to be used: nobody says whose the id of a handshake is once that is given
+    /// up.
+    fn is_in_use(&self, sessions: &Sessions, session: &Arc<Session>) -> bool {
+        let is_given_up = match (&self.of, &self.id) {
+            (Of::Handshake(_), Some(id)) => !sessions.has_been_given(session, id),
+            _ => false,
+        };
+        !is_given_up && !self.is_anothers(sessions, session)
+    }
+
     /// The same of what would end it (rule I3).
     fn ends_anothers(&self, sessions: &Sessions, session: &Arc<Session>) -> bool {
         let uses = |id| sessions.uses(session.endpoint(), id);
@@ -305,7 +315,7 @@ where
             in_background(self.shared.config.recovery_timeout, async move {
                 // One at a time.
                 let _turn = turns.acquire().await;
-                let is_own = || !upstream.is_anothers(&shared.sessions, &session);
+                let is_own = || upstream.is_in_use(&shared.sessions, &session);
                 shared.send_and_drain(request, is_own).await;
             });
         }

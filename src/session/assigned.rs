@@ -51,6 +51,12 @@ impl Assignments {
             .any(|it| !Arc::ptr_eq(&it.session, session))
     }
 
+    /// Whether a handshake of this session has the id.
+    pub(super) fn is_of(&self, session: &Arc<Session>, id: &HeaderValue) -> bool {
+        self.current(session.endpoint(), id)
+            .any(|it| Arc::ptr_eq(&it.session, session))
+    }
+
     /// Whether any handshake has the id.
     pub(super) fn has(&self, endpoint: &Endpoint, id: &HeaderValue) -> bool {
         self.current(endpoint, id).next().is_some()

@@ -201,6 +201,11 @@ impl Sessions {
             && (taken.load(Ordering::Acquire) || self.has_another(session, id))
     }
 
+    /// Whether `session` goes on under this id, or a handshake of it that is under way is to.
+    pub(crate) fn has_been_given(&self, session: &Arc<Session>, id: &HeaderValue) -> bool {
+        session.chain().current().id() == Some(id) || self.read().assigned.is_of(session, id)
+    }
+
     /// Whether the endpoint is known to hand out more than one id.
     pub(crate) fn tells_apart(&self, endpoint: &Endpoint) -> bool {
         self.read().handed_out.differ(endpoint)

@@ -1,6 +1,7 @@
 //! The servers as the service below the layer.
 
 use std::{
+    cell::Cell,
     future::{Future, pending, poll_fn},
     pin::Pin,
     sync::Arc,
@@ -21,6 +22,11 @@ use crate::{
     wire::{Broken, Life, Sent, Wire},
     world::World,
 };
+
+thread_local! {
+    /// It is a caller who asks whether the service is ready.
+    pub static IS_CALLER: Cell<bool> = const { Cell::new(false) };
+}
 
 pub struct Servers {
     world: World,
@@ -50,7 +56,7 @@ impl Service<Request<RequestBody<Sent>>> for Servers {
     type Future = Pin<Box<dyn Future<Output = Result<Response<Wire>, Broken>> + Send>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
-        if self.wait.is_none() && !self.is_ready {
+        if self.wait.is_none() && !self.is_ready && !IS_CALLER.get() {
             let wait = self.world.state().is_ready_after();
             self.wait = wait.map(|wait| Box::pin(sleep(wait)));
         }

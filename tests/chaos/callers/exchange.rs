@@ -1,6 +1,9 @@
 //! A request as it is sent, and its answer as it is read.
 
+use futures::FutureExt;
+
 use super::*;
+use crate::service::IS_CALLER;
 
 impl Caller {
     /// Sends a request, and waits for its head.
@@ -82,7 +85,11 @@ impl Caller {
         let start = Instant::now();
         self.world.state().account.counts.requests += 1;
         let mut layer = self.layer.clone();
-        let ready = layer.ready().await;
+        // What a caller decides before its service is ready is none of the layer's business.
+        IS_CALLER.set(true);
+        let ready = layer.ready().now_or_never();
+        IS_CALLER.set(false);
+        let ready = ready.and_then(Result::ok);
         let mut sending = Box::pin(ready.expect("it is always ready").call(request));
         let mut own = outgoing.late.unwrap_or_default();
         let mut result = None;
