@@ -300,7 +300,7 @@ impl Chain {
     pub(super) fn expire_in(&self, epoch: &Epoch) {
         let mut state = self.lock();
         if state.is_in(epoch) {
-            state.expire(Reassigned::ToOneOfTwo);
+            state.expire(Reassigned::OneOfTwo);
             self.is_first.store(false, Ordering::Release);
         }
     }

@@ -58,7 +58,7 @@ impl Earlier {
         }
         let epochs: Vec<_> = here.iter().filter_map(|it| it.epoch.upgrade()).collect();
         epochs.iter().for_each(|epoch| {
-            epoch.reassign(Reassigned::ToAnother);
+            epoch.reassign(Reassigned::Another);
         });
         epochs
     }

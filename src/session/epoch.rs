@@ -55,10 +55,10 @@ const NOBODY: u8 = 0;
 #[repr(u8)]
 pub(crate) enum Reassigned {
     /// A handshake of the very session whose epoch it is.
-    ToOwnHandshake = 1,
+    OwnHandshake = 1,
     /// Two sessions have it, and nobody knows which of them was given it last.
-    ToOneOfTwo,
-    ToAnother,
+    OneOfTwo,
+    Another,
 }
 
 /// Nothing is to be shown, or it has been.
@@ -188,7 +188,7 @@ impl Epoch {
             replacement: Arc::default(),
             reassigned: AtomicU8::new(match known.is_reassigned {
                 // The record does not say how that is known.
-                true => Reassigned::ToOneOfTwo as u8,
+                true => Reassigned::OneOfTwo as u8,
                 false => NOBODY,
             }),
             shown_by: OnceLock::new(),
@@ -349,18 +349,18 @@ impl Epoch {
 
     /// Whether that was to nobody but its own session.
     pub(super) fn is_reassigned_to_own(&self) -> bool {
-        self.reassigned.load(Ordering::Acquire) == Reassigned::ToOwnHandshake as u8
+        self.reassigned.load(Ordering::Acquire) == Reassigned::OwnHandshake as u8
     }
 
     /// Whether that was to another session, or may have been.
     pub(crate) fn may_be_anothers(&self) -> bool {
-        self.reassigned.load(Ordering::Acquire) > Reassigned::ToOwnHandshake as u8
+        self.reassigned.load(Ordering::Acquire) > Reassigned::OwnHandshake as u8
     }
 
     /// Whether it is certain that its session has lost it.
     pub(super) fn is_lost(&self) -> bool {
         let to = self.reassigned.load(Ordering::Acquire);
-        ![NOBODY, Reassigned::ToOneOfTwo as u8].contains(&to)
+        ![NOBODY, Reassigned::OneOfTwo as u8].contains(&to)
     }
 
     pub(crate) fn is_replaced(&self) -> bool {

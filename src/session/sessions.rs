@@ -184,7 +184,7 @@ impl Sessions {
                     replaces = holder.stored_under_its_key();
                 }
                 table.remove(holder);
-            } else if holder.chain().expire(Reassigned::ToAnother) {
+            } else if holder.chain().expire(Reassigned::Another) {
                 displaced.push(holder);
             }
         }
@@ -258,7 +258,7 @@ impl Sessions {
                 table.assigned.take(session.endpoint(), id);
                 displaced = table.holders(session.endpoint(), id);
                 displaced.push(session.clone());
-                displaced.retain(|it| it.chain().expire(Reassigned::ToOneOfTwo));
+                displaced.retain(|it| it.chain().expire(Reassigned::OneOfTwo));
             }
         }
         _earlier = table.insert(&session, used, &self.0.bytes);

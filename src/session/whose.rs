@@ -69,10 +69,10 @@ impl Sessions {
         displaced.retain(|holder| match Arc::ptr_eq(holder, session) {
             true => {
                 // While it is recovered, nothing is written of it.
-                holder.chain().expire(Reassigned::ToOwnHandshake);
+                holder.chain().expire(Reassigned::OwnHandshake);
                 false
             }
-            false => holder.chain().expire(Reassigned::ToAnother),
+            false => holder.chain().expire(Reassigned::Another),
         });
         _given_away = table.earlier.reassign(session.endpoint(), id);
         drop(table);
@@ -98,7 +98,7 @@ impl Sessions {
             return false;
         };
         met.others
-            .retain(|other| other.chain().expire(Reassigned::ToOneOfTwo));
+            .retain(|other| other.chain().expire(Reassigned::OneOfTwo));
         drop(table);
         self.displaced(&met.others);
         true
@@ -128,12 +128,12 @@ impl Sessions {
             Some(_) => None,
         };
         let (lost, others_lost) = match (is_taken, &met) {
-            (true, _) => (Some(Reassigned::ToAnother), None),
+            (true, _) => (Some(Reassigned::Another), None),
             (false, Some(_)) => {
-                let to = Some(Reassigned::ToOneOfTwo);
+                let to = Some(Reassigned::OneOfTwo);
                 (to, to)
             }
-            (false, None) => (None, Some(Reassigned::ToAnother)),
+            (false, None) => (None, Some(Reassigned::Another)),
         };
         let published = leader.publish(epoch.clone(), shares, lost)?;
         others.retain(|other| others_lost.is_some_and(|to| other.chain().expire(to)));
