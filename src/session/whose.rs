@@ -155,6 +155,16 @@ impl Sessions {
     /// Whether what is sent in this epoch of `session` would enter the session of somebody else
     /// (rule A5). A server that does not tell its sessions apart is not fought.
     pub(crate) fn is_anothers(&self, session: &Arc<Session>, epoch: &Epoch) -> bool {
+        self.is_anothers_but(session, epoch, |_| false)
+    }
+
+    /// The same where some of those who have the id do not count.
+    fn is_anothers_but(
+        &self,
+        session: &Arc<Session>,
+        epoch: &Epoch,
+        is_left_out: impl Fn(&Session) -> bool,
+    ) -> bool {
         if epoch.is_reassigned() {
             return true;
         }
@@ -166,7 +176,7 @@ impl Sessions {
         }
         let table = self.read();
         let mut holders = table.holders(session.endpoint(), id).into_iter();
-        holders.any(|holder| !Arc::ptr_eq(&holder, session))
+        holders.any(|holder| !Arc::ptr_eq(&holder, session) && !is_left_out(&holder))
             || table.assigned.is_anothers(session, id)
     }
 
@@ -175,7 +185,8 @@ impl Sessions {
     pub(crate) fn ends_anothers(&self, session: &Arc<Session>, epoch: &Epoch) -> bool {
         match epoch.id() {
             Some(id) if epoch.is_reassigned_to_own() => self.has_another(session, id),
-            _ => self.is_anothers(session, epoch),
+            // Who has lost it has nothing to be ended.
+            _ => self.is_anothers_but(session, epoch, has_lost),
         }
     }
 
@@ -491,6 +502,21 @@ mod tests {
         let assigned = again(&one);
         sessions.forget(&one);
         assert!(assigned.must_end(&one));
+    }
+
+    /// I1: what a recovery has made of a session that ends meanwhile is ended, whoever had its id before.
+    #[test]
+    fn i3_a5_who_has_lost_an_id_keeps_no_session_from_being_ended() {
+        let sessions = Sessions::new();
+        let [_one, two, three] = ["1", "2", "3"].map(|id| recorded(&sessions, ENDPOINT, id));
+        drop(recover(&sessions, &two, &id("1")));
+        let made = two.chain().current();
+        sessions.forget(&two);
+        assert!(!sessions.ends_anothers(&two, &made));
+        // What is sent in it might be for somebody, and who has been given it since has it.
+        assert!(sessions.is_anothers(&two, &made));
+        drop(recover(&sessions, &three, &id("1")));
+        assert!(sessions.ends_anothers(&two, &made));
     }
 
     /// N3: nobody knows to which of them it was given later.
