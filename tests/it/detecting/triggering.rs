@@ -78,14 +78,20 @@ async fn d6_a_late_404_is_sent_again_in_the_current_epoch_without_a_handshake() 
             (seen.status, seen.outcome()),
             (200, Some(Outcome::Replayed))
         );
-        assert_eq!(
-            seen.recovery.map(|recovery| recovery.epoch()),
-            Some(recoveries)
-        );
-        let sent = server.seen().split_off(before);
+        if !is_get {
+            assert_eq!(
+                seen.recovery.map(|recovery| recovery.epoch()),
+                Some(recoveries)
+            );
+        }
+        // A GET may be sent there before its answer comes (rule G1).
+        let mut sent = server.seen().split_off(if is_get { 0 } else { before });
+        sent.retain(|seen| !is_get || late(seen) && seen.session() != Some(FIRST));
         assert_eq!(sent.len(), 1, "{recoveries} {is_get}");
         assert!(late(&sent[0]));
-        assert_eq!(sent[0].session(), Some(server.live()[0].as_str()));
+        if !is_get {
+            assert_eq!(sent[0].session(), Some(server.live()[0].as_str()));
+        }
         assert_eq!(server.count("initialize"), recoveries as usize + 1);
     }
 }
