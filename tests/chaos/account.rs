@@ -67,8 +67,9 @@ pub struct Lineage {
     pub is_forgotten: bool,
     /// Its caller has gone on to another.
     pub is_abandoned: bool,
-    /// A stranger has had it recovered, with credentials of its own: without a principal, that is
-    /// whose it is from then on (rules D8, E5). Or somebody has ended it whom the layer has forgotten.
+    /// A stranger, or who had its id before, has had it recovered, with credentials of its own: without a
+    /// principal, that is whose it is from then on (rules D8, E5). Or somebody has ended it whom the layer
+    /// has forgotten.
     pub is_taken: bool,
     /// The session on the server that requests were last sent in, by serial.
     pub current: Option<usize>,
@@ -374,8 +375,12 @@ impl Account {
         upstream.denied_since.get_or_insert_with(Instant::now);
     }
 
-    /// A request of a caller is sent in a session: it is the current one, or was.
+    /// A request of a caller is sent in a session: it is the current one, or was. Unless the layer has not
+    /// heard of it, and goes on in one before that had the same id.
     pub fn sent_in(&mut self, number: usize, serial: usize) {
+        if self.upstreams[serial].delivered.is_none() {
+            return;
+        }
         let lineage = &mut self.lineages[number];
         let current = lineage.current.unwrap_or_default();
         if serial > current || lineage.current.is_none() {

@@ -115,7 +115,7 @@ pub fn check(state: &mut State, seen: &Seen) {
                     tag.number, tag.lineage
                 )
             });
-        if tag.lineage.is_none() {
+        if tag.lineage != Some(lineage) {
             state.account.lineages[lineage].is_taken = true;
         }
         state
