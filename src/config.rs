@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use crate::{
     RecoveryEvent,
+    deadline::deadline,
     http_service::SharedService,
     mcp::{Classify, Message},
     session::{Epoch, Pauses, Principal, Session, Sessions, TableLimits},
@@ -48,13 +49,9 @@ pub(crate) struct Config {
 }
 
 impl Config {
-    /// When what begins at `start` has to be over (rule E10). A time-out that the clock cannot tell
-    /// is as good as none.
+    /// When what begins at `start` has to be over (rule E10).
     pub(crate) fn deadline(&self, start: Instant) -> Instant {
-        const FAR: Duration = Duration::from_secs(60 * 60 * 24 * 365);
-        start
-            .checked_add(self.recovery_timeout)
-            .unwrap_or(start + FAR)
+        deadline(start, self.recovery_timeout)
     }
 }
 

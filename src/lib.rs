@@ -232,6 +232,7 @@
 
 mod body;
 mod config;
+mod deadline;
 mod exchange;
 mod future;
 mod http_service;

@@ -17,15 +17,16 @@ use tokio::{
 };
 
 use super::Session;
-use crate::mcp::{Id, Message};
+use crate::{
+    deadline::deadline,
+    mcp::{Id, Message},
+};
 
 /// How many of them a session keeps in mind, and how much their ids may take up, in bytes.
 const MAX_LEN: usize = 1024;
 const MAX_BYTES: usize = 64 * 1024;
 /// How many responses to nothing that is known.
 const MAX_EARLY: usize = 64;
-/// As good as for ever.
-const FAR: Duration = Duration::from_secs(86_400 * 365);
 
 /// The requests of a session that were accepted and not yet answered, and the streams that may answer
 /// them.
@@ -179,8 +180,7 @@ impl AcceptedRequests {
             }
             if self.listening.contains_key(&it.epoch) {
                 let now = Instant::now();
-                let until = now.checked_add(patience).unwrap_or(now + FAR);
-                let until = *it.until.get_or_insert(until);
+                let until = *it.until.get_or_insert_with(|| deadline(now, patience));
                 if until > now {
                     lost.until = Some(lost.until.map_or(until, |other| other.min(until)));
                     return true;

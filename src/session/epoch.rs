@@ -50,7 +50,7 @@ pub(crate) struct Epoch {
 /// It has not.
 const NOBODY: u8 = 0;
 
-/// To whom a server has given an epoch's id since. The last one counts.
+/// To whom a server has given an epoch's id since. Of what is heard of that, the last of these counts.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(crate) enum Reassigned {

@@ -175,15 +175,11 @@ impl Sessions {
         if let Some(renewed) = holders.iter().find(|holder| is_renewed(holder)) {
             key.id = renewed.id().clone();
         }
-        #[cfg(feature = "store")]
-        let mut replaces = None;
+        let mut replaced = None;
         for holder in &holders {
             if *holder.key() == key {
-                #[cfg(feature = "store")]
-                {
-                    replaces = holder.stored_under_its_key();
-                }
                 table.remove(holder);
+                replaced = Some(holder);
             } else if holder.chain().expire(Reassigned::Another) {
                 displaced.push(holder);
             }
@@ -196,9 +192,9 @@ impl Sessions {
         key.endpoint = table.endpoint(&key);
         let session = Arc::new(Session::new(key, upstream, uri, initialize, pauses));
         #[cfg(feature = "store")]
-        if replaces.is_some() {
-            session.with_synced(|_, synced| synced.replaces = replaces);
-        }
+        session.takes_place_of(replaced);
+        #[cfg(not(feature = "store"))]
+        let _ = replaced;
         session.touch(used);
         // It counts: whoever makes one too many pays for it.
         _earlier = table.insert(&session, used, &self.0.bytes);

@@ -1,7 +1,7 @@
 //! What is known of a session's record in the store, and what of the session is not in it (rules H1,
 //! N3, N5, N6).
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -168,13 +168,19 @@ impl Session {
         own.is_none() || theirs.is_none() || own == theirs
     }
 
-    /// Whose record the store may hold under its key: its own, or that of the one whose place it took.
-    pub(super) fn stored_under_its_key(&self) -> Option<u64> {
-        let stored = self.synced(|synced| match synced.is_known {
-            true => synced.incarnation,
-            false => synced.replaces,
+    /// It takes the place of this one under its key, and so in the store of what that may hold there: of
+    /// this one, or of the one before.
+    pub(super) fn takes_place_of(&self, replaced: Option<&Arc<Session>>) {
+        let stored = replaced.and_then(|replaced| {
+            let stored = replaced.synced(|synced| match synced.is_known {
+                true => synced.incarnation,
+                false => synced.replaces,
+            });
+            stored.flatten()
         });
-        stored.flatten()
+        if stored.is_some() {
+            self.with_synced(|_, synced| synced.replaces = stored);
+        }
     }
 
     /// Whether a recorded session is the one that was `found`, and not a later one that was given its key
@@ -412,6 +418,21 @@ impl Session {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::{
+        Sessions,
+        fixture::{ENDPOINT, recorded},
+    };
+
+    #[test]
+    fn a5_n4_an_epoch_that_has_met_another_session_is_lost_for_good() {
+        let session = recorded(&Sessions::new(), ENDPOINT, "1");
+        let current = session.chain().current();
+        let record = session.record(&current, &State::default()).unwrap();
+        let never = || unreachable!("it is known");
+        assert!(!session.has_lost(&record, || false));
+        assert!(session.has_lost(&record, || true));
+        assert!(session.has_lost(&record, never));
+    }
 
     #[test]
     fn k10_what_is_kept_until_the_store_has_agreed_is_counted() {

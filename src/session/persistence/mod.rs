@@ -34,10 +34,13 @@ use self::{
 };
 pub(crate) use self::{end::EndedBy, find::Found, reconcile::Reconcile, under_way::Doing};
 use super::{Epoch, Pauses, Session, Sessions, TableLimits};
-use crate::store::{
-    Revision, Saved, SessionStore, StoreError, StoreErrorKind, StoreKey, Stored,
-    ended::Ended,
-    record::{Record, RecordError},
+use crate::{
+    deadline::deadline,
+    store::{
+        Revision, Saved, SessionStore, StoreError, StoreErrorKind, StoreKey, Stored,
+        ended::Ended,
+        record::{Record, RecordError},
+    },
 };
 
 /// Keeps the sessions of a table in a store.
@@ -146,9 +149,7 @@ impl Persistence {
 
     /// Whoever waits for the store waits until then at most (rule N5).
     pub(crate) fn deadline(&self) -> Instant {
-        const FAR: Duration = Duration::from_secs(60 * 60 * 24 * 365);
-        let now = Instant::now();
-        now.checked_add(self.config.timeout).unwrap_or(now + FAR)
+        deadline(Instant::now(), self.config.timeout)
     }
 
     /// How long something is given that takes several operations and that no request waits for.

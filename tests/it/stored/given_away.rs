@@ -470,6 +470,18 @@ async fn a5_n3_a_record_of_a_later_session_is_not_what_made_room_under_its_key()
     assert_eq!(soon(changing).await.unwrap().status, 200);
 }
 
+/// A, who goes by "4", and is "1" on the server.
+async fn renumbered(server: &Server, client: &Client) -> User {
+    for name in ["X", "Y", "Z"] {
+        User::connect(client, name).await;
+    }
+    let a = stored(client, "A").await;
+    server.restart();
+    assert_eq!(a.call(40).await.status, 200);
+    settle().await;
+    a
+}
+
 /// E1: what comes back has lost its session if the server has given its id away meanwhile.
 #[tokio::test(start_paused = true)]
 async fn a5_i2_what_comes_back_is_not_sent_under_an_id_that_was_given_away_meanwhile() {
@@ -477,13 +489,7 @@ async fn a5_i2_what_comes_back_is_not_sent_under_an_id_that_was_given_away_meanw
     let store = FaultyStore::new();
     let server = counting();
     let client = client(&server, store.layer().max_sessions(1));
-    for name in ["X", "Y", "Z"] {
-        User::connect(&client, name).await;
-    }
-    let a = stored(&client, "A").await;
-    server.restart();
-    assert_eq!(a.call(40).await.status, 200);
-    settle().await;
+    let a = renumbered(&server, &client).await;
     let (gate, changing) = change_late(&server, &a);
     settle().await;
     stored(&client, "C").await;
@@ -507,13 +513,7 @@ async fn b5_i2_a_session_that_makes_room_while_it_is_renewed_is_renewed() {
     let store = FaultyStore::new();
     let server = counting();
     let client = client(&server, store.layer().max_sessions(1));
-    for name in ["X", "Y", "Z"] {
-        User::connect(&client, name).await;
-    }
-    let a = stored(&client, "A").await;
-    server.restart();
-    assert_eq!(a.call(40).await.status, 200);
-    settle().await;
+    let a = renumbered(&server, &client).await;
     let (sender, opened) = tokio::sync::watch::channel(false);
     server.on_async(move |seen| {
         let renews = seen.what() == "initialize" && seen.session().is_some();

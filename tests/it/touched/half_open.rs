@@ -489,6 +489,55 @@ async fn a5_i3_a_handshake_that_is_forgotten_ends_nobody_elses_session() {
     assert_eq!(server.count("DELETE"), 0);
 }
 
+/// In the answer to a handshake, which succeeds or is refused after that. The answers are taken slowly.
+fn ping_twice(server: &Server, succeeds: bool) {
+    let behind = server.clone();
+    answer(server, "initialize", move |seen| {
+        let made = behind.default_answer(seen);
+        let (head, _) = made.into_parts();
+        let id = seen.message()["id"].clone();
+        let result = json!({"protocolVersion": VERSION, "capabilities": {}});
+        let error = json!({"code": -32603, "message": "no"});
+        let messages = [
+            json!({"jsonrpc": "2.0", "id": 1, "method": "ping"}),
+            json!({"jsonrpc": "2.0", "id": 2, "method": "ping"}),
+            match succeeds {
+                true => json!({"jsonrpc": "2.0", "id": id, "result": result}),
+                false => json!({"jsonrpc": "2.0", "id": id, "error": error}),
+            },
+        ];
+        let mut reply = sse(&messages.map(|it| format!("data: {it}\n\n")).concat());
+        reply
+            .headers_mut()
+            .insert(SESSION_ID, head.headers[SESSION_ID].clone());
+        reply
+    });
+    slow(server, "POST", Duration::from_secs(5));
+}
+
+fn answered_pings(server: &Server) -> usize {
+    let is_answer = |seen: &&Seen| seen.message()["result"].is_object();
+    server.seen().iter().filter(is_answer).count()
+}
+
+/// E7: nor does anybody say whose the id is once it is given up.
+#[tokio::test(start_paused = true)]
+async fn a5_e6_a_ping_of_a_handshake_that_was_given_up_is_not_answered() {
+    for succeeds in [true, false] {
+        // Given a handshake in which the server pinged twice, and is slow to take the answers,
+        let (server, _, bob) = ada_and_bob().await;
+        server.restart();
+        ping_twice(&server, succeeds);
+        // when that fails,
+        let status = if succeeds { 200 } else { 404 };
+        assert_eq!(bob.call(1).await.status, status);
+        // then no answer is sent under its id any more.
+        let before = answered_pings(&server);
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        assert_eq!(answered_pings(&server) - before, usize::from(succeeds));
+    }
+}
+
 /// A5, E6: what is left to say to a server that pinged twice is not said to somebody else's session.
 #[tokio::test(start_paused = true)]
 async fn a5_e6_a_ping_is_not_answered_in_the_session_of_another() {
@@ -496,28 +545,10 @@ async fn a5_e6_a_ping_is_not_answered_in_the_session_of_another() {
         // Given Bob's recovery, in which the server pinged twice, and is slow to take the answers,
         let (server, ada, bob) = ada_and_bob().await;
         server.restart();
-        let behind = server.clone();
-        answer(&server, "initialize", move |seen| {
-            let made = behind.default_answer(seen);
-            let (head, _) = made.into_parts();
-            let id = seen.message()["id"].clone();
-            let result = json!({"protocolVersion": VERSION, "capabilities": {}});
-            let messages = [
-                json!({"jsonrpc": "2.0", "id": 1, "method": "ping"}),
-                json!({"jsonrpc": "2.0", "id": 2, "method": "ping"}),
-                json!({"jsonrpc": "2.0", "id": id, "result": result}),
-            ];
-            let mut reply = sse(&messages.map(|it| format!("data: {it}\n\n")).concat());
-            reply
-                .headers_mut()
-                .insert(SESSION_ID, head.headers[SESSION_ID].clone());
-            reply
-        });
-        slow(&server, "POST", Duration::from_secs(5));
+        ping_twice(&server, true);
         assert_eq!(bob.call(1).await.status, 200);
         assert_eq!(server.last("tools/call").session(), Some("1"));
-        let is_answer = |seen: &Seen| seen.message()["result"].is_object();
-        let answered = || server.seen().iter().filter(|seen| is_answer(seen)).count();
+        let answered = || answered_pings(&server);
         assert_eq!(answered(), 1);
         // when Ada is given Bob's id meanwhile,
         if restarts {
