@@ -6,14 +6,19 @@ use super::{Persistence, PersistenceConfig};
 use crate::{
     Sessions,
     session::{TableLimits, fixture::PAUSES},
-    store::MemoryStore,
+    store::{MemoryStore, SessionStore},
 };
 
 /// A table that is kept in a store in memory.
 pub(super) fn persistence() -> (Arc<Persistence>, Sessions) {
+    persistence_in(MemoryStore::new())
+}
+
+/// A table that is kept in this store.
+pub(super) fn persistence_in(store: impl SessionStore) -> (Arc<Persistence>, Sessions) {
     let sessions = Sessions::new();
     let config = PersistenceConfig {
-        store: Arc::new(MemoryStore::new()),
+        store: Arc::new(store),
         timeout: Duration::from_millis(250),
         ttl: Duration::from_secs(60),
         recovery_timeout: Duration::from_secs(10),

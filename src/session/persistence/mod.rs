@@ -13,6 +13,8 @@ mod fixture;
 mod flush;
 mod health;
 mod reconcile;
+#[cfg(test)]
+mod tests;
 mod under_way;
 mod writer;
 
