@@ -449,6 +449,32 @@ async fn g6_the_time_of_another_stream_does_not_begin_anew() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn g6_of_each_stream_that_is_let_go_it_is_told_at_once_what_it_will_not_bring() {
+    // Given a call in each of two epochs that were lost since, and a stream of each that nobody reads,
+    let scene = scene(SessionRecoveryLayer::new()).await;
+    let _gets = feed_all(&scene.server, "GET");
+    answer_all(&scene.server, "tools/call", || reply(202, None, ""));
+    let mut listening = scene.listen().await;
+    let mut unread = Vec::new();
+    for id in [5, 6] {
+        unread.push(scene.unread(get(&scene.session, None)).await);
+        assert_eq!(scene.post(&tool_call(id)).await.status, 202);
+        scene.recover().await;
+        listening.now().await;
+    }
+    assert_eq!(listening.messages(), Vec::<serde_json::Value>::new());
+
+    // when one after the other is let go, then its call is lost, and no sooner.
+    let mut expected = Vec::new();
+    for id in [6, 5] {
+        unread.pop();
+        listening.now().await;
+        expected.push(lost(id, "session_expired"));
+        assert_eq!(listening.messages(), expected);
+    }
+}
+
 /// The streams have moved on by then, and have nothing to say.
 #[tokio::test(start_paused = true)]
 async fn g6_what_is_accepted_after_the_session_is_lost_is_lost_at_once() {
