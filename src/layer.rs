@@ -214,9 +214,10 @@ impl SessionRecoveryLayer {
     /// How many handshakes the layer makes at a time for one endpoint. Default: 64; at least 1.
     ///
     /// A server that restarts has lost all its sessions at once. Those beyond wait for their turn,
-    /// oldest first, within [`recovery_timeout`](Self::recovery_timeout). Who did not get a turn in
-    /// that time may try again at once. Services that share their [`sessions`](Self::sessions) share
-    /// this limit, too, and the first one to use it sets it.
+    /// oldest first, within seven eighths of [`recovery_timeout`](Self::recovery_timeout): with less time
+    /// left, a handshake would be of no use. Who did not get a turn in that time may try again at once.
+    /// What is restored after a handshake takes nobody's turn. Services that share their
+    /// [`sessions`](Self::sessions) share this limit, too, and the first one to use it sets it.
     #[must_use]
     pub fn max_handshakes(mut self, handshakes: usize) -> Self {
         self.config.max_handshakes = handshakes;

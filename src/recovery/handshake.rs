@@ -10,6 +10,7 @@ use tokio::time::{Instant, timeout};
 use super::{
     client::{Client, UpstreamSession},
     drain::drain_in_background,
+    initializing::Initializing,
     reply::Reply,
 };
 use crate::{
@@ -68,7 +69,7 @@ impl<S: HttpService<B>, B: Body<Error: Send> + Send + 'static> Drop for HalfOpen
 
 /// Makes a new session, as the caller's `initialize` made the one of `epoch`.
 pub(super) async fn shake_hands<'a, S, B>(
-    client: &'a Client<S, B>,
+    client: &'a Arc<Client<S, B>>,
     session: &'a Arc<Session>,
     epoch: &Epoch,
     shared: &Shared<S>,
@@ -82,9 +83,7 @@ where
     let initialize = &session.initialize().body;
     let proposed = mcp::propose_version(initialize, epoch.version());
     let (body, id) = proposed.ok_or(Failure::Malformed)?;
-    // It goes out under no id.
-    let response = client.post(&UpstreamSession::default(), body).await?;
-    let response = response.ok_or(Failure::Transport)?;
+    let response = Initializing::new(client, body).await?;
     if !response.status().is_success() {
         let response = whole(response, config, patience(deadline)).await;
         return Err(client.refused(response, Failure::Refused));
@@ -141,7 +140,7 @@ where
     })
 }
 
-fn session_id(headers: &HeaderMap) -> Option<http::HeaderValue> {
+pub(super) fn session_id(headers: &HeaderMap) -> Option<http::HeaderValue> {
     let mut id = headers.get(SESSION_ID)?.clone();
     id.set_sensitive(true);
     Some(id)

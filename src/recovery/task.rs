@@ -231,13 +231,25 @@ where
             .shared
             .sessions
             .handshakes(self.session.endpoint(), self.shared.config.max_handshakes);
-        let Ok(turn) = timeout_at(deadline, handshakes.acquire()).await else {
+        // With less time than this a handshake would be given up, and the server have it all the same.
+        let latest = self.sooner(deadline, 8);
+        let Ok(turn) = timeout_at(latest, handshakes.acquire()).await else {
             *has_turn = false;
             return Err(Failure::TimedOut.into());
         };
-        let (established, mut recovered) = self.establish(&expired, deadline).await?;
-        // Who has the next does not wait for a store.
+        let handshake = shake_hands(
+            &self.client,
+            &self.session,
+            &expired,
+            &self.shared,
+            deadline,
+        );
+        let established = timeout_at(deadline, handshake)
+            .await
+            .unwrap_or_else(|_| Err(Failure::TimedOut.into()))?;
+        // Who has the next waits neither for what is restored nor for a store.
         drop(turn);
+        let mut recovered = self.restore(&established, deadline).await;
         let before = expired.handshake().map(|handshake| &handshake.affinity);
         let affinity = self.client.affinity(before);
         let handshake = self.client.handshake(established.accepted, affinity);
@@ -272,7 +284,7 @@ where
         let own = adopted.take_over(&self.shared, &self.session);
         self.session.is_agreed();
         if self.shared.config.restore_state {
-            let deadline = self.telling_until(deadline);
+            let deadline = self.sooner(deadline, 16);
             recovered.restored = self.session.state();
             recovered.not_restored =
                 catch_up(&self.shared, &self.session, &adopted.epoch, own, deadline).await;
@@ -280,18 +292,8 @@ where
         (Next::Adopted(adopted), recovered)
     }
 
-    /// A new session, and in it what the old one held.
-    async fn establish(
-        &self,
-        expired: &Epoch,
-        deadline: Instant,
-    ) -> Result<(Established<'_, S, B>, Recovered), RecoveryError> {
-        let config = &self.shared.config;
-        let (client, session) = (&*self.client, &self.session);
-        let handshake = shake_hands(client, session, expired, &self.shared, deadline);
-        let established = timeout_at(deadline, handshake)
-            .await
-            .unwrap_or_else(|_| Err(Failure::TimedOut.into()))?;
+    /// Tells the new session what the old one held.
+    async fn restore(&self, established: &Established<'_, S, B>, deadline: Instant) -> Recovered {
         let mut recovered = Recovered {
             changes: match self.expired.result() {
                 Some(old) => established.result.changes_from(old),
@@ -300,19 +302,20 @@ where
             ..Recovered::default()
         };
         let state = self.session.state();
-        if config.restore_state && !state.is_empty() {
+        if self.shared.config.restore_state && !state.is_empty() {
             recovered.restored = state.clone();
-            let deadline = self.telling_until(deadline);
+            // What is not restored must not cost the recovery.
+            let deadline = self.sooner(deadline, 16);
             recovered.not_restored =
                 restore(&self.client, &established.session, state, deadline).await;
         }
-        Ok((established, recovered))
+        recovered
     }
 
-    /// Whoever waits has no more time than this: what is not restored must not cost it.
-    fn telling_until(&self, deadline: Instant) -> Instant {
+    /// So much sooner than the deadline, as a part of the time that is left: whoever waits has no more.
+    fn sooner(&self, deadline: Instant, part: u32) -> Instant {
         let patience = self.shared.config.recovery_timeout;
-        deadline - patience.min(deadline - Instant::now()) / 16
+        deadline - patience.min(deadline - Instant::now()) / part
     }
 
     /// Publishes the epoch. If the session was forgotten meanwhile, what a handshake has made is

@@ -11,7 +11,7 @@ use std::{
 use futures::future::join_all;
 use mcp_session_recovery::{Failure, Outcome, SessionRecoveryLayer, Sessions};
 use serde_json::Value;
-use testing::scenario::{Door, Events, is, start};
+use testing::scenario::{Door, Events, hang, is, start};
 use testing::*;
 use tokio::time::{Instant, sleep};
 
@@ -117,7 +117,7 @@ async fn e12_ten_thousand_sessions_find_their_server_restarted() {
 }
 
 /// K11, K5: a server so slow that not all get their turn in time. Nobody is starved, no handshake is
-/// made in vain, and no time is lost.
+/// made in vain, though each has a little more time left than the one before, and no time is lost.
 #[tokio::test(start_paused = true)]
 async fn e12_a_session_that_did_not_get_its_turn_in_time_gets_it_later() {
     const MANY: usize = 2_000;
@@ -128,7 +128,8 @@ async fn e12_a_session_that_did_not_get_its_turn_in_time_gets_it_later() {
     let gauge = Gauge::slow(&server, Duration::from_millis(100));
 
     let started = Instant::now();
-    let calling = sessions.iter().map(async |session| {
+    let calling = sessions.iter().enumerate().map(async |(n, session)| {
+        sleep(Duration::from_millis(n as u64)).await;
         while send(&client, call(session)).await.status != 200 {
             sleep(Duration::from_millis(50)).await;
         }
@@ -294,11 +295,36 @@ async fn e12_a_turn_ends_however_the_handshake_does() {
         });
         let first = testing::scenario::start(&client, call(&sessions[0]));
         settle().await;
-        sleep(Duration::from_secs(1)).await;
+        sleep(Duration::from_secs(2)).await;
         for session in &sessions[1..] {
-            // The first one's time ends at 10 s, this one's at 11.
+            // The first one's time ends at 10 s, and that for this one to have its turn at 10.75.
             assert_eq!(send(&client, call(session)).await.status, 200, "{panics}");
         }
         assert_eq!(first.await.unwrap().status, 404);
     }
+}
+
+/// E12: what a caller had the server hold does not keep others from their turn.
+#[tokio::test(start_paused = true)]
+async fn e12_h1_nobody_waits_for_what_is_restored_of_others() {
+    // Given a server that does not answer to a subscription any more, and makes one session at a time,
+    let server = Server::new(Profile::TypeScriptJson);
+    let client = client(&server, SessionRecoveryLayer::new().max_handshakes(1));
+    let sessions = sessions(&client, 2).await;
+    let mut subscribe = tool_call(2);
+    subscribe["method"] = "resources/subscribe".into();
+    subscribe["params"] = serde_json::json!({"uri": "file:///a"});
+    let answer = send(&client, post(Some(&sessions[0]), &subscribe)).await;
+    assert_eq!(answer.status, 200);
+    server.restart();
+    hang(&server, "resources/subscribe");
+    // when a session is recovered to which that is restored,
+    let first = start(&client, call(&sessions[0]));
+    settle().await;
+    assert_eq!(server.count("resources/subscribe"), 2);
+    // then another one is recovered meanwhile.
+    let started = Instant::now();
+    assert_eq!(send(&client, call(&sessions[1])).await.status, 200);
+    assert_eq!(started.elapsed(), Duration::ZERO);
+    assert_eq!(first.await.unwrap().status, 200);
 }
