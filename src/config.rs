@@ -91,9 +91,10 @@ impl<S> Shared<S> {
     pub(crate) fn changed(&self, session: &Arc<Session>) {
         #[cfg(feature = "store")]
         if let Some(persistence) = &self.persistence {
-            persistence.changed(session);
+            return persistence.changed(session);
         }
-        let _ = session;
+        // Another service may have the store of the table.
+        self.sessions.changed([session]);
     }
 
     /// Whether the session is recorded; once more, where it was forgotten for want of room.

@@ -115,7 +115,7 @@ where
         #[cfg_attr(not(feature = "store"), expect(unused_mut))]
         let mut report = Report::new(&self.session, &self.expired, on_recovery, leader);
         #[cfg(feature = "store")]
-        if self.shared.persistence.is_some() {
+        if self.shared.sessions.is_kept() {
             let (shared, session) = (self.shared.clone(), self.session.clone());
             // What has changed meanwhile was not written.
             report.cancelled = Some(Box::new(move || {
@@ -141,7 +141,7 @@ where
             Err(error) => {
                 let failure = error.failure;
                 #[cfg(feature = "store")]
-                if self.shared.persistence.is_some() {
+                if self.shared.sessions.is_kept() {
                     self.session.stays();
                 }
                 match has_turn {
@@ -339,7 +339,7 @@ where
             self.forgotten(next);
             // What the store holds by now is not for an earlier epoch to write over.
             #[cfg(feature = "store")]
-            if self.shared.persistence.is_some() {
+            if self.shared.sessions.is_kept() {
                 self.session.stays();
             }
             leader.fail(Failure::Forgotten.into());
@@ -350,7 +350,7 @@ where
                 session.keep();
                 super::make_room::<S, B>(&self.shared);
                 #[cfg(feature = "store")]
-                if self.shared.persistence.is_some() {
+                if self.shared.sessions.is_kept() {
                     self.session.is_told();
                 }
             }
@@ -372,8 +372,12 @@ where
     #[cfg(feature = "store")]
     fn end_later(&self, epoch: Arc<Epoch>) {
         let (shared, session) = (self.shared.clone(), self.session.clone());
+        // Whoever is found in the store with its id is not to enter it (rule A5).
+        let id = epoch.id();
+        let in_use = id.map(|id| shared.sessions.still_uses(&session, id));
         in_background(Duration::MAX, async move {
             sleep(shared.config.orphan_timeout).await;
+            drop(in_use);
             super::end::<S, B>(&shared, &session, &epoch);
         });
     }

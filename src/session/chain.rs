@@ -280,7 +280,6 @@ impl Chain {
     }
 
     /// Whether the current epoch is known to have expired without any request having met that.
-    #[cfg(test)]
     pub(super) fn is_expired(&self) -> bool {
         self.lock().expired
     }

@@ -201,13 +201,13 @@ impl Sessions {
         table.handed_out.removed(session.endpoint());
         let evicted = self.make_room(&mut table, limits);
         drop(table);
-        self.displaced(displaced);
+        self.changed(displaced);
         (session, evicted)
     }
 
-    /// Of these it is news that they have lost their sessions (rule A5), which the next process is to
-    /// know as well.
-    pub(super) fn displaced<'a>(&self, sessions: impl IntoIterator<Item = &'a Arc<Session>>) {
+    /// Of these there is news, such as that they have lost their sessions (rule A5), which the next process
+    /// is to know as well.
+    pub(crate) fn changed<'a>(&self, sessions: impl IntoIterator<Item = &'a Arc<Session>>) {
         #[cfg(feature = "store")]
         self.0.kept_by.changed(sessions);
         #[cfg(not(feature = "store"))]
@@ -260,7 +260,7 @@ impl Sessions {
         _earlier = table.insert(&session, used, &self.0.bytes);
         let evicted = self.make_room(&mut table, limits);
         drop(table);
-        self.displaced(&displaced);
+        self.changed(&displaced);
         Some((session, evicted))
     }
 

@@ -32,8 +32,9 @@ pub(crate) struct Synced {
     /// The epochs that this process has told the store of since, or may have: that need not have said
     /// so.
     pub(super) sent: Vec<StoredEpoch>,
-    /// The epochs of other processes whose ids another session had as well, so that they are neither's.
-    pub(super) lost: Vec<StoredEpoch>,
+    /// The ids of epochs of other processes that another session had as well, so that they are neither's:
+    /// a process that does not know may go on in one under a later number.
+    pub(super) lost: Vec<UpstreamId>,
     /// What an epoch of this process's making has been told, where the store has brought more since.
     pub(super) told: Option<Box<State>>,
     /// It is about to be queued.
@@ -79,11 +80,12 @@ impl StoredEpoch {
 
 impl Synced {
     pub(super) fn bytes(&self) -> usize {
-        let epochs = self.unagreed.capacity() + self.sent.capacity() + self.lost.capacity();
+        let epochs = self.unagreed.capacity() + self.sent.capacity();
         let unagreed = epochs * size_of::<StoredEpoch>();
+        let lost = self.lost.capacity() * size_of::<UpstreamId>();
         let told = self.told.as_ref();
         let told = told.map_or(0, |told| size_of::<State>() + told.bytes());
-        size_of::<Self>() + self.unstored.bytes() + unagreed + told
+        size_of::<Self>() + self.unstored.bytes() + unagreed + lost + told
     }
 
     /// The store is about to be told of this epoch.
@@ -390,8 +392,8 @@ impl Session {
     /// Whether the epoch in a record is nobody's any more, since it `meets` another session with its id,
     /// or has before: then that one is known to have lost it as well (rule A5).
     pub(crate) fn has_lost(&self, record: &Record, meets: impl FnOnce() -> bool) -> bool {
-        let epoch = StoredEpoch::of(record);
-        if self.with_synced(|_, synced| synced.lost.contains(&epoch)) {
+        let id = &record.upstream;
+        if self.with_synced(|_, synced| synced.lost.contains(id)) {
             return true;
         }
         let is_lost = meets();
@@ -400,7 +402,7 @@ impl Session {
                 if synced.lost.len() >= MAX_UNAGREED {
                     synced.lost.remove(0);
                 }
-                synced.lost.push(epoch);
+                synced.lost.push(id.clone());
             });
         }
         is_lost
@@ -432,6 +434,9 @@ mod tests {
         assert!(!session.has_lost(&record, || false));
         assert!(session.has_lost(&record, || true));
         assert!(session.has_lost(&record, never));
+        // Under whatever number.
+        let later = Record { epoch: 7, ..record };
+        assert!(session.has_lost(&later, never));
     }
 
     #[test]

@@ -79,7 +79,18 @@ impl Sessions {
         });
         _given_away = table.earlier.reassign(session.endpoint(), id);
         drop(table);
-        self.displaced(&displaced);
+        self.changed(&displaced);
+        Assigned {
+            sessions: self.clone(),
+            id: id.clone(),
+            taken,
+        }
+    }
+
+    /// The session has left the epoch with this id, and still uses it, until this is dropped.
+    #[cfg(feature = "store")]
+    pub(crate) fn still_uses(&self, session: &Arc<Session>, id: &HeaderValue) -> Assigned {
+        let taken = self.write().assigned.insert(session, id);
         Assigned {
             sessions: self.clone(),
             id: id.clone(),
@@ -103,7 +114,7 @@ impl Sessions {
         met.others
             .retain(|other| other.chain().expire(Reassigned::OneOfTwo));
         drop(table);
-        self.displaced(&met.others);
+        self.changed(&met.others);
         true
     }
 
@@ -147,7 +158,7 @@ impl Sessions {
         session.recount();
         // Whoever is woken may ask the table at once.
         drop(table);
-        self.displaced(&others);
+        self.changed(&others);
         published.tell();
         Ok(())
     }
@@ -172,7 +183,12 @@ impl Sessions {
         let chain = session.chain();
         let current = chain.current();
         if current.id() == Some(id) && !chain.is_forgotten() {
-            return current.is_reassigned();
+            // It may have been thought to be of a server with one id for all, which it is not.
+            let has_lost = || {
+                let tells_apart = self.tells_apart(session.endpoint());
+                chain.is_expired() && tells_apart && self.has_another(session, id)
+            };
+            return current.is_reassigned() || has_lost();
         }
         let table = self.read();
         let mut holders = table.holders(session.endpoint(), id).into_iter();
@@ -270,6 +286,9 @@ impl Table {
             return None;
         }
         let endpoint = session.endpoint();
+        // What it has left itself is no other's, unless that was somebody else's since.
+        let own = session.chain().first();
+        let is_own = !own.is_reassigned();
         let mut met = Met {
             others: self.others(session, epoch),
             left: self.earlier.reassign(endpoint, id),
@@ -277,7 +296,9 @@ impl Table {
         // Of these it is known that they have lost it.
         met.others.retain(|other| !has_lost(other));
         let is_assigned = self.assigned.is_anothers(session, id);
-        if !is_assigned && met.others.is_empty() && met.left.is_empty() {
+        let is_others = |left: &Arc<Epoch>| !is_own || !Arc::ptr_eq(left, own);
+        let has_left = met.left.iter().any(is_others);
+        if !is_assigned && met.others.is_empty() && !has_left {
             return None;
         }
         self.assigned.take(endpoint, id);

@@ -43,6 +43,11 @@ impl Server {
         self.state().whose.ids = ids;
     }
 
+    /// Calls the next session by the number after this one, if it counts.
+    pub fn count_on_from(&self, count: usize) {
+        self.state().whose.count = count;
+    }
+
     /// Answers a session's requests to whoever has its `authorization`, and to everybody else as if
     /// there were no such session. The Python SDK with a token verifier does that.
     pub fn only_to_owners(&self) {
@@ -57,6 +62,13 @@ impl Server {
         if let Some(owner) = state.whose.owners.remove(id) {
             state.whose.owners.insert(name.to_owned(), owner);
         }
+    }
+
+    /// Knows one session no more.
+    pub fn forget(&self, id: &str) {
+        let mut state = self.state();
+        state.live.remove(id);
+        state.whose.owners.remove(id);
     }
 
     /// Which messages were carried out, each with the name of the client whose `initialize` made the

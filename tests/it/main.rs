@@ -115,6 +115,7 @@ mod stored {
     mod given_away;
     mod interleaving;
     mod late;
+    mod left_behind;
     mod making_room;
     mod outliving;
     mod own_epochs;

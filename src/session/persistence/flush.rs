@@ -75,8 +75,12 @@ impl Sessions {
 }
 
 impl Sessions {
-    /// What keeps these in stores. Whichever of the services it belongs to that share them: a session is
-    /// all of theirs.
+    /// Whether something keeps these in a store.
+    pub(crate) fn is_kept(&self) -> bool {
+        !self.kept_by().is_empty()
+    }
+
+    /// What does. Whichever of the services it belongs to that share them: a session is all of theirs.
     pub(crate) fn kept_by(&self) -> Vec<Arc<Persistence>> {
         self.0.kept_by.all()
     }

@@ -189,3 +189,24 @@ async fn n3_d4_what_a_service_that_only_watches_writes_gives_way_by_way_of_anoth
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn n1_n3_what_a_service_without_a_store_recovers_is_told_to_the_store_of_the_table() {
+    // Given two services that share their sessions, of which one has a store,
+    let (server, store) = (Server::new(Profile::TypeScriptJson), FaultyStore::new());
+    let table = Sessions::new();
+    let with = client(&server, store.layer().sessions(table.clone()));
+    let without = client(&server, SessionRecoveryLayer::new().sessions(table.clone()));
+    let session = handshake(&with).await;
+    table.flush().await.unwrap();
+    // when the other one recovers a session,
+    server.restart();
+    let answer = send(&without, post(Some(&session), &tool_call(1))).await;
+    assert_eq!(answer.status, 200);
+    table.flush().await.unwrap();
+    // then the next process goes on in that.
+    let next = client(&server, store.layer());
+    let answer = send(&next, post(Some(&session), &tool_call(2))).await;
+    assert_eq!((answer.status, answer.outcome()), (200, None));
+    assert_eq!(server.count("initialize"), 2);
+}

@@ -589,3 +589,62 @@ async fn a5_g2_a_get_is_not_sent_under_an_id_that_was_given_away_and_let_go() {
     assert_eq!((answer.status, answer.outcome()), (404, Some(refused)));
     assert_eq!(server.count("GET"), 0);
 }
+
+/// A5, I1, J3: a server that has handed out one id so far may turn out to count.
+#[tokio::test(start_paused = true)]
+async fn a5_who_was_thought_to_share_an_id_has_lost_it_once_the_server_is_known_to_count() {
+    let by_user = SessionRecoveryLayer::new().principal(|parts| {
+        let authorization = parts.headers.get("authorization")?;
+        Some(Principal::new(authorization.as_bytes()))
+    });
+    for is_known_before in [true, false] {
+        for ends in [true, false] {
+            // Given a server that was restarted twice, so that it has called everybody 1,
+            let (server, client) = counting(by_user.clone());
+            let _ada = User::connect(&client, "Ada").await;
+            server.restart();
+            let bob = User::connect(&client, "Bob").await;
+            server.restart();
+            assert_eq!(bob.call(1).await.status, 200);
+            // and which has given Bob's id to Dave, and another one to Carol since,
+            let carol = async || {
+                let carol = User::connect(&client, "Carol").await;
+                assert_eq!(
+                    server.last("notifications/initialized").session(),
+                    Some("2")
+                );
+                carol
+            };
+            if is_known_before {
+                carol().await;
+                assert_eq!(bob.call(2).await.status, 200);
+                tokio::time::sleep(Duration::from_secs(60)).await;
+                server.restart();
+            } else {
+                server.restart();
+            }
+            let dave = User::connect(&client, "Dave").await;
+            assert_eq!(
+                server.last("notifications/initialized").session(),
+                Some("1")
+            );
+            if !is_known_before {
+                carol().await;
+                tokio::time::sleep(Duration::from_secs(60)).await;
+            }
+            // when Bob ends his session, or cannot be recovered,
+            let before = server.carried_out().len();
+            if ends {
+                bob.delete().await;
+            } else {
+                fail(&server, "initialize", "down");
+                assert_eq!(bob.call(3).await.status, 404);
+            }
+            // then nothing of that is done in Dave's.
+            let context = format!("{is_known_before} {ends}");
+            assert_eq!(server.carried_out().len(), before, "{context}");
+            assert_eq!(dave.call(4).await.status, 200, "{context}");
+            assert_eq!(server.whose_was(4).as_deref(), Some("Dave"));
+        }
+    }
+}
