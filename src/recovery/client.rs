@@ -6,7 +6,6 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -213,11 +212,6 @@ where
         authorization(&self.headers)
     }
 
-    /// How long something goes on that nobody waits for.
-    pub(super) fn patience(&self) -> Duration {
-        self.shared.config.recovery_timeout
-    }
-
     /// What the answers so far set, and what callers may still send in its place.
     pub(super) fn affinity(&self, before: Option<&Affinity>) -> Affinity {
         let affinity = self.affinity.lock();
@@ -278,19 +272,9 @@ where
         upstream: &UpstreamSession,
         message: Bytes,
     ) -> Result<Option<Response<S::ResBody>>, Failure> {
-        let is_own = || !upstream.is_anothers(&self.shared.sessions, &self.session);
-        self.post_if(upstream, message, is_own).await
-    }
-
-    /// The same, if it `may_go` by the time that the inner service is ready.
-    pub(super) async fn post_if(
-        &self,
-        upstream: &UpstreamSession,
-        message: Bytes,
-        may_go: impl FnOnce() -> bool,
-    ) -> Result<Option<Response<S::ResBody>>, Failure> {
         let request = self.request(Method::POST, upstream, message);
-        let Some(response) = self.shared.inner.send_if(request, may_go).await else {
+        let is_own = || !upstream.is_anothers(&self.shared.sessions, &self.session);
+        let Some(response) = self.shared.inner.send_if(request, is_own).await else {
             return Ok(None);
         };
         let response = response.map_err(|_| Failure::Transport)?;
@@ -309,7 +293,7 @@ where
         if upstream.id.is_some() && !upstream.ends_anothers(&shared.sessions, &session) {
             let request = self.request(Method::DELETE, upstream, Bytes::new());
             let upstream = upstream.clone();
-            in_background(self.patience(), async move {
+            in_background(self.shared.config.recovery_timeout, async move {
                 let is_own = || !upstream.ends_anothers(&shared.sessions, &session);
                 shared.send_and_drain(request, is_own).await;
             });
@@ -328,7 +312,7 @@ where
             let request = self.request(Method::POST, upstream, answer.into());
             let (shared, turns) = (self.shared.clone(), self.turns.clone());
             let (session, upstream) = (self.session.clone(), upstream.clone());
-            in_background(self.patience(), async move {
+            in_background(self.shared.config.recovery_timeout, async move {
                 // One at a time.
                 let _turn = turns.acquire().await;
                 let is_own = || upstream.is_in_use(&shared.sessions, &session);

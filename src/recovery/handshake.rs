@@ -10,7 +10,6 @@ use tokio::time::{Instant, timeout};
 use super::{
     client::{Client, UpstreamSession},
     drain::drain_in_background,
-    initializing::Initializing,
     reply::Reply,
 };
 use crate::{
@@ -69,7 +68,7 @@ impl<S: HttpService<B>, B: Body<Error: Send> + Send + 'static> Drop for HalfOpen
 
 /// Makes a new session, as the caller's `initialize` made the one of `epoch`.
 pub(super) async fn shake_hands<'a, S, B>(
-    client: &'a Arc<Client<S, B>>,
+    client: &'a Client<S, B>,
     session: &'a Arc<Session>,
     epoch: &Epoch,
     shared: &Shared<S>,
@@ -83,7 +82,9 @@ where
     let initialize = &session.initialize().body;
     let proposed = mcp::propose_version(initialize, epoch.version());
     let (body, id) = proposed.ok_or(Failure::Malformed)?;
-    let response = Initializing::new(client, body).await?;
+    // It goes out under no id.
+    let response = client.post(&UpstreamSession::default(), body).await?;
+    let response = response.ok_or(Failure::Transport)?;
     if !response.status().is_success() {
         let response = whole(response, config, patience(deadline)).await;
         return Err(client.refused(response, Failure::Refused));
@@ -140,7 +141,7 @@ where
     })
 }
 
-pub(super) fn session_id(headers: &HeaderMap) -> Option<http::HeaderValue> {
+fn session_id(headers: &HeaderMap) -> Option<http::HeaderValue> {
     let mut id = headers.get(SESSION_ID)?.clone();
     id.set_sensitive(true);
     Some(id)

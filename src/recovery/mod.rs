@@ -2,10 +2,10 @@
 //! but for the head that triggered it.
 //!
 //! The files follow the order of events: `task` is a recovery from the claim to the new epoch,
-//! `handshake` makes the session, from `initializing` on, `restore` tells it what the old one held, and
-//! `report` others what came of it; `ping` asks whether one is there. `agree` is what a recovery has to do
-//! with other processes, and `reconcile` what is to be done about them without a request. `client` sends
-//! what they say, with the `headers` of whoever triggered it.
+//! `handshake` makes the session, `restore` tells it what the old one held, and `report` others what
+//! came of it; `ping` asks whether one is there. `agree` is what a recovery has to do with other
+//! processes, and `reconcile` what is to be done about them without a request. `client` sends what
+//! they say, with the `headers` of whoever triggered it.
 
 #[cfg(feature = "store")]
 mod agree;
@@ -13,7 +13,6 @@ mod client;
 mod drain;
 mod handshake;
 mod headers;
-mod initializing;
 mod ping;
 #[cfg(feature = "store")]
 mod reconcile;

@@ -1,12 +1,8 @@
 //! How sessions end (section I): by the caller, by being too many, by being forgotten.
 
-use std::time::Duration;
-
 use mcp_session_recovery::{Failure, Outcome, SessionRecoveryLayer, Sessions};
-use testing::busy::{BUSY, busy};
-use testing::scenario::{Door, Events, answer, fail, heal, is, slow, start};
+use testing::scenario::{Door, Events, answer, fail, heal, is, start};
 use testing::*;
-use tokio::time::sleep;
 
 fn recorded(server: &Server) -> (Client, Sessions) {
     let sessions = Sessions::new();
@@ -321,80 +317,6 @@ async fn i3_a_recovery_of_a_forgotten_session_ends_the_session_it_made() {
             assert_eq!(sessions.is_empty(), how == "forget_all", "{context}");
         }
     }
-}
-
-/// I3, K5: a server that is too slow for the recovery makes a session that nobody will use.
-#[tokio::test(start_paused = true)]
-async fn i3_an_initialize_that_is_answered_too_late_makes_a_session_that_is_ended() {
-    // From the trigger on, in milliseconds. For as long again as a recovery may take it is waited for.
-    for (takes, is_ended) in [(10_001, true), (19_999, true), (20_001, false)] {
-        let server = Server::new(Profile::TypeScript);
-        let client = client(&server, SessionRecoveryLayer::new());
-        let session = handshake(&client).await;
-        server.restart();
-        slow(&server, "initialize", Duration::from_millis(takes));
-        let answer = send(&client, post(Some(&session), &tool_call(1))).await;
-        let timed_out = Some(Outcome::Failed(Failure::TimedOut));
-        assert_eq!((answer.status, answer.outcome()), (404, timed_out));
-        sleep(Duration::from_secs(30)).await;
-        let expected: &[&str] = match is_ended {
-            true => &["secret-session-2"],
-            false => &[],
-        };
-        assert_eq!(deleted(&server), expected, "{takes}");
-        if is_ended {
-            let delete = server.last("DELETE");
-            assert_eq!(delete.header("authorization"), Some("Bearer secret-token"));
-        }
-    }
-}
-
-/// I3, A5: an id that has come too late may be that of a session that is in use by now.
-#[tokio::test(start_paused = true)]
-async fn i3_an_initialize_that_is_answered_too_late_ends_no_session_that_is_in_use() {
-    // Given an `initialize` that is answered too late,
-    let server = Server::new(Profile::TypeScript);
-    let client = client(&server, SessionRecoveryLayer::new());
-    let session = handshake(&client).await;
-    server.restart();
-    let door = Door::then(&server, is("initialize"), |_| {
-        let mut answer = reply(200, Some("application/json"), "{}");
-        let id = "secret-session-2".parse().unwrap();
-        answer.headers_mut().insert(SESSION_ID, id);
-        answer
-    });
-    let answer = send(&client, post(Some(&session), &tool_call(1))).await;
-    assert_eq!(answer.status, 404);
-    heal(&server);
-    // when the server gives its id to somebody else before that,
-    let another = handshake(&client).await;
-    assert_eq!(another, "secret-session-2");
-    door.open();
-    sleep(Duration::from_secs(1)).await;
-    // then that is left alone.
-    assert_eq!(deleted(&server), [""; 0]);
-    let answer = send(&client, post(Some(&another), &tool_call(2))).await;
-    assert_eq!((answer.status, answer.outcome()), (200, None));
-}
-
-/// I3, E4: what nobody waits for any more, and has not been sent, is not sent.
-#[tokio::test(start_paused = true)]
-async fn i3_an_initialize_that_is_given_up_before_its_service_is_ready_is_not_sent() {
-    // Given a service that is ready after a recovery has been given up, and no later than twice its time,
-    let server = Server::new(Profile::TypeScript);
-    let layer = SessionRecoveryLayer::new().recovery_timeout(BUSY * 3 / 5);
-    let (client, load) = busy(&server, layer);
-    let session = handshake(&client).await;
-    server.restart();
-    load.keep_waiting_after(&server, "tools/call", 1);
-    // when a session is lost,
-    let answer = send(&client, post(Some(&session), &tool_call(1))).await;
-    let timed_out = Some(Outcome::Failed(Failure::TimedOut));
-    assert_eq!((answer.status, answer.outcome()), (404, timed_out));
-    assert!(load.is_waited_for());
-    sleep(BUSY * 2).await;
-    // then there is no other handshake than the caller's.
-    assert_eq!(server.count("initialize"), 1);
 }
 
 /// I3: a session that was forgotten before its death was noticed is not recovered at all.
