@@ -420,10 +420,39 @@ impl Session {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::{
-        Sessions,
-        fixture::{ENDPOINT, recorded},
+    use crate::{
+        session::{
+            Sessions,
+            fixture::{ENDPOINT, id, next, recorded},
+        },
+        store::record::Header,
     };
+
+    #[test]
+    fn n3_what_the_store_did_not_agree_to_gives_way_to_what_is_later_or_news_there() {
+        // Given an epoch that was published while the store, which held the one before, did not answer,
+        let session = recorded(&Sessions::new(), ENDPOINT, "1");
+        let seen = session.as_stored(&session.chain().current());
+        let own = next(&session, &id("own"));
+        let proposed = session.as_stored(&own);
+        session.with_synced(|_, synced| {
+            synced.agreed(seen.clone());
+            synced.not_agreed(proposed.clone());
+        });
+        let other = |number| StoredEpoch {
+            number,
+            upstream: UpstreamId::Own(Header(id("other"))),
+        };
+        // then it gives way to what has come to the store since, whatever its number,
+        assert!(session.is_behind_of(&own, other(0)) && session.is_behind_of(&own, other(1)));
+        assert!(session.is_behind_of(&own, other(2)));
+        // and also if that was seen before,
+        session.with_synced(|_, synced| synced.seen = Some(other(2)));
+        assert!(session.is_behind_of(&own, other(2)));
+        // but not to what was there before it, nor to itself.
+        session.with_synced(|_, synced| synced.seen = Some(seen.clone()));
+        assert!(!session.is_behind_of(&own, seen) && !session.is_behind_of(&own, proposed));
+    }
 
     #[test]
     fn a5_n4_an_epoch_that_has_met_another_session_is_lost_for_good() {
