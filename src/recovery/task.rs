@@ -27,7 +27,7 @@ use super::{
     restore::{restore, tell},
 };
 #[cfg(feature = "store")]
-use crate::session::Chain;
+use crate::session::{Assigned, Chain};
 use crate::{
     Failure,
     config::Shared,
@@ -231,9 +231,14 @@ where
             .shared
             .sessions
             .handshakes(self.session.endpoint(), self.shared.config.max_handshakes);
-        // With less time than this a handshake would be given up, and the server have it all the same.
-        let latest = self.sooner(deadline, 8);
-        let Ok(turn) = timeout_at(latest, handshakes.acquire()).await else {
+        // With less time left, it would be given up, and the server have it all the same.
+        let needed = self.shared.config.recovery_timeout / 8;
+        let latest = deadline.checked_sub(needed).unwrap_or(deadline);
+        let turn = match Instant::now() <= latest {
+            true => timeout_at(latest, handshakes.acquire()).await.ok(),
+            false => None,
+        };
+        let Some(turn) = turn else {
             *has_turn = false;
             return Err(Failure::TimedOut.into());
         };
@@ -284,7 +289,7 @@ where
         let own = adopted.take_over(&self.shared, &self.session);
         self.session.is_agreed();
         if self.shared.config.restore_state {
-            let deadline = self.sooner(deadline, 16);
+            let deadline = self.telling_until(deadline);
             recovered.restored = self.session.state();
             recovered.not_restored =
                 catch_up(&self.shared, &self.session, &adopted.epoch, own, deadline).await;
@@ -304,18 +309,17 @@ where
         let state = self.session.state();
         if self.shared.config.restore_state && !state.is_empty() {
             recovered.restored = state.clone();
-            // What is not restored must not cost the recovery.
-            let deadline = self.sooner(deadline, 16);
+            let deadline = self.telling_until(deadline);
             recovered.not_restored =
                 restore(&self.client, &established.session, state, deadline).await;
         }
         recovered
     }
 
-    /// So much sooner than the deadline, as a part of the time that is left: whoever waits has no more.
-    fn sooner(&self, deadline: Instant, part: u32) -> Instant {
+    /// Whoever waits has no more time than this: what is not restored must not cost it.
+    fn telling_until(&self, deadline: Instant) -> Instant {
         let patience = self.shared.config.recovery_timeout;
-        deadline - patience.min(deadline - Instant::now()) / part
+        deadline - patience.min(deadline - Instant::now()) / 16
     }
 
     /// Publishes the epoch. If the session was forgotten meanwhile, what a handshake has made is
@@ -377,8 +381,11 @@ where
         let in_use = id.map(|id| shared.sessions.still_uses(&session, id));
         in_background(Duration::MAX, async move {
             sleep(shared.config.orphan_timeout).await;
+            let is_taken = in_use.as_ref().is_some_and(Assigned::is_taken);
             drop(in_use);
-            super::end::<S, B>(&shared, &session, &epoch);
+            if !is_taken {
+                super::end::<S, B>(&shared, &session, &epoch);
+            }
         });
     }
 

@@ -287,8 +287,10 @@ impl Chain {
     /// The current epoch is known to have expired: the server gave its id to somebody else
     /// (rule A5). One that does not tell its sessions apart may be sent it all the same. Gives whether
     /// that the id is another's was not known.
-    pub(super) fn expire(&self, to: Reassigned) -> bool {
+    pub(super) fn expire(&self, to: Reassigned, tells_apart: bool) -> bool {
         let mut state = self.lock();
+        // It may have been thought not to.
+        state.shares &= !tells_apart;
         let is_news = state.expire(to);
         self.is_first.store(false, Ordering::Release);
         is_news

@@ -180,7 +180,7 @@ impl Sessions {
             if *holder.key() == key {
                 table.remove(holder);
                 replaced = Some(holder);
-            } else if holder.chain().expire(Reassigned::Another) {
+            } else if table.expire(holder, Reassigned::Another) {
                 displaced.push(holder);
             }
         }
@@ -254,7 +254,7 @@ impl Sessions {
                 table.assigned.take(session.endpoint(), id);
                 displaced = table.holders(session.endpoint(), id);
                 displaced.push(session.clone());
-                displaced.retain(|it| it.chain().expire(Reassigned::OneOfTwo));
+                displaced.retain(|it| table.expire(it, Reassigned::OneOfTwo));
             }
         }
         _earlier = table.insert(&session, used, &self.0.bytes);

@@ -72,10 +72,10 @@ impl Sessions {
         displaced.retain(|holder| match Arc::ptr_eq(holder, session) {
             true => {
                 // While it is recovered, nothing is written of it.
-                holder.chain().expire(Reassigned::OwnHandshake);
+                table.expire(holder, Reassigned::OwnHandshake);
                 false
             }
-            false => holder.chain().expire(Reassigned::Another),
+            false => table.expire(holder, Reassigned::Another),
         });
         _given_away = table.earlier.reassign(session.endpoint(), id);
         drop(table);
@@ -112,7 +112,7 @@ impl Sessions {
             return false;
         };
         met.others
-            .retain(|other| other.chain().expire(Reassigned::OneOfTwo));
+            .retain(|other| table.expire(other, Reassigned::OneOfTwo));
         drop(table);
         self.changed(&met.others);
         true
@@ -147,7 +147,7 @@ impl Sessions {
             None => (None, Some(Reassigned::Another)),
         };
         let published = leader.publish(epoch.clone(), shares, own)?;
-        others.retain(|other| theirs.is_some_and(|to| other.chain().expire(to)));
+        others.retain(|other| theirs.is_some_and(|to| table.expire(other, to)));
         table.unlist_moved(session, &before);
         table.earlier.left(session.endpoint(), &before);
         table.list_moved(session, &epoch);
@@ -262,6 +262,12 @@ impl Table {
         let tells_apart = self.handed_out.differ(endpoint);
         let mut holders = self.holders(endpoint, id).into_iter();
         holders.any(|holder| !tells_apart || !has_lost(&holder)) || self.assigned.has(endpoint, id)
+    }
+
+    /// The session's current epoch is known to have expired. Gives whether that is news.
+    pub(super) fn expire(&self, session: &Session, to: Reassigned) -> bool {
+        let tells_apart = self.handed_out.differ(session.endpoint());
+        session.chain().expire(to, tells_apart)
     }
 
     /// The other sessions whose current epoch has the id of this one of `session`.

@@ -18,7 +18,7 @@ pub(super) struct State {
     pub(super) expired: bool,
     /// The server calls the epoch as it called the one before, and another caller's, too: it does
     /// not tell its sessions apart.
-    shares: bool,
+    pub(super) shares: bool,
     pub(super) flight: Option<Flight>,
     pub(super) flights: u64,
     /// When the last recovery ended.

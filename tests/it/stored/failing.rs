@@ -386,6 +386,25 @@ async fn n5_e12_many_that_recover_do_not_wait_for_each_others_stores() {
     );
 }
 
+/// E12: no turn is had with less than an eighth of K5 left, also if nobody else waits for one.
+#[tokio::test(start_paused = true)]
+async fn n5_e12_who_has_waited_for_a_store_too_long_makes_no_handshake_in_vain() {
+    for (takes, is_made) in [(8_700, true), (8_800, false)] {
+        // Given a store that is waited for for most of a recovery's ten seconds,
+        let store = FaultyStore::new();
+        let server = Server::new(Profile::TypeScript);
+        let layer = store.layer().store_timeout(Duration::from_secs(20));
+        let client = mocked(&server, layer);
+        let session = handshake(&client).await;
+        settle().await;
+        store.set(Mode::Slow(Duration::from_millis(takes)));
+        // when the session is lost, then a handshake is made if there is time for it.
+        server.restart();
+        send(&client, post(Some(&session), &tool_call(1))).await;
+        assert_eq!(server.count("initialize"), 1 + usize::from(is_made));
+    }
+}
+
 /// N1: part of a store may be away.
 #[tokio::test(start_paused = true)]
 async fn n1_n5_what_can_be_written_does_not_wait_for_what_cannot() {

@@ -175,3 +175,32 @@ async fn a5_n4_an_id_that_is_lost_is_lost_under_a_later_number_as_well() {
         scene.calls(here, &ada, 6).await;
     }
 }
+
+/// I3: what is left of it is not ended then, whoever has it.
+#[tokio::test(start_paused = true)]
+async fn a5_i3_an_epoch_that_gave_way_is_not_ended_when_its_id_is_anothers() {
+    // Given Bob, whom each process has recovered, this one without the store,
+    let scene = scene();
+    let (here, there) = (&scene.here, &scene.there);
+    let bob = scene.connect(here, "Bob", 8).await;
+    a_while().await;
+    scene.calls(there, &bob, 1).await;
+    scene.restart(1);
+    scene.own.set(Mode::Down);
+    scene.calls(here, &bob, 2).await;
+    assert_eq!(scene.server.last("tools/call").session(), Some("1"));
+    scene.calls(there, &bob, 3).await;
+    scene.own.set(Mode::Works);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    scene.calls(here, &bob, 4).await;
+    // and Ada, whom the server has given what he has left since, and who comes to this process as well,
+    scene.restart(1);
+    let ada = User::connect(there, "Ada").await;
+    assert_eq!(ada.session, "1");
+    a_while().await;
+    scene.calls(here, &ada, 5).await;
+    // when its time is over, then nobody ends hers.
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(scene.server.count("DELETE"), 0);
+    scene.calls(there, &ada, 6).await;
+}

@@ -590,17 +590,65 @@ async fn a5_g2_a_get_is_not_sent_under_an_id_that_was_given_away_and_let_go() {
     assert_eq!(server.count("GET"), 0);
 }
 
+/// Each user is a principal.
+fn by_user() -> SessionRecoveryLayer {
+    SessionRecoveryLayer::new().principal(|parts| {
+        let authorization = parts.headers.get("authorization")?;
+        Some(Principal::new(authorization.as_bytes()))
+    })
+}
+
+/// Bob, whose session was thought to be of a server with one id for all, and Carol, since whom it is known
+/// to count. It was restarted, and the next session is called as Bob's.
+async fn bob_was_thought_to_share() -> (Server, User, User) {
+    let (server, client) = counting(by_user());
+    let _ada = User::connect(&client, "Ada").await;
+    server.restart();
+    let bob = User::connect(&client, "Bob").await;
+    server.restart();
+    assert_eq!(bob.call(1).await.status, 200);
+    let carol = User::connect(&client, "Carol").await;
+    assert_eq!(bob.call(2).await.status, 200);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    server.restart();
+    (server, bob, carol)
+}
+
+/// A5, E6: what a recovery is given is its own.
+#[tokio::test(start_paused = true)]
+async fn a5_e6_the_id_of_who_was_thought_to_share_it_is_initialized_by_who_is_given_it() {
+    let (server, bob, carol) = bob_was_thought_to_share().await;
+    let initialized = server.count("notifications/initialized");
+    for (user, id) in [(&carol, 3), (&bob, 4)] {
+        assert_eq!(user.call(id).await.status, 200);
+        assert_eq!(server.whose_was(id).as_deref(), Some(user.name));
+    }
+    assert_eq!(server.count("notifications/initialized"), initialized + 2);
+}
+
+/// A5, I3: so is what is left of it where that fails.
+#[tokio::test(start_paused = true)]
+async fn a5_i3_who_was_thought_to_share_an_id_does_not_get_into_what_is_left_half_open_under_it() {
+    let (server, bob, carol) = bob_was_thought_to_share().await;
+    // Given a recovery of Carol's that was given Bob's id, and has failed,
+    fail(&server, "notifications/initialized", "down");
+    assert_eq!(carol.call(3).await.status, 404);
+    settle().await;
+    // when his fails, too, then he does not get into that,
+    fail(&server, "initialize", "down");
+    bob.call(4).await;
+    assert_eq!(server.whose_was(4), None);
+    // and it is ended.
+    assert_eq!(server.live(), [""; 0]);
+}
+
 /// A5, I1, J3: a server that has handed out one id so far may turn out to count.
 #[tokio::test(start_paused = true)]
 async fn a5_who_was_thought_to_share_an_id_has_lost_it_once_the_server_is_known_to_count() {
-    let by_user = SessionRecoveryLayer::new().principal(|parts| {
-        let authorization = parts.headers.get("authorization")?;
-        Some(Principal::new(authorization.as_bytes()))
-    });
     for is_known_before in [true, false] {
         for ends in [true, false] {
             // Given a server that was restarted twice, so that it has called everybody 1,
-            let (server, client) = counting(by_user.clone());
+            let (server, client) = counting(by_user());
             let _ada = User::connect(&client, "Ada").await;
             server.restart();
             let bob = User::connect(&client, "Bob").await;
