@@ -53,6 +53,13 @@ impl Config {
     pub(crate) fn deadline(&self, start: Instant) -> Instant {
         deadline(start, self.recovery_timeout)
     }
+
+    /// Until when a handshake may be begun (rule E12). With less time left, it would be given up, and the
+    /// server have it all the same.
+    pub(crate) fn latest_turn(&self, start: Instant) -> Instant {
+        let patience = self.recovery_timeout;
+        deadline(start, patience - patience / 8)
+    }
 }
 
 #[cfg(feature = "store")]

@@ -127,9 +127,8 @@ where
     }
 
     async fn run(self, mut report: Report) {
-        let deadline = self.shared.config.deadline(report.started);
         let mut has_turn = true;
-        let next = self.next(deadline, &mut has_turn).await;
+        let next = self.next(report.started, &mut has_turn).await;
         let Some(leader) = report.leader.take() else {
             return;
         };
@@ -206,9 +205,10 @@ where
     /// `has_turn` is false afterwards if it never came to a handshake.
     async fn next(
         &self,
-        deadline: Instant,
+        started: Instant,
         has_turn: &mut bool,
     ) -> Result<(Next<'_, S, B>, Recovered), RecoveryError> {
+        let deadline = self.shared.config.deadline(started);
         let expired = self.expired.clone();
         #[cfg(feature = "store")]
         let mut agreement =
@@ -231,9 +231,7 @@ where
             .shared
             .sessions
             .handshakes(self.session.endpoint(), self.shared.config.max_handshakes);
-        // With less time left, it would be given up, and the server have it all the same.
-        let needed = self.shared.config.recovery_timeout / 8;
-        let latest = deadline.checked_sub(needed).unwrap_or(deadline);
+        let latest = self.shared.config.latest_turn(started);
         let turn = match Instant::now() <= latest {
             true => timeout_at(latest, handshakes.acquire()).await.ok(),
             false => None,
