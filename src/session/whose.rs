@@ -230,7 +230,9 @@ impl Sessions {
 
     /// Whether `session` goes on under this id, or a handshake of it that is under way is to.
     pub(crate) fn has_been_given(&self, session: &Arc<Session>, id: &HeaderValue) -> bool {
-        session.chain().current().id() == Some(id) || self.read().assigned.is_of(session, id)
+        let chain = session.chain();
+        let goes_on = !chain.is_forgotten() && chain.current().id() == Some(id);
+        goes_on || self.read().assigned.is_of(session, id)
     }
 
     /// Whether the endpoint is known to hand out more than one id.
