@@ -59,6 +59,9 @@ pub struct Lineage {
     pub callers_id: Option<HeaderValue>,
     /// The layer has it on record: callers' ids are translated, and expiry is recovered.
     pub is_known: bool,
+    /// Its `initialize` was none of the layer's business, which has not heard whose the id is (rules A1,
+    /// A5).
+    pub is_untouched: bool,
     /// Its caller deletes it.
     pub is_ending: bool,
     /// Its caller has deleted it, and the server said yes.

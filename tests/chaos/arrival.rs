@@ -258,7 +258,9 @@ fn session(state: &mut State, seen: &Seen) {
                 .iter()
                 .filter(|it| is_own(it) && it.id.as_ref() == Some(id));
             let own = own.filter_map(|it| it.delivered).max();
-            if upstreams[serial].delivered <= own {
+            let of = upstreams[serial].lineage;
+            let is_untouched = of.is_some_and(|of| state.account.lineages[of].is_untouched);
+            if upstreams[serial].delivered <= own || is_untouched && own.is_some() {
                 // What it asks for is not what its caller believes.
                 state.account.upstreams[serial].is_disturbed = true;
                 state.account.misled.insert(tag.number);

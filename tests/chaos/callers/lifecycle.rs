@@ -19,6 +19,7 @@ impl Caller {
                 principal: self.principal,
                 callers_id: None,
                 is_known: false,
+                is_untouched: false,
                 is_ending: false,
                 is_deleted: false,
                 is_forgotten: false,
@@ -110,6 +111,7 @@ impl Caller {
             }
             account.lineages[lineage].callers_id = id_of.clone();
             account.lineages[lineage].is_known = is_touched;
+            account.lineages[lineage].is_untouched = !is_touched;
             // An id that is not on record for all that is known here may be.
             account.uncertain += usize::from(!is_touched && old.is_some());
         }
