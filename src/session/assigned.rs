@@ -4,7 +4,10 @@
 //! the id, and yet the server has said whose it is: not that of a session which had it before, and
 //! no longer that of the handshake, should it be given to somebody else meanwhile.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+};
 
 use http::HeaderValue;
 
@@ -70,49 +73,58 @@ impl Assignments {
     }
 }
 
-/// What is known of the ids that each endpoint hands out, as long as there are sessions of it.
+/// What is known of the ids that each endpoint hands out, as long as somebody has a session of it: one that
+/// has been forgotten may still have something under way.
 #[derive(Default)]
-pub(super) struct HandedOut(HashMap<Arc<Endpoint>, Ids>);
+pub(super) struct HandedOut {
+    by_endpoint: HashMap<Arc<Endpoint>, Weak<Ids>>,
+    /// As many of them are listed until it is looked which of them nobody needs any more.
+    limit: usize,
+}
 
-struct Ids {
+/// The ids that an endpoint has handed out. Each of its sessions holds them.
+pub(super) struct Ids {
     first: HeaderValue,
-    differ: bool,
-    sessions: usize,
+    differ: AtomicBool,
 }
 
 impl HandedOut {
+    const FEW: usize = 64;
+
+    fn get(&self, endpoint: &Endpoint) -> Option<Arc<Ids>> {
+        self.by_endpoint.get(endpoint)?.upgrade()
+    }
+
     /// The endpoint has handed out an id.
-    pub(super) fn note(&mut self, endpoint: &Endpoint, id: &HeaderValue) {
-        if let Some(ids) = self.0.get_mut(endpoint) {
-            ids.differ |= ids.first != id;
+    pub(super) fn note(&self, endpoint: &Endpoint, id: &HeaderValue) {
+        if let Some(ids) = self.get(endpoint).filter(|ids| ids.first != id) {
+            ids.differ.store(true, Ordering::Release);
         }
     }
 
     /// Whether the endpoint is known to hand out more than one id, and so to tell its sessions apart.
     pub(super) fn differ(&self, endpoint: &Endpoint) -> bool {
-        self.0.get(endpoint).is_some_and(|ids| ids.differ)
+        let ids = self.get(endpoint);
+        ids.is_some_and(|ids| ids.differ.load(Ordering::Acquire))
     }
 
-    /// A session that has this id upstream is recorded.
-    pub(super) fn inserted(&mut self, endpoint: &Arc<Endpoint>, id: &HeaderValue) {
-        self.note(endpoint, id);
-        let ids = self.0.entry(endpoint.clone());
-        let ids = ids.or_insert_with(|| Ids {
-            first: id.clone(),
-            differ: false,
-            sessions: 0,
-        });
-        ids.sessions += 1;
-    }
-
-    /// One is not recorded any more.
-    pub(super) fn removed(&mut self, endpoint: &Endpoint) {
-        if let Some(ids) = self.0.get_mut(endpoint) {
-            ids.sessions = ids.sessions.saturating_sub(1);
-            if ids.sessions == 0 {
-                self.0.remove(endpoint);
-            }
+    /// The endpoint has handed out this id to a session, which is to hold what this gives.
+    pub(super) fn inserted(&mut self, endpoint: &Arc<Endpoint>, id: &HeaderValue) -> Arc<Ids> {
+        if let Some(ids) = self.get(endpoint) {
+            self.note(endpoint, id);
+            return ids;
         }
+        if self.by_endpoint.len() >= self.limit {
+            self.by_endpoint.retain(|_, ids| ids.strong_count() > 0);
+            self.limit = Self::FEW.max(2 * self.by_endpoint.len());
+        }
+        let ids = Arc::new(Ids {
+            first: id.clone(),
+            differ: AtomicBool::new(false),
+        });
+        self.by_endpoint
+            .insert(endpoint.clone(), Arc::downgrade(&ids));
+        ids
     }
 }
 
@@ -122,22 +134,41 @@ mod tests {
 
     use super::*;
 
+    fn endpoint(uri: &str) -> Arc<Endpoint> {
+        let uri: Uri = uri.parse().unwrap();
+        Arc::new(Endpoint::new(&uri, &HeaderMap::new()))
+    }
+
     #[test]
-    fn a5_what_an_endpoint_hands_out_is_known_as_long_as_it_has_sessions() {
-        let uri = Uri::from_static("http://mcp.test/mcp");
-        let endpoint = Arc::new(Endpoint::new(&uri, &HeaderMap::new()));
+    fn a5_what_an_endpoint_hands_out_is_known_as_long_as_somebody_has_a_session_of_it() {
+        let endpoint = endpoint("http://mcp.test/mcp");
         let [one, two] = ["1", "2"].map(HeaderValue::from_static);
         let mut handed_out = HandedOut::default();
         // Of an endpoint without sessions nothing is kept.
         handed_out.note(&endpoint, &one);
-        assert!(handed_out.0.is_empty());
-        handed_out.inserted(&endpoint, &one);
-        handed_out.inserted(&endpoint, &one);
+        assert!(handed_out.by_endpoint.is_empty());
+        let sessions = [(); 2].map(|()| handed_out.inserted(&endpoint, &one));
         assert!(!handed_out.differ(&endpoint));
         handed_out.note(&endpoint, &two);
-        handed_out.removed(&endpoint);
+        let [session, another] = sessions;
+        drop(another);
         assert!(handed_out.differ(&endpoint));
-        handed_out.removed(&endpoint);
-        assert!(handed_out.0.is_empty());
+        drop(session);
+        assert!(!handed_out.differ(&endpoint));
+        let _session = handed_out.inserted(&endpoint, &two);
+        assert!(!handed_out.differ(&endpoint));
+    }
+
+    #[test]
+    fn k10_endpoints_that_nobody_has_a_session_of_are_not_listed_for_ever() {
+        let id = HeaderValue::from_static("1");
+        let mut handed_out = HandedOut::default();
+        let used = endpoint("http://used.test/");
+        let _session = handed_out.inserted(&used, &id);
+        for n in 0..10_000 {
+            handed_out.inserted(&endpoint(&format!("http://{n}.test/")), &id);
+            assert!(handed_out.by_endpoint.len() <= HandedOut::FEW);
+        }
+        assert!(handed_out.get(&used).is_some());
     }
 }

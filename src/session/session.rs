@@ -8,7 +8,7 @@ pub(crate) use self::counting::uri_bytes;
 pub(super) use self::counting::{Counts, headers_bytes};
 
 use std::{
-    sync::{Arc, PoisonError},
+    sync::{Arc, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -19,6 +19,7 @@ use super::{
     Chain, Endpoint, Epoch, EventLog, Logged, Pauses, PendingChanges, Principal, State,
     StateChange, StreamOrigin,
     accepted::{AcceptedRequests, Listening, LostRequests},
+    assigned::Ids,
     endpoint::is_spelled_alike,
 };
 use crate::{
@@ -44,6 +45,8 @@ pub(crate) struct Session {
     memory: Mutex<Memory>,
     /// A use that is not later than that: its key in its group, which the lock of the table guards.
     use_known: AtomicU64,
+    /// What is known of the ids that its endpoint hands out, kept for it.
+    ids: OnceLock<Arc<Ids>>,
     /// Another process recorded it: who asked there is not known.
     #[cfg(feature = "store")]
     is_restored: bool,
@@ -119,6 +122,7 @@ impl Session {
             initialize,
             memory: Mutex::default(),
             use_known: AtomicU64::new(0),
+            ids: OnceLock::new(),
             #[cfg(feature = "store")]
             is_restored: false,
         }
@@ -152,8 +156,14 @@ impl Session {
             initialize,
             memory: Mutex::new(memory),
             use_known: AtomicU64::new(0),
+            ids: OnceLock::new(),
             is_restored: true,
         }
+    }
+
+    /// What is known of the ids that its endpoint hands out is known as long as it is there.
+    pub(super) fn hold(&self, ids: Arc<Ids>) {
+        self.ids.get_or_init(|| ids);
     }
 
     pub(crate) fn key(&self) -> &Key {

@@ -148,7 +148,7 @@ impl Table {
         self.list_moved(session, &current);
         self.earlier.is_back(&current);
         let id = current.id().unwrap_or(session.id());
-        self.handed_out.inserted(session.endpoint(), id);
+        session.hold(self.handed_out.inserted(session.endpoint(), id));
         self.count(session, used, all);
         earlier
     }
@@ -182,7 +182,6 @@ impl Table {
         self.count_no_more(session);
         #[cfg(feature = "store")]
         self.unwritten.retain(|it| !Arc::ptr_eq(it, session));
-        self.handed_out.removed(session.endpoint());
         if self.by_id.is_empty() {
             self.earlier.drop_unused();
         }

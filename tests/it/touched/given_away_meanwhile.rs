@@ -7,7 +7,7 @@ use std::{
 };
 
 use http::Request;
-use mcp_session_recovery::{Outcome, SessionRecovery, SessionRecoveryLayer};
+use mcp_session_recovery::{Outcome, SessionRecovery, SessionRecoveryLayer, Sessions};
 use serde_json::json;
 use testing::busy::{Busy, busy};
 use testing::mocked::{Answering, soon, with_id_of};
@@ -57,21 +57,27 @@ async fn connect(client: &SessionRecovery<Busy>, name: &'static str) -> String {
     session
 }
 
+const ALL: [Own; 6] = [
+    Own::Initialized,
+    Own::Restored,
+    Own::PingAnswer,
+    Own::Ping,
+    Own::Delete,
+    Own::Get,
+];
+
 #[tokio::test(start_paused = true)]
 async fn a5_i3_what_the_layer_sends_itself_is_not_sent_under_an_id_that_was_given_away_meanwhile() {
-    for own in [
-        Own::Initialized,
-        Own::Restored,
-        Own::PingAnswer,
-        Own::Ping,
-        Own::Delete,
-        Own::Get,
-    ] {
+    // Also if nobody but the new owner is known any more.
+    for (own, is_forgotten) in ALL.iter().flat_map(|own| [(*own, false), (*own, true)]) {
+        let context = format!("{own:?} {is_forgotten}");
         // Given Ada and Bob at a server that counts its sessions,
         let server = Server::new(Profile::TypeScript);
         server.set_ids(Ids::Counting);
-        let (client, load) = busy(&server, SessionRecoveryLayer::new());
-        let [ada, bob] = [connect(&client, "Ada").await, connect(&client, "Bob").await];
+        let sessions = Sessions::new();
+        let layer = SessionRecoveryLayer::new().sessions(sessions.clone());
+        let (client, load) = busy(&server, layer);
+        let [ada, mut bob] = [connect(&client, "Ada").await, connect(&client, "Bob").await];
         assert_eq!((&*ada, &*bob), ("1", "2"));
         let subscribe = json!({
             "jsonrpc": "2.0", "id": 7, "method": "resources/subscribe", "params": {"uri": "ada:///"},
@@ -124,29 +130,36 @@ async fn a5_i3_what_the_layer_sends_itself_is_not_sent_under_an_id_that_was_give
             async move { send(&client, request).await }
         });
         tokio::time::sleep(Duration::from_secs(1)).await;
-        assert!(load.is_waited_for(), "{own:?}");
+        assert!(load.is_waited_for(), "{context}");
 
         // and Bob is given her id meanwhile,
         server.restart();
+        if is_forgotten {
+            sessions.forget_all();
+            bob = connect(&client, "Bob").await;
+        }
         let bobs = || by("Bob", post(Some(&bob), &tool_call(50)));
-        assert_eq!(send(&client, bobs()).await.status, 200, "{own:?}");
-        assert_eq!(server.last("tools/call").session(), Some("1"), "{own:?}");
+        assert_eq!(send(&client, bobs()).await.status, 200, "{context}");
+        assert_eq!(server.last("tools/call").session(), Some("1"), "{context}");
         let before = server.carried_out().len();
         tokio::time::sleep(Duration::from_secs(30)).await;
 
         // then nothing of hers enters his session.
         let after = server.carried_out().split_off(before);
         let in_bobs: Vec<_> = after.iter().filter(|(name, _)| name == "Bob").collect();
-        assert!(in_bobs.is_empty(), "{own:?}: {in_bobs:?}");
-        assert_eq!(send(&client, bobs()).await.outcome(), None, "{own:?}");
+        assert!(in_bobs.is_empty(), "{context}: {in_bobs:?}");
+        assert_eq!(send(&client, bobs()).await.outcome(), None, "{context}");
+        if is_forgotten {
+            continue;
+        }
         // And she goes on in one of her own.
         if !matches!(own, Own::Ping | Own::PingAnswer) {
             soon(calling).await.unwrap();
         }
         server.on(|_| None);
         let call = by("Ada", post(Some(&ada), &tool_call(60)));
-        assert_eq!(send(&client, call).await.status, 200, "{own:?}");
-        assert_eq!(server.whose_was(60).as_deref(), Some("Ada"), "{own:?}");
+        assert_eq!(send(&client, call).await.status, 200, "{context}");
+        assert_eq!(server.whose_was(60).as_deref(), Some("Ada"), "{context}");
         drop((stream, gets, pings));
     }
 }
@@ -251,7 +264,7 @@ async fn a5_d4_a_ping_says_nothing_of_a_session_whose_id_was_given_away_meanwhil
 /// E1: the same of a GET of the caller's own.
 #[tokio::test(start_paused = true)]
 async fn a5_e1_a_get_that_is_answered_after_its_id_was_given_away_brings_no_stream() {
-    for is_given_away in [true, false] {
+    for (is_given_away, all_end) in [(true, true), (true, false), (false, false)] {
         // Given Ada's GET, which reaches the server late,
         let (server, ada, bob) = ada_and_bob().await;
         let (gets, body) = feed();
@@ -269,8 +282,15 @@ async fn a5_e1_a_get_that_is_answered_after_its_id_was_given_away_brings_no_stre
         let listen = with_token(listen, Some("Ada"));
         let opening = tokio::spawn(async move { Stream::open(&client, listen).await });
         settle().await;
-        // when Bob is given her id meanwhile,
-        if is_given_away {
+        // when Bob is given her id meanwhile, also if nothing else is known by then,
+        if all_end {
+            for user in [&ada, &bob] {
+                assert_eq!(user.delete().await.status, 200);
+            }
+            server.restart();
+            let bob = User::connect(&bob.client, "Bob").await;
+            assert_eq!(bob.session, ada.session);
+        } else if is_given_away {
             server.restart();
             assert_eq!(bob.call(1).await.status, 200);
             assert_eq!(server.last("tools/call").session(), Some(&*ada.session));
@@ -283,6 +303,9 @@ async fn a5_e1_a_get_that_is_answered_after_its_id_was_given_away_brings_no_stre
             (is_read, stream.ended_cleanly()),
             (!is_given_away, is_given_away)
         );
+        if all_end {
+            continue;
+        }
         // And she is answered when she asks again.
         let listen = with_token(get(&ada.session, None), Some("Ada"));
         assert_eq!(Stream::open(&ada.client, listen).await.head.status, 200);
