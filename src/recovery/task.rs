@@ -10,6 +10,7 @@ use http_body::Body;
 use tokio::time::sleep;
 use tokio::{
     runtime::Handle,
+    sync::OwnedSemaphorePermit,
     time::{Instant, timeout_at},
 };
 use tracing::Instrument;
@@ -227,27 +228,13 @@ where
             },
             None => expired,
         };
-        let handshakes = self
-            .shared
-            .sessions
-            .handshakes(self.session.endpoint(), self.shared.config.max_handshakes);
-        let latest = self.shared.config.latest_turn(started);
-        let turn = match Instant::now() <= latest {
-            true => timeout_at(latest, handshakes.acquire()).await.ok(),
-            false => None,
-        };
-        let Some(turn) = turn else {
+        let Some(turn) = self.turn(started).await else {
             *has_turn = false;
             return Err(Failure::TimedOut.into());
         };
-        let handshake = shake_hands(
-            &self.client,
-            &self.session,
-            &expired,
-            &self.shared,
-            deadline,
-        );
-        let established = timeout_at(deadline, handshake)
+        let (client, session, shared) = (&self.client, &self.session, &self.shared);
+        let established = shake_hands(client, session, &expired, shared, deadline);
+        let established = timeout_at(deadline, established)
             .await
             .unwrap_or_else(|_| Err(Failure::TimedOut.into()))?;
         // Who has the next waits neither for what is restored nor for a store.
@@ -269,6 +256,21 @@ where
         };
         recovered.epoch = epoch.number();
         Ok((Next::Made(Arc::new(epoch), established.session), recovered))
+    }
+
+    /// Waits for a turn to make a handshake, unless it would come too late (rule E12).
+    async fn turn(&self, started: Instant) -> Option<OwnedSemaphorePermit> {
+        let limit = self.shared.config.max_handshakes;
+        let endpoint = self.session.endpoint();
+        let handshakes = self.shared.sessions.handshakes(endpoint, limit);
+        let latest = self.shared.config.latest_turn(started);
+        if Instant::now() > latest {
+            return None;
+        }
+        timeout_at(latest, handshakes.acquire_owned())
+            .await
+            .ok()?
+            .ok()
     }
 
     /// The session is about to go on in the epoch that the store holds. What this process has changed in

@@ -4,7 +4,7 @@
 use std::{collections::HashMap, fmt};
 
 use http::{HeaderValue, Method, Request};
-use mcp_session_recovery::RequestBody;
+use mcp_session_recovery::{Principal, RequestBody, SessionRecoveryLayer};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tower::{Service, ServiceExt};
@@ -129,6 +129,11 @@ pub fn initialize_as(name: &str) -> Value {
     let mut message = initialize();
     message["params"]["clientInfo"]["name"] = json!(name);
     message
+}
+
+/// Each user, by his `authorization`, is a principal.
+pub fn by_user(layer: SessionRecoveryLayer) -> SessionRecoveryLayer {
+    layer.principal(|parts| Some(Principal::from(parts.headers.get("authorization")?)))
 }
 
 /// A request with this `authorization`, or with none.

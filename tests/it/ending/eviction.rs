@@ -2,14 +2,10 @@
 //! nothing of them stays on the server.
 
 use http::{HeaderValue, Request};
-use mcp_session_recovery::{Outcome, Principal, SessionRecoveryLayer, Sessions};
+use mcp_session_recovery::{Outcome, SessionRecoveryLayer, Sessions};
 use serde_json::json;
 use testing::whose::*;
 use testing::*;
-
-fn by_token(layer: SessionRecoveryLayer) -> SessionRecoveryLayer {
-    layer.principal(|request| Some(Principal::from(request.headers.get("authorization")?)))
-}
 
 fn recorded(layer: SessionRecoveryLayer) -> (Server, Client, Sessions) {
     let server = Server::new(Profile::TypeScriptJson);
@@ -40,7 +36,7 @@ async fn is_known(server: &Server, client: &Client, request: Request<CallerBody>
 async fn i2_a_caller_with_many_sessions_pushes_out_its_own() {
     for limit in [2, 3, 50] {
         let (server, client, sessions) =
-            recorded(by_token(SessionRecoveryLayer::new().max_sessions(limit)));
+            recorded(by_user(SessionRecoveryLayer::new().max_sessions(limit)));
         let ada = User::connect(&client, "Ada").await;
         let mallory = User::connect(&client, "Mallory").await;
         for _ in 0..200 {
@@ -73,7 +69,7 @@ async fn i2_an_endpoint_with_many_sessions_pushes_out_its_own() {
 /// I2, A4: a caller cannot push out another's by spreading its own over many endpoints.
 #[tokio::test(start_paused = true)]
 async fn i2_a_caller_with_many_endpoints_pushes_out_its_own() {
-    let (server, client, _) = recorded(by_token(SessionRecoveryLayer::new().max_sessions(20)));
+    let (server, client, _) = recorded(by_user(SessionRecoveryLayer::new().max_sessions(20)));
     let mut adas = Vec::new();
     for _ in 0..5 {
         adas.push(User::connect(&client, "Ada").await.session);
@@ -120,7 +116,7 @@ async fn i2_an_evicted_session_that_has_moved_on_is_ended() {
 #[tokio::test(start_paused = true)]
 async fn i2_an_evicted_session_whose_id_went_to_another_is_not_ended() {
     // Given a session that has moved on, and a server that has given its id to another since,
-    let (server, client, _) = recorded(by_token(SessionRecoveryLayer::new().max_sessions(3)));
+    let (server, client, _) = recorded(by_user(SessionRecoveryLayer::new().max_sessions(3)));
     server.set_ids(Ids::Counting);
     let ada = User::connect(&client, "Ada").await;
     server.restart();
@@ -229,7 +225,7 @@ async fn k9_one_in_a_session_that_has_moved_on_is_answered_under_the_callers_id(
 #[tokio::test(start_paused = true)]
 async fn k10_a_caller_with_large_sessions_pushes_out_its_own() {
     let layer = SessionRecoveryLayer::new().max_sessions_bytes(1024 * 1024);
-    let (server, client, sessions) = recorded(by_token(layer));
+    let (server, client, sessions) = recorded(by_user(layer));
     let ada = User::connect(&client, "Ada").await;
     for _ in 0..100 {
         let request = with_token(post(None, &large(60 * 1024)), Some("Mallory"));
@@ -257,7 +253,7 @@ async fn k10_uris_count() {
 #[tokio::test(start_paused = true)]
 async fn k10_state_counts_as_it_grows() {
     let layer = SessionRecoveryLayer::new().max_sessions_bytes(1024 * 1024);
-    let (server, client, sessions) = recorded(by_token(layer));
+    let (server, client, sessions) = recorded(by_user(layer));
     let ada = User::connect(&client, "Ada").await;
     let mut mallory = User::connect(&client, "Mallory").await;
     for _ in 0..5 {

@@ -5,13 +5,12 @@ use std::time::Duration;
 use mcp_session_recovery::{Outcome, Sessions};
 use testing::mocked::*;
 use testing::streams::{Stream, feed_all, never_answer};
-use testing::whose::{Ids, User, with_token};
+use testing::whose::{Ids, User, by_user, with_token};
 use testing::*;
 
 use super::{
     agreeing::change,
     faulty::{FaultyStore, Mode},
-    given_away::by_user,
 };
 
 /// H1: also if it is found before that.

@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use mcp_session_recovery::{Principal, SessionRecoveryLayer, Sessions};
+use mcp_session_recovery::Sessions;
 use testing::busy::busy;
 use testing::mocked::{Answering, Gate, echoed, hold, hold_answer, soon};
 use testing::streams::{Stream, feed_all};
-use testing::whose::{Ids, User, initialize_as, with_token};
+use testing::whose::{Ids, User, by_user, initialize_as, with_token};
 use testing::*;
 use tokio::task::JoinHandle;
 
@@ -21,14 +21,6 @@ fn counting() -> Server {
     let server = Server::new(Profile::TypeScriptJson);
     server.set_ids(Ids::Counting);
     server
-}
-
-/// Each user is a principal.
-pub(super) fn by_user(layer: SessionRecoveryLayer) -> SessionRecoveryLayer {
-    layer.principal(|parts| {
-        let authorization = parts.headers.get("authorization")?;
-        Some(Principal::new(authorization.as_bytes()))
-    })
 }
 
 /// A user in another process.

@@ -4,13 +4,10 @@
 use std::time::Duration;
 
 use testing::mocked::Answering;
-use testing::whose::{Ids, User};
+use testing::whose::{Ids, User, by_user};
 use testing::*;
 
-use super::{
-    faulty::{FaultyStore, Mode},
-    given_away::by_user,
-};
+use super::faulty::{FaultyStore, Mode};
 
 /// Two processes, their ways to the store, and a server of which is known that it counts.
 struct Scene {
@@ -52,6 +49,15 @@ impl Scene {
         self.server.count_on_from(number - 1);
     }
 
+    /// Each process recovers the user's session, this one first, under "1", and without the store.
+    async fn recovers_apart(&self, user: &User) {
+        self.restart(1);
+        self.own.set(Mode::Down);
+        self.calls(&self.here, user, 2).await;
+        assert_eq!(self.server.last("tools/call").session(), Some("1"));
+        self.calls(&self.there, user, 3).await;
+    }
+
     /// Calls, in the user's own session, by whichever process.
     async fn calls(&self, client: &Client, user: &User, id: u64) {
         let user = User {
@@ -80,11 +86,7 @@ async fn a5_n3_who_is_found_with_the_id_of_an_epoch_that_gave_way_does_not_get_i
         a_while().await;
         scene.calls(there, &bob, 1).await;
         // whom each process has recovered, this one without the store, so that he has her id,
-        scene.restart(1);
-        scene.own.set(Mode::Down);
-        scene.calls(here, &bob, 2).await;
-        assert_eq!(scene.server.last("tools/call").session(), Some("1"));
-        scene.calls(there, &bob, 3).await;
+        scene.recovers_apart(&bob).await;
         // and something that takes its time there when he goes on as the other process does,
         let behind = scene.server.clone();
         scene.server.on_async(move |seen| {
@@ -185,11 +187,7 @@ async fn a5_i3_an_epoch_that_gave_way_is_not_ended_when_its_id_is_anothers() {
     let bob = scene.connect(here, "Bob", 8).await;
     a_while().await;
     scene.calls(there, &bob, 1).await;
-    scene.restart(1);
-    scene.own.set(Mode::Down);
-    scene.calls(here, &bob, 2).await;
-    assert_eq!(scene.server.last("tools/call").session(), Some("1"));
-    scene.calls(there, &bob, 3).await;
+    scene.recovers_apart(&bob).await;
     scene.own.set(Mode::Works);
     tokio::time::sleep(Duration::from_secs(5)).await;
     scene.calls(here, &bob, 4).await;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use mcp_session_recovery::{Failure, Outcome, Principal, Refusal, SessionRecoveryLayer, Sessions};
+use mcp_session_recovery::{Failure, Outcome, Refusal, SessionRecoveryLayer, Sessions};
 use serde_json::json;
 use testing::mocked::with_id_of;
 use testing::scenario::{Door, answer, hang, heal, is, slow, start};
@@ -20,10 +20,6 @@ async fn ada_and_bob() -> (Server, User, User) {
     let bob = User::connect(&client, "Bob").await;
     assert_eq!((&*ada.session, &*bob.session), ("1", "2"));
     (server, ada, bob)
-}
-
-fn by_token(request: &http::request::Parts) -> Option<Principal> {
-    Some(Principal::from(request.headers.get("authorization")?))
 }
 
 fn calling(user: &User, id: u64) -> tokio::task::JoinHandle<Answer> {
@@ -251,7 +247,7 @@ async fn a5_i1_a_delete_does_not_end_what_was_half_open_and_is_anothers_by_now()
         // Given Ada, whose handshake has left the id that she had half-open,
         let server = Server::new(Profile::TypeScriptJson);
         server.set_ids(ids);
-        let client = client(&server, SessionRecoveryLayer::new().principal(by_token));
+        let client = client(&server, by_user(SessionRecoveryLayer::new()));
         let ada = User::connect(&client, "Ada").await;
         server.restart();
         answer(&server, "notifications/initialized", |_| {
@@ -297,9 +293,7 @@ async fn a5_f2_a_response_is_not_sent_under_an_id_that_was_given_away_after_the_
         // Given Bob's recovery, which was given Ada's "1", and a response of his that waits for it,
         let server = Server::new(Profile::TypeScriptJson);
         server.set_ids(Ids::Counting);
-        let layer = SessionRecoveryLayer::new()
-            .max_sessions(2)
-            .principal(by_token);
+        let layer = by_user(SessionRecoveryLayer::new().max_sessions(2));
         let client = client(&server, layer);
         let ada = User::connect(&client, "Ada").await;
         let bob = User::connect(&client, "Bob").await;

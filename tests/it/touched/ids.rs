@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use mcp_session_recovery::{Failure, Outcome, Principal, Refusal, SessionRecoveryLayer, Sessions};
+use mcp_session_recovery::{Failure, Outcome, Refusal, SessionRecoveryLayer, Sessions};
 use serde_json::json;
 use testing::scenario::{Door, Events, answer, fail, is, start};
 use testing::streams::{Fed, Stream};
@@ -190,10 +190,7 @@ async fn a5_other_methods_start_no_recovery_of_a_session_whose_id_went_to_anothe
 /// cannot be asked.
 #[tokio::test(start_paused = true)]
 async fn a5_d7_without_reinitializing_an_id_that_went_to_another_is_only_told() {
-    let by_token = |request: &http::request::Parts| {
-        Some(Principal::from(request.headers.get("authorization")?))
-    };
-    let layer = SessionRecoveryLayer::new().principal(by_token);
+    let layer = by_user(SessionRecoveryLayer::new());
     let (layer, events) = Events::of(layer.reinitialize(false));
     // Given Ada, whose "1" the server has given to Bob, which the layer has seen,
     let (server, client) = counting(layer);
@@ -433,10 +430,7 @@ async fn a5_g1_one_id_for_all_and_streams_go_on() {
         let server = Server::new(Profile::TypeScript);
         server.set_ids(Ids::Constant);
         // (Without principals Bob would take her place.)
-        let layer = SessionRecoveryLayer::new().principal(|parts: &http::request::Parts| {
-            let authorization = parts.headers.get("authorization")?;
-            Some(Principal::new(authorization.as_bytes()))
-        });
+        let layer = by_user(SessionRecoveryLayer::new());
         let ada = User::connect(&client(&server, layer), "Ada").await;
         let fed = Fed::default();
         let (gets, late) = (fed.clone(), fed.clone());
@@ -502,11 +496,9 @@ async fn a5_one_id_for_all_and_no_response_enters_the_new_session() {
 /// and there is one handshake in each pause.
 #[tokio::test(start_paused = true)]
 async fn a5_k6_one_id_for_all_costs_one_handshake_in_each_pause() {
-    use mcp_session_recovery::Principal;
     let server = Server::new(Profile::TypeScriptJson);
     server.set_ids(Ids::Constant);
-    let layer = SessionRecoveryLayer::new()
-        .principal(|request| Some(Principal::from(request.headers.get("authorization")?)));
+    let layer = by_user(SessionRecoveryLayer::new());
     let client = client(&server, layer);
     let users = [
         User::connect(&client, "Ada").await,
@@ -591,17 +583,10 @@ async fn a5_g2_a_get_is_not_sent_under_an_id_that_was_given_away_and_let_go() {
 }
 
 /// Each user is a principal.
-fn by_user() -> SessionRecoveryLayer {
-    SessionRecoveryLayer::new().principal(|parts| {
-        let authorization = parts.headers.get("authorization")?;
-        Some(Principal::new(authorization.as_bytes()))
-    })
-}
-
 /// Bob, whose session was thought to be of a server with one id for all, and Carol, since whom it is known
 /// to count. It was restarted, and the next session is called as Bob's.
 async fn bob_was_thought_to_share() -> (Server, User, User) {
-    let (server, client) = counting(by_user());
+    let (server, client) = counting(by_user(SessionRecoveryLayer::new()));
     let _ada = User::connect(&client, "Ada").await;
     server.restart();
     let bob = User::connect(&client, "Bob").await;
@@ -648,7 +633,7 @@ async fn a5_who_was_thought_to_share_an_id_has_lost_it_once_the_server_is_known_
     for is_known_before in [true, false] {
         for ends in [true, false] {
             // Given a server that was restarted twice, so that it has called everybody 1,
-            let (server, client) = counting(by_user());
+            let (server, client) = counting(by_user(SessionRecoveryLayer::new()));
             let _ada = User::connect(&client, "Ada").await;
             server.restart();
             let bob = User::connect(&client, "Bob").await;
