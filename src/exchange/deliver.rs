@@ -87,10 +87,10 @@ where
         let streams = said.is_event_stream && !carries_nothing(status);
         match *self.head.method() {
             Method::POST if status.is_success() => {
-                if status == StatusCode::ACCEPTED && self.holds_requests() {
+                if status == StatusCode::ACCEPTED && self.may_hold_requests() {
                     // Their answers are to come on a listening stream.
                     let epoch = self.epoch().number();
-                    self.session.accept(epoch, &self.summary().requests);
+                    self.session.accept(epoch, &self.requests());
                 }
                 // What came in several pieces is copied for this, so only if there is need to.
                 let is_looked_at = |body: &&BufferedBody| {
@@ -229,14 +229,13 @@ where
 
     /// Whether somebody may wait for a response by id. Nearly all that is answered 202 is
     /// notifications, which is seen without parsing them.
-    fn holds_requests(&self) -> bool {
+    fn may_hold_requests(&self) -> bool {
         static ID: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"id\""));
 
-        let may_have_id = self.body.as_ref().is_some_and(|body| {
+        self.body.as_ref().is_none_or(|body| {
             let body = body.data();
             ID.find(&body).is_some() || memchr::memchr(b'\\', &body).is_some()
-        });
-        may_have_id && !self.summary().requests.is_empty()
+        })
     }
 
     /// What the answer to a DELETE says of the session (rule I1).

@@ -234,6 +234,9 @@ impl Session {
 
     /// Requests were accepted with 202 in this epoch, to be answered on a listening stream.
     pub(crate) fn accept(&self, epoch: u64, requests: &[Id]) {
+        if requests.is_empty() {
+            return;
+        }
         let news = self.accepted(|accepted| accepted.accept(epoch, requests));
         // Whoever is woken may look at once.
         if let Some(news) = news {

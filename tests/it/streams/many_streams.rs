@@ -417,6 +417,23 @@ async fn g6_a_stream_that_has_ended_brings_nothing() {
     drop(ended);
 }
 
+/// F4: also where the call was too large to be kept.
+#[tokio::test(start_paused = true)]
+async fn g6_a_request_over_the_limit_that_was_accepted_is_lost_as_well() {
+    // Given such a call, that was accepted with 202, and a listening stream,
+    let scene = scene(SessionRecoveryLayer::new().max_body_bytes(1_000)).await;
+    let _gets = feed_all(&scene.server, "GET");
+    answer_all(&scene.server, "tools/call", || reply(202, None, ""));
+    let mut listening = scene.listen().await;
+    let mut call = tool_call(5);
+    call["params"]["arguments"]["text"] = json!("x".repeat(5_000));
+    assert_eq!(scene.post(&call).await.status, 202);
+    // when the session is lost, then so is the call.
+    scene.recover().await;
+    listening.now().await;
+    assert_eq!(listening.messages(), [lost(5, "session_expired")]);
+}
+
 /// K: a stream that is not read keeps nobody waiting for longer.
 #[tokio::test(start_paused = true)]
 async fn g6_the_time_of_another_stream_does_not_begin_anew() {
