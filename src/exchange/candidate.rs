@@ -142,18 +142,25 @@ impl Candidate {
         };
         let current = self.renews.as_ref().map(|it| it.chain().current());
         let makes_none = current.is_some_and(|current| current.id() == Some(&id));
-        let too_large = |host, limit| {
+        let key = Key {
+            id,
+            endpoint: Arc::new(self.endpoint.copied()),
+            principal: self.principal,
+        };
+        let too_large = |key: &Key, limit| {
             if makes_none {
                 return (Recorded::No, Evicted::new());
             }
+            // The caller has it all the same.
+            shared.sessions.pass_over(key);
             warn!(
-                host,
+                host = key.endpoint.host(),
                 limit, "initialize is too large, its session is not recorded"
             );
             (Recorded::TooLarge, Evicted::new())
         };
         let Some(body) = &self.body else {
-            return too_large(self.endpoint.host(), config.max_body_bytes);
+            return too_large(&key, config.max_body_bytes);
         };
         let body = body.data();
         let message = Message::single(&body);
@@ -161,7 +168,7 @@ impl Candidate {
             return (Recorded::No, Evicted::new());
         };
         if body.len() > config.max_initialize_bytes {
-            return too_large(self.endpoint.host(), config.max_initialize_bytes);
+            return too_large(&key, config.max_initialize_bytes);
         }
         let initialize_request = Initialize {
             accept: combined(&self.headers, &ACCEPT),
@@ -173,13 +180,8 @@ impl Candidate {
         };
         let headers = initialize_request.bytes() - body.len();
         if headers + uri_bytes(self.uri.as_ref()) > MAX_HEADERS {
-            return too_large(self.endpoint.host(), MAX_HEADERS);
+            return too_large(&key, MAX_HEADERS);
         }
-        let key = Key {
-            id,
-            endpoint: Arc::new(self.endpoint),
-            principal: self.principal,
-        };
         let upstream = key.id.clone();
         let (session, evicted) = shared.sessions.record(
             key,

@@ -205,7 +205,7 @@ where
     /// The same of a request that has been sent: a server that does not tell its sessions apart is not
     /// fought.
     pub(super) fn is_given_away(&self) -> bool {
-        self.shared.sessions.tells_apart(self.session.endpoint()) && self.is_taken()
+        self.shared.sessions.tells_apart(&self.session) && self.is_taken()
     }
 
     /// Whether the session has ended while the request waited to be sent in its new epoch, whose id

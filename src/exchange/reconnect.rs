@@ -165,7 +165,7 @@ where
                 let sending = shared.inner.send_if(request, is_own);
                 let sent = timeout(patience, sending).await;
                 // Also if that has come while the answer was waited for.
-                let tells_apart = || shared.sessions.tells_apart(session.endpoint());
+                let tells_apart = || shared.sessions.tells_apart(&session);
                 let is_over = !shared.has(&session) || !is_own() && tells_apart();
                 if matches!(sent, Ok(None)) || is_over {
                     return None;

@@ -111,7 +111,8 @@ impl UpstreamSession {
         let uses = |id| sessions.uses(session.endpoint(), id);
         let is_anothers = match &self.of {
             Of::Epoch(epoch) => epoch.may_be_anothers(),
-            _ => self.is_anothers(sessions, session),
+            Of::Handshake(taken) => taken.load(Ordering::Acquire),
+            Of::Nothing => false,
         };
         is_anothers || self.id.as_ref().is_some_and(uses)
     }
@@ -287,8 +288,8 @@ where
     }
 
     /// Ends a session that nobody will use, unless a recorded one has the same id (rule I3). Nobody
-    /// waits for that, nor for its answer.
-    pub(super) fn delete(&self, upstream: &UpstreamSession) {
+    /// waits for that, nor for its answer. If it is of a handshake, its id is `given_up`.
+    pub(super) fn delete(&self, upstream: &UpstreamSession, given_up: Option<Assigned>) {
         let (shared, session) = (self.shared.clone(), self.session.clone());
         if upstream.id.is_some() && !upstream.ends_anothers(&shared.sessions, &session) {
             let request = self.request(Method::DELETE, upstream, Bytes::new());
@@ -296,6 +297,7 @@ where
             in_background(self.shared.config.recovery_timeout, async move {
                 let is_own = || !upstream.ends_anothers(&shared.sessions, &session);
                 shared.send_and_drain(request, is_own).await;
+                drop(given_up);
             });
         }
     }

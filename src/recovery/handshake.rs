@@ -60,8 +60,8 @@ impl<S: HttpService<B>, B: Body<Error: Send> + Send + 'static> Drop for HalfOpen
         let Some(assigned) = self.assigned.take() else {
             return;
         };
-        if assigned.must_end(self.session) {
-            self.client.delete(&self.upstream);
+        if let Some(given_up) = assigned.must_end(self.session) {
+            self.client.delete(&self.upstream, Some(given_up));
         }
     }
 }

@@ -77,6 +77,6 @@ where
         None => return,
     };
     if !shared.sessions.ends_anothers(session, epoch) {
-        client.delete(&UpstreamSession::of(epoch));
+        client.delete(&UpstreamSession::of(epoch), None);
     }
 }

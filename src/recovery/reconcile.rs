@@ -77,7 +77,7 @@ where
             let client = Client::<S, B>::of_trigger(&shared, session, &ended.head);
             let handshake = client.handshake(Response::default(), Affinity::default());
             let epoch = Arc::new(session.stored_epoch(record, handshake));
-            client.delete(&UpstreamSession::of(&epoch));
+            client.delete(&UpstreamSession::of(&epoch), None);
         }
     }
 }

@@ -4,10 +4,7 @@
 //! the id, and yet the server has said whose it is: not that of a session which had it before, and
 //! no longer that of the handshake, should it be given to somebody else meanwhile.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Weak},
-};
+use std::{collections::HashMap, sync::Arc};
 
 use http::HeaderValue;
 
@@ -21,6 +18,8 @@ pub(super) struct Assignments(HashMap<HeaderValue, Vec<Assignment>>);
 struct Assignment {
     session: Arc<Session>,
     taken: Arc<AtomicBool>,
+    /// What has the id is not to be used any more, and still to be ended.
+    is_given_up: bool,
 }
 
 impl Assignments {
@@ -29,8 +28,17 @@ impl Assignments {
         self.0.entry(id.clone()).or_default().push(Assignment {
             session: session.clone(),
             taken: taken.clone(),
+            is_given_up: false,
         });
         taken
+    }
+
+    /// The id is nobody's from here on, but who is given it is still noted.
+    pub(super) fn give_up(&mut self, id: &HeaderValue, taken: &Arc<AtomicBool>) {
+        let assignments = self.0.get_mut(id).into_iter().flatten();
+        for it in assignments.filter(|it| Arc::ptr_eq(&it.taken, taken)) {
+            it.is_given_up = true;
+        }
     }
 
     pub(super) fn remove(&mut self, id: &HeaderValue, taken: &Arc<AtomicBool>) {
@@ -44,7 +52,7 @@ impl Assignments {
 
     /// The server has just given this id to somebody.
     pub(super) fn take(&self, endpoint: &Endpoint, id: &HeaderValue) {
-        self.current(endpoint, id)
+        self.all(endpoint, id)
             .for_each(|it| it.taken.store(true, Ordering::Release));
     }
 
@@ -66,65 +74,73 @@ impl Assignments {
     }
 
     fn current(&self, endpoint: &Endpoint, id: &HeaderValue) -> impl Iterator<Item = &Assignment> {
+        self.all(endpoint, id)
+            .filter(|it| !it.is_given_up && !it.taken.load(Ordering::Acquire))
+    }
+
+    fn all(&self, endpoint: &Endpoint, id: &HeaderValue) -> impl Iterator<Item = &Assignment> {
         let all = self.0.get(id).into_iter().flatten();
-        all.filter(move |it| {
-            **it.session.endpoint() == *endpoint && !it.taken.load(Ordering::Acquire)
-        })
+        all.filter(move |it| **it.session.endpoint() == *endpoint)
     }
 }
 
-/// What is known of the ids that each endpoint hands out, as long as somebody has a session of it: one that
-/// has been forgotten may still have something under way.
+/// What is known of the ids that each endpoint hands out, as long as there are sessions of it.
 #[derive(Default)]
-pub(super) struct HandedOut {
-    by_endpoint: HashMap<Arc<Endpoint>, Weak<Ids>>,
-    /// As many of them are listed until it is looked which of them nobody needs any more.
-    limit: usize,
+pub(super) struct HandedOut(HashMap<Arc<Endpoint>, Listed>);
+
+struct Listed {
+    ids: Arc<Ids>,
+    sessions: usize,
 }
 
-/// The ids that an endpoint has handed out. Each of its sessions holds them.
+/// The ids that an endpoint has handed out. Its sessions hold them: one that has been forgotten may still
+/// have something under way.
 pub(super) struct Ids {
     first: HeaderValue,
     differ: AtomicBool,
 }
 
-impl HandedOut {
-    const FEW: usize = 64;
-
-    fn get(&self, endpoint: &Endpoint) -> Option<Arc<Ids>> {
-        self.by_endpoint.get(endpoint)?.upgrade()
+impl Ids {
+    pub(super) fn differ(&self) -> bool {
+        self.differ.load(Ordering::Acquire)
     }
+}
 
+impl HandedOut {
     /// The endpoint has handed out an id.
     pub(super) fn note(&self, endpoint: &Endpoint, id: &HeaderValue) {
-        if let Some(ids) = self.get(endpoint).filter(|ids| ids.first != id) {
-            ids.differ.store(true, Ordering::Release);
+        if let Some(it) = self.0.get(endpoint).filter(|it| it.ids.first != id) {
+            it.ids.differ.store(true, Ordering::Release);
         }
     }
 
     /// Whether the endpoint is known to hand out more than one id, and so to tell its sessions apart.
     pub(super) fn differ(&self, endpoint: &Endpoint) -> bool {
-        let ids = self.get(endpoint);
-        ids.is_some_and(|ids| ids.differ.load(Ordering::Acquire))
+        self.0.get(endpoint).is_some_and(|it| it.ids.differ())
     }
 
-    /// The endpoint has handed out this id to a session, which is to hold what this gives.
+    /// A session that has this id upstream is recorded, which is to hold what this gives.
     pub(super) fn inserted(&mut self, endpoint: &Arc<Endpoint>, id: &HeaderValue) -> Arc<Ids> {
-        if let Some(ids) = self.get(endpoint) {
-            self.note(endpoint, id);
-            return ids;
-        }
-        if self.by_endpoint.len() >= self.limit {
-            self.by_endpoint.retain(|_, ids| ids.strong_count() > 0);
-            self.limit = Self::FEW.max(2 * self.by_endpoint.len());
-        }
-        let ids = Arc::new(Ids {
-            first: id.clone(),
-            differ: AtomicBool::new(false),
+        self.note(endpoint, id);
+        let listed = self.0.entry(endpoint.clone()).or_insert_with(|| Listed {
+            ids: Arc::new(Ids {
+                first: id.clone(),
+                differ: AtomicBool::new(false),
+            }),
+            sessions: 0,
         });
-        self.by_endpoint
-            .insert(endpoint.clone(), Arc::downgrade(&ids));
-        ids
+        listed.sessions += 1;
+        listed.ids.clone()
+    }
+
+    /// One is not recorded any more.
+    pub(super) fn removed(&mut self, endpoint: &Endpoint) {
+        if let Some(listed) = self.0.get_mut(endpoint) {
+            listed.sessions = listed.sessions.saturating_sub(1);
+            if listed.sessions == 0 {
+                self.0.remove(endpoint);
+            }
+        }
     }
 }
 
@@ -134,41 +150,26 @@ mod tests {
 
     use super::*;
 
-    fn endpoint(uri: &str) -> Arc<Endpoint> {
-        let uri: Uri = uri.parse().unwrap();
-        Arc::new(Endpoint::new(&uri, &HeaderMap::new()))
-    }
-
     #[test]
-    fn a5_what_an_endpoint_hands_out_is_known_as_long_as_somebody_has_a_session_of_it() {
-        let endpoint = endpoint("http://mcp.test/mcp");
+    fn a5_what_an_endpoint_hands_out_is_known_as_long_as_it_has_sessions() {
+        let uri = Uri::from_static("http://mcp.test/mcp");
+        let endpoint = Arc::new(Endpoint::new(&uri, &HeaderMap::new()));
         let [one, two] = ["1", "2"].map(HeaderValue::from_static);
         let mut handed_out = HandedOut::default();
         // Of an endpoint without sessions nothing is kept.
         handed_out.note(&endpoint, &one);
-        assert!(handed_out.by_endpoint.is_empty());
-        let sessions = [(); 2].map(|()| handed_out.inserted(&endpoint, &one));
-        assert!(!handed_out.differ(&endpoint));
+        assert!(handed_out.0.is_empty());
+        let ids = handed_out.inserted(&endpoint, &one);
+        handed_out.inserted(&endpoint, &one);
+        assert!(!handed_out.differ(&endpoint) && !ids.differ());
         handed_out.note(&endpoint, &two);
-        let [session, another] = sessions;
-        drop(another);
+        handed_out.removed(&endpoint);
         assert!(handed_out.differ(&endpoint));
-        drop(session);
+        handed_out.removed(&endpoint);
+        assert!(handed_out.0.is_empty());
+        // But by the sessions themselves.
+        assert!(ids.differ());
+        handed_out.inserted(&endpoint, &two);
         assert!(!handed_out.differ(&endpoint));
-        let _session = handed_out.inserted(&endpoint, &two);
-        assert!(!handed_out.differ(&endpoint));
-    }
-
-    #[test]
-    fn k10_endpoints_that_nobody_has_a_session_of_are_not_listed_for_ever() {
-        let id = HeaderValue::from_static("1");
-        let mut handed_out = HandedOut::default();
-        let used = endpoint("http://used.test/");
-        let _session = handed_out.inserted(&used, &id);
-        for n in 0..10_000 {
-            handed_out.inserted(&endpoint(&format!("http://{n}.test/")), &id);
-            assert!(handed_out.by_endpoint.len() <= HandedOut::FEW);
-        }
-        assert!(handed_out.get(&used).is_some());
     }
 }

@@ -24,6 +24,19 @@ impl Endpoint {
         }
     }
 
+    /// The same to be kept: none of it is a slice of a buffer of the caller's.
+    pub(crate) fn copied(&self) -> Self {
+        let copied = |host: &HeaderValue| HeaderValue::from_bytes(host.as_bytes()).ok();
+        let hosts = self
+            .hosts
+            .iter()
+            .map(|host| copied(host).unwrap_or_else(|| host.clone()));
+        Self {
+            uri: (self.uri.to_string().parse()).unwrap_or_else(|_| self.uri.clone()),
+            hosts: hosts.collect(),
+        }
+    }
+
     /// Whether a request with this URI and these headers goes to this endpoint.
     #[cfg(test)]
     fn matches(&self, uri: &Uri, headers: &HeaderMap) -> bool {

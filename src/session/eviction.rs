@@ -1,7 +1,7 @@
 //! Which session makes room for another (rules I2, K2, K10), and what becomes of one that a store is
 //! still to hear of (rules N1, N5).
 
-use std::{cmp::Reverse, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
 use super::{
     Evicted, Session, Sessions,
@@ -59,38 +59,44 @@ impl Sessions {
     }
 }
 
+impl Group {
+    /// Its least recently used session, and when that was used.
+    fn least_used(&mut self) -> Option<(u64, &Arc<Session>)> {
+        // A session's key is never later than its last use. So the first one whose key is exact is the
+        // least recently used; those before it are moved to where they belong, each once.
+        for _ in 0..self.len() {
+            let first = self.by_use.first_entry()?;
+            let last_use = first.get().last_use();
+            if *first.key() == last_use {
+                break;
+            }
+            let session = first.remove();
+            session.know_use(last_use);
+            self.by_use.insert(last_use, session);
+        }
+        let (used, session) = self.by_use.first_key_value()?;
+        Some((*used, session))
+    }
+}
+
 impl Table {
     /// Forgets the least recently used session of the principal that holds most, and there of the
     /// endpoint that does, so that no server and no caller can push out another's (rule I2).
     pub(super) fn evict(&mut self, size: impl Fn(&Group) -> usize) -> Option<Arc<Session>> {
-        // Of those that hold as much, the one that was used least recently.
-        let rank = |group: &Group| {
-            let used = group.by_use.keys().next().copied();
-            (size(group), Reverse(used.unwrap_or_default()))
-        };
-        let endpoints = self.groups.values().max_by_key(|endpoints| {
-            let ranks = endpoints.values().map(rank);
-            ranks
-                .reduce(|(one, used), (other, also)| (one + other, used.max(also)))
-                .unwrap_or_default()
-        })?;
-        let group = endpoints.values().max_by_key(|group| rank(group))?;
-        let mut least: Option<Arc<Session>> = group.by_use.values().next().cloned();
-        // A session's key in its group is never later than its last use. So the first one whose
-        // key is exact is the least recently used; those before it are moved to where they belong.
-        while let Some(session) = least {
-            let last_use = session.last_use();
-            let use_known = session.use_known();
-            if use_known == last_use {
-                return self.make_way(session);
-            }
-            session.know_use(last_use);
-            let group = &mut self.group(&session).by_use;
-            group.remove(&use_known);
-            group.insert(last_use, session);
-            least = group.values().next().cloned();
-        }
-        None
+        let of_all = |endpoints: &HashMap<_, Group>| endpoints.values().map(&size).sum::<usize>();
+        let most = self.groups.values().map(of_all).max()?;
+        let principals = self.groups.values_mut();
+        // Of those that hold as much, the one whose session was used least recently.
+        let least_used = principals.filter(|endpoints| of_all(endpoints) == most);
+        let least_used = least_used.filter_map(|endpoints| {
+            let most = endpoints.values().map(&size).max()?;
+            let groups = endpoints.values_mut().filter(|group| size(group) == most);
+            let least_used = groups.filter_map(Group::least_used);
+            least_used.min_by_key(|(used, _)| *used)
+        });
+        let (_, session) = least_used.min_by_key(|(used, _)| *used)?;
+        let session = session.clone();
+        self.make_way(session)
     }
 
     /// Forgets the session, unless a store is still to hear of it.

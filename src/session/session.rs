@@ -45,7 +45,7 @@ pub(crate) struct Session {
     memory: Mutex<Memory>,
     /// A use that is not later than that: its key in its group, which the lock of the table guards.
     use_known: AtomicU64,
-    /// What is known of the ids that its endpoint hands out, kept for it.
+    /// What is known of the ids that its endpoint hands out.
     ids: OnceLock<Arc<Ids>>,
     /// Another process recorded it: who asked there is not known.
     #[cfg(feature = "store")]
@@ -161,9 +161,14 @@ impl Session {
         }
     }
 
-    /// What is known of the ids that its endpoint hands out is known as long as it is there.
+    /// It is recorded, with others of this endpoint.
     pub(super) fn hold(&self, ids: Arc<Ids>) {
         self.ids.get_or_init(|| ids);
+    }
+
+    /// Whether its endpoint was known to hand out more than one id when it was recorded, or since.
+    pub(super) fn ids_differ(&self) -> bool {
+        self.ids.get().is_some_and(|ids| ids.differ())
     }
 
     pub(crate) fn key(&self) -> &Key {

@@ -90,7 +90,6 @@ impl Sessions {
         // each is.
         table.assigned = forgotten.assigned;
         table.earlier = forgotten.earlier;
-        table.handed_out = forgotten.handed_out;
         #[cfg(feature = "store")]
         {
             table.in_use = forgotten.in_use;
@@ -168,7 +167,7 @@ impl Sessions {
         let mut displaced = Vec::new();
         let mut table = self.write();
         // While the record of an endpoint's only session is replaced, too.
-        let _ids = table.handed_out.inserted(&key.endpoint, &upstream);
+        table.handed_out.inserted(&key.endpoint, &upstream);
         table.assigned.take(&key.endpoint, &upstream);
         holders = table.holders(&key.endpoint, &upstream);
         // The record that took its place meanwhile, too: another renewal made that.
@@ -199,6 +198,7 @@ impl Sessions {
         session.touch(used);
         // It counts: whoever makes one too many pays for it.
         _earlier = table.insert(&session, used, &self.0.bytes);
+        table.handed_out.removed(session.endpoint());
         let evicted = self.make_room(&mut table, limits);
         drop(table);
         self.changed(displaced);

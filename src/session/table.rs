@@ -182,6 +182,7 @@ impl Table {
         self.count_no_more(session);
         #[cfg(feature = "store")]
         self.unwritten.retain(|it| !Arc::ptr_eq(it, session));
+        self.handed_out.removed(session.endpoint());
         if self.by_id.is_empty() {
             self.earlier.drop_unused();
         }

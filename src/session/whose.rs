@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 
-use super::{Endpoint, Epoch, Leader, Reassigned, Session, Sessions, table::Table};
+use super::{Endpoint, Epoch, Key, Leader, Reassigned, Session, Sessions, table::Table};
 use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// An id that a handshake was given, until what it made is published or given up.
@@ -28,26 +28,28 @@ impl Assigned {
         self.taken.clone()
     }
 
-    /// Whether the half-open session that has the id is to be ended on the server, now that it is given
-    /// up (rules E7, I3).
-    pub(crate) fn must_end(self, session: &Session) -> bool {
+    /// What has the id is given up. Gives it back if the half-open session is to be ended on the server
+    /// (rules E7, I3): until that has been done, who is given the id is to be noted.
+    pub(crate) fn must_end(self, session: &Session) -> Option<Self> {
         if self.is_taken() {
             // It is somebody else's, whether a record says so or not.
-            return false;
+            return None;
         }
-        let (id, is_of_many) = (self.id.clone(), self.is_of_many(session.endpoint()));
-        // The id is nobody's from here on.
-        drop(self);
+        let is_of_many = self.is_of_many(session);
+        self.sessions
+            .write()
+            .assigned
+            .give_up(&self.id, &self.taken);
         // Of a server with one id for all, the next recovery may have been given the same id again by
         // the time a DELETE is there.
         let chain = session.chain();
-        let is_own = chain.current().id() == Some(&id);
-        is_of_many || !is_own || chain.is_forgotten()
+        let is_own = chain.current().id() == Some(&self.id);
+        (is_of_many || !is_own || chain.is_forgotten()).then_some(self)
     }
 
     /// Whether the endpoint is known to hand out more than one id.
-    pub(super) fn is_of_many(&self, endpoint: &Endpoint) -> bool {
-        self.sessions.tells_apart(endpoint)
+    pub(super) fn is_of_many(&self, session: &Session) -> bool {
+        self.sessions.tells_apart(session)
     }
 }
 
@@ -63,21 +65,10 @@ impl Sessions {
     /// is published, and not before.
     pub(crate) fn assign(&self, session: &Arc<Session>, id: &HeaderValue) -> Assigned {
         // Dropped last: what it holds of a caller may ask the table.
-        let (mut displaced, _given_away);
+        let (displaced, _given_away);
         let mut table = self.write();
-        table.handed_out.note(session.endpoint(), id);
-        table.assigned.take(session.endpoint(), id);
+        (displaced, _given_away) = table.given(session.endpoint(), id, Some(session));
         let taken = table.assigned.insert(session, id);
-        displaced = table.holders(session.endpoint(), id);
-        displaced.retain(|holder| match Arc::ptr_eq(holder, session) {
-            true => {
-                // While it is recovered, nothing is written of it.
-                table.expire(holder, Reassigned::OwnHandshake);
-                false
-            }
-            false => table.expire(holder, Reassigned::Another),
-        });
-        _given_away = table.earlier.reassign(session.endpoint(), id);
         drop(table);
         self.changed(&displaced);
         Assigned {
@@ -85,6 +76,20 @@ impl Sessions {
             id: id.clone(),
             taken,
         }
+    }
+
+    /// The server has just given this id to a session that is not recorded (rule B4). A record that went
+    /// by it, here and at the server, does so no longer.
+    pub(crate) fn pass_over(&self, key: &Key) {
+        // Dropped last, as above.
+        let (displaced, replaced, _given_away);
+        let mut table = self.write();
+        let has_id = |it: &&Arc<Session>| it.chain().current().id() == Some(&key.id);
+        replaced = table.get(key).filter(has_id).cloned();
+        replaced.iter().for_each(|it| table.remove(it));
+        (displaced, _given_away) = table.given(&key.endpoint, &key.id, None);
+        drop(table);
+        self.changed(&displaced);
     }
 
     /// The session has left the epoch with this id, and still uses it, until this is dropped.
@@ -135,7 +140,7 @@ impl Sessions {
         let before = session.chain().current();
         others = table.others(session, &epoch);
         let shares = !others.is_empty() && table.has_one_for_all(session, &epoch);
-        let is_taken = assigned.is_some_and(Assigned::is_taken) && !shares;
+        let is_taken = assigned.is_some_and(Assigned::is_taken);
         // An adopted one may have met another since that was looked at.
         met = match assigned {
             None => table.meet(session, &epoch),
@@ -184,10 +189,8 @@ impl Sessions {
         let current = chain.current();
         if current.id() == Some(id) && !chain.is_forgotten() {
             // It may have been thought to be of a server with one id for all, which it is not.
-            let has_lost = || {
-                let tells_apart = self.tells_apart(session.endpoint());
-                chain.is_expired() && tells_apart && self.has_another(session, id)
-            };
+            let has_lost =
+                || chain.is_expired() && self.tells_apart(session) && self.has_another(session, id);
             return current.is_reassigned() || has_lost();
         }
         let table = self.read();
@@ -210,7 +213,7 @@ impl Sessions {
     fn has_another(&self, session: &Arc<Session>, id: &HeaderValue) -> bool {
         let table = self.read();
         // Where there is one id for all, none is known to have expired.
-        let tells_apart = table.handed_out.differ(session.endpoint());
+        let tells_apart = table.tells_apart(session);
         let mut holders = table.holders(session.endpoint(), id).into_iter();
         holders.any(|it| !Arc::ptr_eq(&it, session) && (!tells_apart || !has_lost(&it)))
             || table.assigned.is_anothers(session, id)
@@ -224,20 +227,21 @@ impl Sessions {
         id: &HeaderValue,
         taken: &AtomicBool,
     ) -> bool {
-        self.tells_apart(session.endpoint())
+        // Who has been forgotten shares nothing.
+        (self.tells_apart(session) || session.chain().is_forgotten())
             && (taken.load(Ordering::Acquire) || self.has_another(session, id))
     }
 
     /// Whether `session` goes on under this id, or a handshake of it that is under way is to.
     pub(crate) fn has_been_given(&self, session: &Arc<Session>, id: &HeaderValue) -> bool {
-        let chain = session.chain();
-        let goes_on = !chain.is_forgotten() && chain.current().id() == Some(id);
-        goes_on || self.read().assigned.is_of(session, id)
+        let (chain, current) = (session.chain(), session.chain().current());
+        let is_own = current.id() == Some(id) && !current.is_reassigned();
+        is_own && !chain.is_forgotten() || self.read().assigned.is_of(session, id)
     }
 
     /// Whether the endpoint is known to hand out more than one id.
-    pub(crate) fn tells_apart(&self, endpoint: &Endpoint) -> bool {
-        self.read().handed_out.differ(endpoint)
+    pub(crate) fn tells_apart(&self, session: &Session) -> bool {
+        self.read().tells_apart(session)
     }
 
     /// Whether the server calls another session as the caller calls this one, which has moved on.
@@ -259,6 +263,30 @@ impl Sessions {
 }
 
 impl Table {
+    /// The server has just given this id to somebody: to a handshake of `own`, if that is recorded. Gives
+    /// who has lost it, of which that is news, and what is not to be dropped while the table is locked.
+    fn given(
+        &mut self,
+        endpoint: &Endpoint,
+        id: &HeaderValue,
+        own: Option<&Arc<Session>>,
+    ) -> (Vec<Arc<Session>>, Vec<Arc<Epoch>>) {
+        self.handed_out.note(endpoint, id);
+        self.assigned.take(endpoint, id);
+        let mut displaced = self.holders(endpoint, id);
+        displaced.retain(
+            |holder| match own.is_some_and(|it| Arc::ptr_eq(it, holder)) {
+                true => {
+                    // While it is recovered, nothing is written of it.
+                    self.expire(holder, Reassigned::OwnHandshake);
+                    false
+                }
+                false => self.expire(holder, Reassigned::Another),
+            },
+        );
+        (displaced, self.earlier.reassign(endpoint, id))
+    }
+
     pub(super) fn uses(&self, endpoint: &Endpoint, id: &HeaderValue) -> bool {
         // Where there is one id for all, none is known to have expired.
         let tells_apart = self.handed_out.differ(endpoint);
@@ -268,8 +296,13 @@ impl Table {
 
     /// The session's current epoch is known to have expired. Gives whether that is news.
     pub(super) fn expire(&self, session: &Session, to: Reassigned) -> bool {
-        let tells_apart = self.handed_out.differ(session.endpoint());
-        session.chain().expire(to, tells_apart)
+        session.chain().expire(to, self.tells_apart(session))
+    }
+
+    /// Whether its endpoint is known to hand out more than one id, now or when the session was recorded:
+    /// one that has been forgotten may have something under way longer than there are others.
+    fn tells_apart(&self, session: &Session) -> bool {
+        session.ids_differ() || self.handed_out.differ(session.endpoint())
     }
 
     /// The other sessions whose current epoch has the id of this one of `session`.
@@ -283,7 +316,7 @@ impl Table {
     /// Whether the session had the id of this epoch before, too, and nobody ever another: the server has
     /// one for all.
     fn has_one_for_all(&self, session: &Session, epoch: &Epoch) -> bool {
-        session.chain().current().id() == epoch.id() && !self.handed_out.differ(session.endpoint())
+        session.chain().current().id() == epoch.id() && !self.tells_apart(session)
     }
 
     /// Looks who else has the id of an epoch that another process has made, unless they are to share it.

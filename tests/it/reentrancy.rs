@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, header::CONTENT_TYPE};
+use http::{HeaderValue, Request, Response, header::CONTENT_TYPE};
 use http_body_util::Full;
 use mcp_session_recovery::{
     Outcome, RequestBody, SessionRecoveryLayer, Sessions, Verdict, classify_fn,
@@ -93,6 +93,45 @@ fn what_a_forgotten_session_kept_is_dropped_where_nothing_is_locked() {
         assert_eq!(sessions.len(), 1);
         sessions.forget_all();
         assert!(sessions.is_empty());
+    });
+}
+
+/// A3: a `Host` may be a slice of a buffer of the caller's, and is kept with a session.
+#[test]
+fn what_a_session_keeps_of_a_buffer_is_no_slice_of_it() {
+    struct Asking(Sessions, String);
+
+    impl AsRef<[u8]> for Asking {
+        fn as_ref(&self) -> &[u8] {
+            self.1.as_bytes()
+        }
+    }
+
+    impl Drop for Asking {
+        fn drop(&mut self) {
+            let _ = self.0.len();
+        }
+    }
+
+    in_time("an endpoint is forgotten", async || {
+        let sessions = Sessions::new();
+        let layer = SessionRecoveryLayer::new().max_sessions(1);
+        let server = service_fn(|_: Request<RequestBody<CallerBody>>| {
+            let reply = Response::builder().header(SESSION_ID, "1");
+            std::future::ready(Ok::<_, Infallible>(
+                reply.body(Full::new(Bytes::from_static(b"{}"))).unwrap(),
+            ))
+        });
+        let mut client = layer.sessions(sessions.clone()).layer(server);
+        for n in 0..200 {
+            let mut request = post(None, &initialize());
+            let host = Asking(sessions.clone(), format!("{n}.test"));
+            let host = HeaderValue::from_maybe_shared(Bytes::from_owner(host)).unwrap();
+            request.headers_mut().insert("host", host);
+            let answer = client.ready().await.unwrap().call(request).await;
+            assert!(answer.is_ok());
+        }
+        assert_eq!(sessions.len(), 1);
     });
 }
 

@@ -505,7 +505,7 @@ impl Drop for Made<'_> {
         let Some(assigned) = self.assigned.take() else {
             return;
         };
-        if assigned.must_end(self.session) {
+        if let Some(_given_up) = assigned.must_end(self.session) {
             self.world.end(&self.id, self.owner);
         }
     }

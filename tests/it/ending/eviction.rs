@@ -85,6 +85,52 @@ async fn i2_a_caller_with_many_endpoints_pushes_out_its_own() {
     }
 }
 
+/// I2: of those who hold as much, who was used least recently makes room, whenever each was recorded.
+#[tokio::test(start_paused = true)]
+async fn i2_of_principals_with_as_many_sessions_the_least_recently_used_makes_room() {
+    // Given three users with a session each, of whom the first is used all the time,
+    let (server, client, _) = recorded(by_user(SessionRecoveryLayer::new().max_sessions(3)));
+    let ada = User::connect(&client, "Ada").await;
+    let bob = User::connect(&client, "Bob").await;
+    User::connect(&client, "Cleo").await;
+    for id in 0..10 {
+        ada.call(id).await;
+    }
+    // when there is a fourth, then the second makes room.
+    User::connect(&client, "Dan").await;
+    for (user, is_there) in [(&ada, true), (&bob, false)] {
+        let call = with_token(post(Some(&user.session), &tool_call(20)), Some(user.name));
+        assert_eq!(is_known(&server, &client, call).await, is_there);
+    }
+}
+
+/// The same where a user has sessions at several endpoints: of those at which he has most.
+#[tokio::test(start_paused = true)]
+async fn i2_what_is_not_to_make_room_does_not_count_for_who_is_to() {
+    // Given Ada, with two sessions in use and an idle one elsewhere, and Bob, with three less used,
+    let (server, client, _) = recorded(by_user(SessionRecoveryLayer::new().max_sessions(6)));
+    let elsewhere = at("http://mcp.test/other", post(None, &initialize_as("Ada")));
+    send(&client, with_token(elsewhere, Some("Ada"))).await;
+    let adas = [(); 2].map(|()| User::connect(&client, "Ada"));
+    let [one, two] = adas;
+    let adas = [one.await, two.await];
+    let mut bobs = Vec::new();
+    for _ in 0..3 {
+        bobs.push(User::connect(&client, "Bob").await);
+    }
+    for user in &adas {
+        user.call(1).await;
+    }
+    // when somebody else comes, then one of Bob's makes room.
+    User::connect(&client, "Cleo").await;
+    for user in &adas {
+        let call = with_token(post(Some(&user.session), &tool_call(20)), Some("Ada"));
+        assert!(is_known(&server, &client, call).await);
+    }
+    let call = with_token(post(Some(&bobs[0].session), &tool_call(21)), Some("Bob"));
+    assert!(!is_known(&server, &client, call).await);
+}
+
 /// I2: what has moved on is ended when it is forgotten, since nobody else can name it. What the
 /// caller made itself is the caller's to end.
 #[tokio::test(start_paused = true)]

@@ -519,6 +519,82 @@ async fn a5_k6_one_id_for_all_costs_one_handshake_in_each_pause() {
     assert!(handshakes <= 3 * 13, "{handshakes}");
 }
 
+/// A5: of two handshakes that are given one id, the later has it, whichever is published last.
+#[tokio::test(start_paused = true)]
+async fn a5_who_is_given_an_id_first_and_published_last_does_not_keep_it() {
+    // Given a server that has called everybody 1 so far, and Ada's handshake, which takes its time,
+    let (server, client) = counting(by_user(SessionRecoveryLayer::new()));
+    let ada = User::connect(&client, "Ada").await;
+    server.restart();
+    let bob = User::connect(&client, "Bob").await;
+    server.restart();
+    let door = Door::before(&server, |seen| {
+        seen.what() == "notifications/initialized"
+            && seen.header("authorization") == Some("Bearer Ada")
+    });
+    let adas = ada.spawn_call(1);
+    settle().await;
+    // when Bob's is given the same id meanwhile, and after that it is known that the server counts,
+    server.restart();
+    let bobs = bob.spawn_call(2);
+    settle().await;
+    door.open();
+    bobs.await.unwrap();
+    adas.await.unwrap();
+    let zoe = User::connect(&client, "Zoe").await;
+    assert_eq!(zoe.session, "2");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    // then each is in a session of his own.
+    for id in 10..20 {
+        for user in [&ada, &bob] {
+            assert_eq!(user.call(id).await.status, 200);
+            let whose = server.whose_was(id);
+            assert_eq!(whose.as_deref(), Some(user.name), "{id}");
+        }
+        tokio::time::sleep(Duration::from_secs(10)).await;
+    }
+}
+
+/// A5, B4, K9: also an id that the server has given to somebody who is not recorded is his.
+#[tokio::test(start_paused = true)]
+async fn a5_k9_an_id_that_was_given_to_who_is_not_recorded_is_his() {
+    for has_moved_on in [false, true] {
+        for (ends, is_same) in [(false, false), (true, false), (false, true)] {
+            // Given Ada, and a server that has given her id to Bob, whose initialize is too large,
+            let layer = SessionRecoveryLayer::new().max_initialize_bytes(1_000);
+            let (server, client) = counting(by_user(layer));
+            let ada = User::connect(&client, "Ada").await;
+            let _carol = User::connect(&client, "Carol").await;
+            if has_moved_on {
+                server.restart();
+                server.count_on_from(6);
+                assert_eq!(ada.call(1).await.status, 200);
+            }
+            server.restart();
+            server.count_on_from(if has_moved_on { 6 } else { 0 });
+            let mut initialize = initialize_as("Bob");
+            initialize["params"]["clientInfo"]["title"] = json!("x".repeat(1_000));
+            let token = if is_same { "Ada" } else { "Bob" };
+            let initialize = with_token(post(None, &initialize), Some(token));
+            let answer = send(&client, initialize).await;
+            assert_eq!(answer.outcome(), Some(Outcome::NotRecorded));
+            let bobs = answer.session().unwrap().to_owned();
+            assert_eq!(bobs, if has_moved_on { "7" } else { "1" });
+            // when she calls or ends hers, then that is not his;
+            if ends {
+                send(&client, with_token(delete(&ada.session), Some("Ada"))).await;
+            } else if !is_same || has_moved_on {
+                assert_eq!(ada.call(2).await.status, 200);
+                assert_eq!(server.whose_was(2).as_deref(), Some("Ada"));
+            }
+            // and his calls enter his own.
+            let call = with_token(post(Some(&bobs), &tool_call(3)), Some(token));
+            assert_eq!(send(&client, call).await.status, 200);
+            assert_eq!(server.whose_was(3).as_deref(), Some("Bob"));
+        }
+    }
+}
+
 /// A5, I3: a server with one id for all. A handshake that is forgotten ends nobody's session.
 #[tokio::test(start_paused = true)]
 async fn a5_i3_one_id_for_all_and_a_forgotten_handshake_ends_nobodys_session() {
@@ -582,7 +658,6 @@ async fn a5_g2_a_get_is_not_sent_under_an_id_that_was_given_away_and_let_go() {
     assert_eq!(server.count("GET"), 0);
 }
 
-/// Each user is a principal.
 /// Bob, whose session was thought to be of a server with one id for all, and Carol, since whom it is known
 /// to count. It was restarted, and the next session is called as Bob's.
 async fn bob_was_thought_to_share() -> (Server, User, User) {
