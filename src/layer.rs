@@ -190,7 +190,8 @@ impl SessionRecoveryLayer {
     /// One more, and the least recently used is forgotten of the principal, and there of the
     /// endpoint, that holds most: no caller and no server pushes out another's. Its requests pass
     /// through untouched from then on; if it had been recovered, its upstream session is ended with
-    /// a DELETE, since nobody knows its id. Each costs about 2 KiB beyond its `initialize` request.
+    /// a DELETE, since nobody knows its id, once what is under way there has been answered or has had
+    /// [`orphan_timeout`](Self::orphan_timeout). Each costs about 2 KiB beyond its `initialize` request.
     ///
     /// With a store (feature `store`) it goes on instead: its next request finds it there. Up to 256 more
     /// are remembered until the store has been told of them, and the server of what they hold.

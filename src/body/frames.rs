@@ -13,7 +13,7 @@ pub(super) const AT_ONCE: usize = 64;
 /// A frame of that many bytes is not small.
 const LARGE: usize = 4096;
 /// What a frame without data counts for, in bytes.
-const EMPTY: usize = 64;
+pub(crate) const EMPTY_FRAME: usize = 64;
 
 /// The frames of a body as they are read.
 ///
@@ -29,7 +29,7 @@ pub(super) struct Frames {
 impl Frames {
     pub(super) fn push(&mut self, data: Bytes) {
         if data.is_empty() {
-            self.counted = self.counted.saturating_add(EMPTY);
+            self.counted = self.counted.saturating_add(EMPTY_FRAME);
             return;
         }
         self.counted = self.counted.saturating_add(data.len());
@@ -134,7 +134,10 @@ mod tests {
     #[test]
     fn k_frames_without_data_count_and_are_not_held() {
         let (frames, _) = frames([0; 1_000]);
-        assert_eq!((frames.counted(), frames.is_empty()), (1_000 * EMPTY, true));
+        assert_eq!(
+            (frames.counted(), frames.is_empty()),
+            (1_000 * EMPTY_FRAME, true)
+        );
     }
 
     #[test]

@@ -21,6 +21,7 @@ pub(crate) use self::{
     buffered::BufferedBody,
     collect::Collect,
     ends::Ends,
+    frames::EMPTY_FRAME,
     listening_stream::{ListeningStream, Reconnect, Reconnecting, Responded},
     read::ReadAhead,
     tap::Tap,

@@ -151,7 +151,7 @@ where
             // It was sent again, and is not sent a third time (rule F1).
             match verdict {
                 Verdict::Alive => exchange.note_life(&answer),
-                Verdict::Expired if !exchange.is_strangers(&answer) => {
+                Verdict::Expired if exchange.has_epochs_credentials() => {
                     exchange.session.chain().useless(exchange.epoch());
                 }
                 Verdict::Expired | Verdict::Unsure => {}
@@ -165,7 +165,7 @@ where
             }
             // Some servers answer so to the wrong credentials (rule D8).
             Verdict::Expired => {
-                !exchange.is_strangers(&answer) || {
+                exchange.has_epochs_credentials() || {
                     Box::pin(exchange.ask(answer.head.status, true, &mut allowance)).await
                 }
             }
@@ -225,13 +225,8 @@ where
         answer.head.status == StatusCode::NOT_FOUND && self.epoch().id().is_none()
     }
 
-    /// Whether this is a 404 that may be about who asked (rule D8).
-    fn is_strangers(&self, answer: &Examined<S::ResBody>) -> bool {
-        answer.head.status == StatusCode::NOT_FOUND && !self.has_epochs_credentials()
-    }
-
-    /// Whether the request carries the `authorization` that its epoch was made with. Where that is
-    /// not known, there is none to go by (rule N2).
+    /// Whether the request carries the `authorization` that its epoch was made with. If not, an answer
+    /// may be about who asked (rule D8). Where that is not known, there is none to go by (rule N2).
     pub(super) fn has_epochs_credentials(&self) -> bool {
         let credentials = self.session.credentials(self.epoch());
         credentials.is_none_or(|credentials| {

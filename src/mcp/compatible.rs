@@ -10,8 +10,8 @@ use serde_json::value::RawValue;
 
 use self::Place::{Body, ErrorMessage};
 use super::{
-    Classify, HttpAnswer, Id, Message, Verdict, lenient_text, members,
-    session_words::speaks_of_session, string,
+    Classify, HttpAnswer, Id, Message, MessageReader, Verdict, header::is_event_stream,
+    lenient_text, members, session_words::speaks_of_session, string,
 };
 
 /// The default: 404 as the specification has it, and the servers known to answer otherwise.
@@ -139,17 +139,18 @@ impl KnownServer {
         answer.status() == self.status
             && match self.place {
                 Body => memchr::memmem::find(answer.body(), self.text.as_bytes()).is_some(),
-                ErrorMessage => error(answer)
-                    .and_then(|[_, message]| text(message?))
+                ErrorMessage => error_message(answer)
+                    .and_then(text)
                     .is_some_and(|message| message.contains(self.text)),
             }
     }
 }
 
-/// Code and message of the JSON-RPC error that the body is.
-fn error<'a>(answer: &HttpAnswer<'a>) -> Option<[Option<&'a RawValue>; 2]> {
+/// The message of the JSON-RPC error that the body is.
+fn error_message<'a>(answer: &HttpAnswer<'a>) -> Option<&'a RawValue> {
     let error = Message::single(answer.body())?.error()?;
-    members(error.get(), ["code", "message"])
+    let [message] = members(error.get(), ["message"])?;
+    message
 }
 
 /// The text of a JSON string; if that is no Unicode, as it is written.
@@ -161,12 +162,25 @@ fn text(value: &RawValue) -> Option<Cow<'_, str>> {
 /// Whether this is JSON-RPC's "method not found" to this very request. Such a 404 comes from a
 /// server that knows the session (or has none) and lacks the method.
 fn is_method_not_found(answer: &HttpAnswer<'_>) -> bool {
-    let code = error(answer).and_then(|[code, _]| code);
-    let code = code.and_then(|code| serde_json::from_str::<f64>(code.get()).ok());
-    code == Some(-32601.0)
-        && asked(answer).is_some_and(|asked| {
-            Message::single(answer.body()).is_some_and(|message| message.answers(&asked))
-        })
+    let Some(asked) = asked(answer) else {
+        return false;
+    };
+    let mut is_it = false;
+    let look = |message: &[u8]| is_it |= says_not_found(message, &asked);
+    match MessageReader::new(answer.headers(), answer.body().len()) {
+        Some(mut events) if is_event_stream(answer.headers()) => events.read(answer.body(), look),
+        _ => is_it = says_not_found(answer.body(), &asked),
+    }
+    is_it
+}
+
+fn says_not_found(message: &[u8], asked: &Id) -> bool {
+    let code = |message: &Message<'_>| {
+        let [code] = members(message.error()?.get(), ["code"])?;
+        serde_json::from_str::<f64>(code?.get()).ok()
+    };
+    Message::single(message)
+        .is_some_and(|message| message.answers(asked) && code(&message) == Some(-32601.0))
 }
 
 /// The id of the one request that was answered. A response has one, too, and no method that could

@@ -3,7 +3,7 @@
 use http::HeaderMap;
 use memchr::memchr2;
 
-use super::{Event, EventReader, Interest, header};
+use super::{Event, EventReader, Interest, LargeAnswer, header, large_message::is_large_request};
 
 /// Finds the messages in an answer's body: one in `application/json`, any number in
 /// `text/event-stream`.
@@ -18,6 +18,8 @@ enum Format {
     Events {
         reader: EventReader,
         limit: usize,
+        /// A response may have been too large.
+        missed: bool,
     },
     /// Nothing more will be found.
     Over,
@@ -28,7 +30,11 @@ impl MessageReader {
     pub(crate) fn new(headers: &HeaderMap, limit: usize) -> Option<Self> {
         if header::is_event_stream(headers) {
             let reader = EventReader::new(limit, Interest::All);
-            Some(Self(Format::Events { reader, limit }))
+            Some(Self(Format::Events {
+                reader,
+                limit,
+                missed: false,
+            }))
         } else if header::is_json(headers) {
             Some(Self(Format::Json {
                 body: Vec::new(),
@@ -54,12 +60,23 @@ impl MessageReader {
                     self.0 = Format::Over;
                 }
             }
-            Format::Events { reader, limit } => reader.read(chunk, |event| match event {
+            Format::Events {
+                reader,
+                limit,
+                missed,
+            } => reader.read(chunk, |event| match event {
                 Event::Data(data) if data.len() <= *limit => each(data),
-                Event::Data(_) | Event::Large(_) | Event::Id(_) => {}
+                Event::Data(data) => *missed |= !is_large_request(data),
+                Event::Id(_) => {}
+                Event::Large(data) => *missed |= !matches!(data.answer(), LargeAnswer::None),
             }),
             Format::Over => {}
         }
+    }
+
+    /// Whether the response that somebody waits for will not be found any more.
+    pub(crate) fn has_missed(&self) -> bool {
+        matches!(self.0, Format::Over | Format::Events { missed: true, .. })
     }
 
     /// The body has ended. An event that was still open does not count, as the format has it.

@@ -21,13 +21,17 @@ mod report;
 mod restore;
 mod task;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use http_body::Body;
+use tokio::time::{Instant, sleep};
 
-use self::client::{Client, UpstreamSession};
 #[cfg(feature = "store")]
 pub(crate) use self::{agree::end_everywhere, reconcile::reconcile};
+use self::{
+    client::{Client, UpstreamSession},
+    drain::in_background,
+};
 pub(crate) use self::{
     headers::{authorization, callers_headers},
     ping::ping,
@@ -36,9 +40,13 @@ pub(crate) use self::{
 };
 use crate::{
     config::Shared,
+    deadline::deadline,
     http_service::HttpService,
     session::{Epoch, Session},
 };
+
+/// How often it is looked whether a session is still in use.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Forgets sessions if all of them together hold too much (rules I2, K10).
 pub(crate) fn make_room<S, B>(shared: &Arc<Shared<S>>)
@@ -58,9 +66,28 @@ where
     B: Body<Error: Send> + Send + 'static,
 {
     let epoch = session.chain().current();
-    if !shared.keeps(session, &epoch) {
-        end::<S, B>(shared, session, &epoch);
+    if shared.keeps(session, &epoch) || is_callers_to_end(session, &epoch) {
+        return;
     }
+    let is_in_use = |session: &Arc<Session>| Arc::strong_count(session) > 1;
+    if !is_in_use(session) {
+        return end::<S, B>(shared, session, &epoch);
+    }
+    // What is still under way there has as much time as in an epoch that was replaced (rule G6).
+    epoch.abandon();
+    let (shared, session) = (shared.clone(), session.clone());
+    in_background(Duration::MAX, async move {
+        let until = deadline(Instant::now(), shared.config.orphan_timeout);
+        while is_in_use(&session) && Instant::now() <= until {
+            sleep(LOOK).await;
+        }
+        end::<S, B>(&shared, &session, &epoch);
+    });
+}
+
+/// Whether the caller can name the epoch's upstream session.
+fn is_callers_to_end(session: &Session, epoch: &Epoch) -> bool {
+    epoch.handshake().is_none() && epoch.id() == Some(session.id())
 }
 
 /// Ends the upstream session of an epoch that nobody can name any more: a recovery made it, or the
@@ -71,12 +98,12 @@ where
     S: HttpService<B>,
     B: Body<Error: Send> + Send + 'static,
 {
+    if is_callers_to_end(session, epoch) || shared.sessions.ends_anothers(session, epoch) {
+        return;
+    }
     let client = match epoch.handshake() {
         Some(handshake) => Client::<S, B>::of_handshake(shared, session, handshake),
-        None if epoch.id() != Some(session.id()) => Client::of_initialize(shared, session),
-        None => return,
+        None => Client::of_initialize(shared, session),
     };
-    if !shared.sessions.ends_anothers(session, epoch) {
-        client.delete(&UpstreamSession::of(epoch), None);
-    }
+    client.delete(&UpstreamSession::of(epoch), None);
 }

@@ -13,9 +13,13 @@ use super::{
 };
 use crate::{
     Failure,
+    body::EMPTY_FRAME,
     http_service::HttpService,
     mcp::{Id, Message, MessageReader, members},
 };
+
+/// How much may come beside an answer of the largest size, in bytes.
+const BESIDES: usize = 64 * 1024;
 
 /// What a server answered to a JSON-RPC request.
 pub(super) enum Reply {
@@ -28,7 +32,8 @@ where
     S: HttpService<B>,
     B: Body<Error: Send> + Send + 'static,
 {
-    /// Reads the answer to the request with this id: to the answer, not to the end of the stream.
+    /// Reads the answer to the request with this id: to the answer, not to the end of the stream. It is
+    /// of at most `limit` bytes, and so is all that comes before it, but for a little.
     pub(super) async fn reply(
         &self,
         upstream: &UpstreamSession,
@@ -44,14 +49,17 @@ where
             reply: None,
             pings: Vec::new(),
         };
+        let mut left = limit.saturating_add(BESIDES);
         while let Some(frame) = body.frame().await {
             // A body that is always ready does not keep the thread.
             consume_budget().await;
             let Ok(frame) = frame else {
                 return Err(Failure::Truncated);
             };
+            let mut counted = EMPTY_FRAME;
             if let Ok(mut data) = frame.into_data() {
                 let data = data.copy_to_bytes(data.remaining());
+                counted = counted.max(data.len());
                 reader.read(&data, |message| found.look(message));
             }
             for ping in found.pings.drain(..) {
@@ -60,6 +68,11 @@ where
             if let Some(reply) = found.reply.take() {
                 drain_in_background(body);
                 return Ok(reply);
+            }
+            // Who waits longer keeps others from their turn (rule E12).
+            left = left.checked_sub(counted).ok_or(Failure::Malformed)?;
+            if reader.has_missed() {
+                return Err(Failure::Malformed);
             }
         }
         reader.finish(|message| found.look(message));

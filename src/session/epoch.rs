@@ -36,6 +36,7 @@ pub(crate) struct Epoch {
     /// Large, and epoch 0 has none.
     handshake: Option<Box<Handshake>>,
     replaced: AtomicBool,
+    abandoned: AtomicBool,
     replacement: Arc<Notify>,
     /// Whom the server has given its id since (rule A5).
     reassigned: AtomicU8,
@@ -118,6 +119,7 @@ impl Epoch {
             promised: ListChanged::default(),
             handshake: None,
             replaced: AtomicBool::new(false),
+            abandoned: AtomicBool::new(false),
             replacement: Arc::default(),
             reassigned: AtomicU8::new(NOBODY),
             unproven: AtomicU8::new(PROVEN),
@@ -160,6 +162,7 @@ impl Epoch {
             promised,
             handshake: Some(Box::new(handshake)),
             replaced: AtomicBool::new(false),
+            abandoned: AtomicBool::new(false),
             replacement: Arc::default(),
             reassigned: AtomicU8::new(NOBODY),
             unproven: AtomicU8::new(RECOVERED),
@@ -185,6 +188,7 @@ impl Epoch {
             }),
             handshake: handshake.map(Box::new),
             replaced: AtomicBool::new(false),
+            abandoned: AtomicBool::new(false),
             replacement: Arc::default(),
             reassigned: AtomicU8::new(match known.is_reassigned {
                 // The record does not say how that is known.
@@ -365,6 +369,18 @@ impl Epoch {
 
     pub(crate) fn is_replaced(&self) -> bool {
         self.replaced.load(Ordering::Acquire)
+    }
+
+    /// The session is forgotten, and its upstream session about to be ended: whoever waits for an answer
+    /// is told.
+    pub(crate) fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Release);
+        self.replacement.notify_waiters();
+    }
+
+    /// Whether it has been replaced or abandoned.
+    pub(super) fn is_left(&self) -> bool {
+        self.is_replaced() || self.abandoned.load(Ordering::Acquire)
     }
 
     pub(super) fn replacement(&self) -> Arc<Notify> {

@@ -21,6 +21,7 @@ pin_project! {
     /// Ready once the epoch has been replaced. Costs nothing until it is polled.
     pub(crate) struct Replaced {
         epoch: Arc<Epoch>,
+        is_over: fn(&Epoch) -> bool,
         #[pin]
         notified: Option<OwnedNotified>,
     }
@@ -30,7 +31,16 @@ impl Replaced {
     pub(crate) fn new(epoch: Arc<Epoch>) -> Self {
         Self {
             epoch,
+            is_over: Epoch::is_replaced,
             notified: None,
+        }
+    }
+
+    /// Also ready once the epoch has been abandoned.
+    fn or_abandoned(epoch: Arc<Epoch>) -> Self {
+        Self {
+            is_over: Epoch::is_left,
+            ..Self::new(epoch)
         }
     }
 }
@@ -40,23 +50,25 @@ impl Future for Replaced {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let mut this = self.project();
-        if this.notified.is_none() {
-            // Made before the flag is read, so that a replacement in between is not missed.
-            let notified = this.epoch.replacement().notified_owned();
-            this.notified.set(Some(notified));
-        }
-        if this.epoch.is_replaced() {
-            return Poll::Ready(());
-        }
-        match this.notified.as_pin_mut() {
-            Some(notified) => notified.poll(cx),
-            None => Poll::Pending,
+        loop {
+            if this.notified.is_none() {
+                // Made before it is looked, so that what happens in between is not missed.
+                let notified = this.epoch.replacement().notified_owned();
+                this.notified.set(Some(notified));
+            }
+            if (this.is_over)(this.epoch) {
+                return Poll::Ready(());
+            }
+            if let Some(notified) = this.notified.as_mut().as_pin_mut() {
+                ready!(notified.poll(cx));
+            }
+            this.notified.set(None);
         }
     }
 }
 
 pin_project! {
-    /// Ready once the epoch has been replaced and those left behind have had their time.
+    /// Ready once the epoch has been replaced, or abandoned, and those left behind have had their time.
     pub(crate) struct OrphanTimer {
         #[pin]
         replaced: Replaced,
@@ -68,7 +80,7 @@ pin_project! {
 impl OrphanTimer {
     pub(crate) fn new(epoch: Arc<Epoch>, timeout: Duration) -> Self {
         Self {
-            replaced: Replaced::new(epoch),
+            replaced: Replaced::or_abandoned(epoch),
             timeout,
             sleep: None,
         }

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName};
-use mcp_session_recovery::{Failure, Outcome, SessionRecoveryLayer, Sessions};
+use mcp_session_recovery::{
+    Classify, Compatible, Failure, Outcome, SessionRecoveryLayer, Sessions, Verdict, classify_fn,
+};
 use serde_json::json;
 use testing::scenario::{Door, answer, is, start};
 use testing::streams::Stream;
@@ -271,6 +273,52 @@ async fn d8_d9_a_stranger_who_is_told_of_an_invalid_session_ends_none() {
         assert_eq!(scene.server.count("initialize"), 1, "{status}");
         let alive = scene.owner.call(2).await;
         assert_eq!((alive.status, alive.recovery), (200, None));
+    }
+}
+
+/// D8, D4: nor does one who is answered by what would prove it for the owner: a known text, or what the
+/// user of the layer says. When it has expired, he may recover it as ever.
+#[tokio::test(start_paused = true)]
+async fn d8_a_stranger_whose_answer_proves_that_the_session_has_expired_ends_no_live_one() {
+    let unknown = r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32000,"message":"Bad Request: No valid session ID provided"}}"#;
+    for (status, body) in [
+        (400, unknown),
+        (500, "Session service terminated"),
+        (418, "by a Classify of one's own"),
+    ] {
+        for has_expired in [false, true] {
+            // Given a server that answers so to whoever is not the owner, and also to him if it has expired,
+            let server = Server::new(Profile::TypeScriptJson);
+            let layer = SessionRecoveryLayer::new().classify(classify_fn(|answer| {
+                match answer.status().as_u16() {
+                    418 => Verdict::Expired,
+                    _ => Compatible.classify(answer),
+                }
+            }));
+            let client = client(&server, layer);
+            let owner = User::connect(&client, "owner").await;
+            let id = owner.session.clone();
+            server.on(move |seen| {
+                let is_owner = seen.header("authorization") == Some("Bearer owner");
+                let is_refused = seen.session() == Some(&*id) && (has_expired || !is_owner);
+                is_refused.then(|| reply(status, Some("application/json"), body))
+            });
+            // when a stranger calls, then the session stays, if it is alive.
+            let stranger = User {
+                name: "stranger",
+                ..owner.clone()
+            };
+            let answer = stranger.call(1).await;
+            let expected = match has_expired {
+                false => (status, None),
+                true => (200, Some(Outcome::Replayed)),
+            };
+            assert_eq!((answer.status, answer.outcome()), expected);
+            let pinged = server.last("ping");
+            assert_eq!(pinged.header("authorization"), Some("Bearer owner"));
+            let handshakes = 1 + usize::from(has_expired);
+            assert_eq!(server.count("initialize"), handshakes, "{status}");
+        }
     }
 }
 

@@ -53,6 +53,14 @@ fn json_case(status: u16, body: Value, verdict: Verdict) -> Case {
     }
 }
 
+fn event_case(status: u16, body: Value, verdict: Verdict) -> Case {
+    Case {
+        content_type: Some("text/event-stream"),
+        body: format!(": hello\n\ndata: {body}\n\n"),
+        ..json_case(status, body, verdict)
+    }
+}
+
 fn text_case(status: u16, body: &str, verdict: Verdict) -> Case {
     Case {
         status,
@@ -77,6 +85,16 @@ fn cases() -> Vec<Case> {
             404,
             error(json!(7), -32601, "Method not found"),
             Verdict::Alive,
+        ),
+        event_case(
+            404,
+            error(json!(7), -32601, "Method not found"),
+            Verdict::Alive,
+        ),
+        event_case(
+            404,
+            error(json!(8), -32601, "Method not found"),
+            Verdict::Expired,
         ),
         json_case(
             404,

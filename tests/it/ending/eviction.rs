@@ -1,11 +1,16 @@
 //! I2, K2, K9, K10: whose sessions go when there are too many, or when they hold too much, and that
 //! nothing of them stays on the server.
 
+use std::time::Duration;
+
 use http::{HeaderValue, Request};
 use mcp_session_recovery::{Outcome, SessionRecoveryLayer, Sessions};
 use serde_json::json;
+use testing::scenario::{answer, slow, start};
+use testing::streams::lost;
 use testing::whose::*;
 use testing::*;
+use tokio::time::Instant;
 
 fn recorded(layer: SessionRecoveryLayer) -> (Server, Client, Sessions) {
     let server = Server::new(Profile::TypeScriptJson);
@@ -155,6 +160,42 @@ async fn i2_an_evicted_session_that_has_moved_on_is_ended() {
         // Its id is unknown from then on.
         let late = ada.call(3).await;
         assert_eq!(late.recovery, None);
+    }
+}
+
+/// I2, G6: what is under way in a session that makes room has as much time as in one that was replaced, and
+/// is told lost before the layer ends it.
+#[tokio::test(start_paused = true)]
+async fn i2_g6_a_session_is_not_ended_under_what_is_under_way_in_it() {
+    let orphan_timeout = Duration::from_secs(30);
+    for (takes, is_stream) in [
+        (Duration::from_millis(20_500), false),
+        (Duration::MAX, false),
+        (Duration::MAX, true),
+    ] {
+        // Given a session that has moved on, and a call in it,
+        let (server, client, _) = recorded(SessionRecoveryLayer::new().max_sessions(1));
+        let ada = User::connect(&client, "Ada").await;
+        server.restart();
+        assert_eq!(ada.call(1).await.outcome(), Some(Outcome::Replayed));
+        match is_stream {
+            true => answer(&server, "tools/call", |_| stream(Script::new().pending())),
+            false => slow(&server, "tools/call", takes),
+        }
+        let call = with_token(post(Some(&ada.session), &tool_call(2)), Some("Ada"));
+        let call = start(&client, call);
+        settle().await;
+        // when it makes room, then it is ended when that is answered, or is told that it is lost.
+        let started = Instant::now();
+        User::connect(&client, "Bob").await;
+        let answer = call.await.unwrap();
+        assert_eq!(answer.status, 200);
+        let is_lost = answer.message() == lost(2, "session_expired");
+        assert_eq!(is_lost, takes == Duration::MAX);
+        assert_eq!(started.elapsed(), takes.min(orphan_timeout));
+        assert!(is_lost || server.count("DELETE") == 0);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!(server.count("DELETE"), 1);
     }
 }
 

@@ -366,6 +366,80 @@ async fn k3_a_result_over_the_limit_is_a_failed_handshake_and_one_at_the_limit_i
     }
 }
 
+/// K3, E12: who waits for what can not come any more keeps others from their turn.
+#[tokio::test(start_paused = true)]
+async fn k3_an_answer_that_cannot_hold_the_result_any_more_is_not_waited_for() {
+    const LIMIT: usize = 10_000;
+    let large = |size| {
+        format!(
+            r#"{{"jsonrpc":"2.0","id":0,"result":{{"x":"{}"}}}}"#,
+            "x".repeat(size)
+        )
+    };
+    let (json, events) = ("application/json", "text/event-stream");
+    let notice = large(LIMIT).replace(r#""id":0,"result""#, r#""method":"m","params""#);
+    for (case, content_type, begins, fails_at_once) in [
+        ("JSON over the limit", json, large(LIMIT), true),
+        ("JSON that is no answer", json, NOTICE.to_owned(), true),
+        (
+            "an event over the limit",
+            events,
+            format!("data: {}\n\n", large(LIMIT)),
+            true,
+        ),
+        (
+            "events without end",
+            events,
+            format!("data: {NOTICE}\n\n").repeat(2_000),
+            true,
+        ),
+        (
+            "one event without end",
+            events,
+            format!("data: {}", large(LIMIT + 65_536)),
+            true,
+        ),
+        (
+            "a large notification",
+            events,
+            format!("data: {notice}\n\n"),
+            false,
+        ),
+        ("a comment", events, ": wait\n\n".to_owned(), false),
+    ] {
+        // Given an answer that begins like this and is not at its end,
+        let scene = lost(SessionRecoveryLayer::new().max_initialize_result_bytes(LIMIT)).await;
+        replace(&scene.server, "initialize", move |_, own| {
+            let mut answer = reply(200, Some(content_type), "");
+            *answer.body_mut() = Script::new().data(begins.clone()).pending().boxed();
+            with_id_of(&own, answer)
+        });
+        // when a call is made, then it has failed at once, or when its time is over.
+        let started = Instant::now();
+        let failed = match fails_at_once {
+            true => Failure::Malformed,
+            false => Failure::TimedOut,
+        };
+        assert_eq!(failure(&scene.call(1).await), Some(failed), "{case}");
+        let is_at_once = started.elapsed() < Duration::from_secs(1);
+        assert_eq!(is_at_once, fails_at_once, "{case}");
+    }
+}
+
+/// K: a frame without data counts as well.
+#[tokio::test(start_paused = true)]
+async fn k3_frames_without_data_come_to_the_limit_as_well() {
+    let layer = SessionRecoveryLayer::new().max_initialize_result_bytes(10_000);
+    let scene = lost(layer).await;
+    replace(&scene.server, "initialize", move |_, own| {
+        let mut answer = reply(200, Some("text/event-stream"), "");
+        let frames = (0..2_000).fold(Script::new(), |script, _| script.data(""));
+        *answer.body_mut() = frames.pending().boxed();
+        with_id_of(&own, answer)
+    });
+    assert_eq!(failure(&scene.call(1).await), Some(Failure::Malformed));
+}
+
 /// E6: some servers ping before they answer, and answer when they are answered.
 #[tokio::test(start_paused = true)]
 async fn e6_a_ping_of_the_server_is_answered_in_the_new_session_before_its_result_comes() {
