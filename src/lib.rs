@@ -119,7 +119,8 @@
 //!
 //! - A handshake has the credentials of the request that found the session expired, and nobody
 //!   else's. What was recorded is sent to ask, with a `ping`, whether a session lives that a request
-//!   with another `authorization` was answered 404 in: somebody else's token ends no session. A
+//!   with another `authorization` was answered in as if it had expired: somebody else's token ends no
+//!   session. A
 //!   deployment that tells users apart by other headers alone, or below the layer, needs principals.
 //! - A 401 or 403 to a handshake goes to those who came with the same `authorization`. The others may
 //!   try with theirs.
