@@ -186,14 +186,16 @@ where
     /// come is waited for.
     fn orphan_timer(&self) -> Option<OrphanTimer> {
         let config = &self.shared.config;
-        let timeout = match *self.head.method() {
-            Method::POST if config.answer_lost_requests => config.orphan_timeout,
+        let timer = |timeout| OrphanTimer::new(self.epoch().clone(), timeout);
+        match *self.head.method() {
+            Method::POST if config.answer_lost_requests => {
+                Some(timer(config.orphan_timeout).or_abandoned())
+            }
             // Without its body it would be another request (rule F4).
-            Method::GET if self.body.is_none() => return None,
-            Method::GET if self.has_last_event_id => config.orphan_timeout,
-            Method::GET => Duration::ZERO,
-            _ => return None,
-        };
-        Some(OrphanTimer::new(self.epoch().clone(), timeout))
+            Method::GET if self.body.is_none() => None,
+            Method::GET if self.has_last_event_id => Some(timer(config.orphan_timeout)),
+            Method::GET => Some(timer(Duration::ZERO)),
+            _ => None,
+        }
     }
 }

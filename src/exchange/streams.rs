@@ -92,7 +92,7 @@ where
         let epoch = self.epoch();
         let orphan_timer = config
             .answer_lost_requests
-            .then(|| OrphanTimer::new(epoch.clone(), config.orphan_timeout));
+            .then(|| OrphanTimer::new(epoch.clone(), config.orphan_timeout).or_abandoned());
         let (shared, session, epoch) = (self.shared.clone(), self.session.clone(), epoch.number());
         let remember = move |ids: &EventIds, pending: &Arc<PendingRequests>| {
             let origin = origin.get_or_insert_with(|| StreamOrigin::answer(epoch, pending.clone()));

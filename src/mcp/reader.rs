@@ -3,7 +3,7 @@
 use http::HeaderMap;
 use memchr::memchr2;
 
-use super::{Event, EventReader, Interest, LargeAnswer, header, large_message::is_large_request};
+use super::{Event, EventReader, Interest, LargeAnswer, Message, header};
 
 /// Finds the messages in an answer's body: one in `application/json`, any number in
 /// `text/event-stream`.
@@ -66,7 +66,10 @@ impl MessageReader {
                 missed,
             } => reader.read(chunk, |event| match event {
                 Event::Data(data) if data.len() <= *limit => each(data),
-                Event::Data(data) => *missed |= !is_large_request(data),
+                Event::Data(data) => {
+                    let read = Message::each(data, |message| *missed |= message.is_response());
+                    *missed |= read.is_none();
+                }
                 Event::Id(_) => {}
                 Event::Large(data) => *missed |= !matches!(data.answer(), LargeAnswer::None),
             }),

@@ -66,7 +66,7 @@ where
     B: Body<Error: Send> + Send + 'static,
 {
     let epoch = session.chain().current();
-    if shared.keeps(session, &epoch) || is_callers_to_end(session, &epoch) {
+    if shared.keeps(session, &epoch) || !is_to_be_ended(shared, session, &epoch) {
         return;
     }
     let is_in_use = |session: &Arc<Session>| Arc::strong_count(session) > 1;
@@ -81,13 +81,17 @@ where
         while is_in_use(&session) && Instant::now() <= until {
             sleep(LOOK).await;
         }
-        end::<S, B>(&shared, &session, &epoch);
+        // It may be recorded again, or be in the store by now.
+        if session.chain().is_forgotten() && !shared.keeps(&session, &epoch) {
+            end::<S, B>(&shared, &session, &epoch);
+        }
     });
 }
 
-/// Whether the caller can name the epoch's upstream session.
-fn is_callers_to_end(session: &Session, epoch: &Epoch) -> bool {
-    epoch.handshake().is_none() && epoch.id() == Some(session.id())
+/// Whether the epoch has an upstream session that its caller cannot name, and that is nobody else's.
+fn is_to_be_ended<S>(shared: &Shared<S>, session: &Arc<Session>, epoch: &Epoch) -> bool {
+    let is_callers = epoch.handshake().is_none() && epoch.id() == Some(session.id());
+    epoch.id().is_some() && !is_callers && !shared.sessions.ends_anothers(session, epoch)
 }
 
 /// Ends the upstream session of an epoch that nobody can name any more: a recovery made it, or the
@@ -98,7 +102,7 @@ where
     S: HttpService<B>,
     B: Body<Error: Send> + Send + 'static,
 {
-    if is_callers_to_end(session, epoch) || shared.sessions.ends_anothers(session, epoch) {
+    if !is_to_be_ended(shared, session, epoch) {
         return;
     }
     let client = match epoch.handshake() {

@@ -18,7 +18,7 @@ use crate::{
     mcp::{Id, Message, MessageReader, members},
 };
 
-/// How much may come beside an answer of the largest size, in bytes.
+/// How much may come beside an answer of the largest size and as much before it, in bytes.
 const BESIDES: usize = 64 * 1024;
 
 /// What a server answered to a JSON-RPC request.
@@ -49,7 +49,7 @@ where
             reply: None,
             pings: Vec::new(),
         };
-        let mut left = limit.saturating_add(BESIDES);
+        let mut left = limit.saturating_mul(2).saturating_add(BESIDES);
         while let Some(frame) = body.frame().await {
             // A body that is always ready does not keep the thread.
             consume_budget().await;

@@ -41,13 +41,19 @@ impl Assignments {
         }
     }
 
-    pub(super) fn remove(&mut self, id: &HeaderValue, taken: &Arc<AtomicBool>) {
-        if let Some(assignments) = self.0.get_mut(id) {
-            assignments.retain(|it| !Arc::ptr_eq(&it.taken, taken));
-            if assignments.is_empty() {
-                self.0.remove(id);
-            }
+    /// Gives the session, which must not be dropped while the table is locked.
+    pub(super) fn remove(
+        &mut self,
+        id: &HeaderValue,
+        taken: &Arc<AtomicBool>,
+    ) -> Option<Arc<Session>> {
+        let assignments = self.0.get_mut(id)?;
+        let place = (assignments.iter()).position(|it| Arc::ptr_eq(&it.taken, taken))?;
+        let removed = assignments.remove(place);
+        if assignments.is_empty() {
+            self.0.remove(id);
         }
+        Some(removed.session)
     }
 
     /// The server has just given this id to somebody.

@@ -316,6 +316,7 @@ impl Chain {
     pub(super) fn is_back(&self) {
         let mut state = self.lock();
         state.forgotten = false;
+        state.epoch.is_back();
         // The server may have given its id away meanwhile (rule A5).
         if state.epoch.is_reassigned() {
             state.expired = true;

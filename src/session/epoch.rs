@@ -378,6 +378,12 @@ impl Epoch {
         self.replacement.notify_waiters();
     }
 
+    /// It is recorded once more.
+    #[cfg(feature = "store")]
+    pub(super) fn is_back(&self) {
+        self.abandoned.store(false, Ordering::Release);
+    }
+
     /// Whether it has been replaced or abandoned.
     pub(super) fn is_left(&self) -> bool {
         self.is_replaced() || self.abandoned.load(Ordering::Acquire)

@@ -83,15 +83,18 @@ impl Table {
     /// Forgets the least recently used session of the principal that holds most, and there of the
     /// endpoint that does, so that no server and no caller can push out another's (rule I2).
     pub(super) fn evict(&mut self, size: impl Fn(&Group) -> usize) -> Option<Arc<Session>> {
+        // Each is asked for its size once, which may change meanwhile.
         let of_all = |endpoints: &HashMap<_, Group>| endpoints.values().map(&size).sum::<usize>();
-        let most = self.groups.values().map(of_all).max()?;
         let principals = self.groups.values_mut();
+        let principals: Vec<_> = principals.map(|it| (of_all(it), it)).collect();
+        let most = principals.iter().map(|(size, _)| *size).max()?;
+        let hold_most = principals.into_iter().filter(|(size, _)| *size == most);
         // Of those that hold as much, the one whose session was used least recently.
-        let least_used = principals.filter(|endpoints| of_all(endpoints) == most);
-        let least_used = least_used.filter_map(|endpoints| {
-            let most = endpoints.values().map(&size).max()?;
-            let groups = endpoints.values_mut().filter(|group| size(group) == most);
-            let least_used = groups.filter_map(Group::least_used);
+        let least_used = hold_most.filter_map(|(_, endpoints)| {
+            let groups: Vec<_> = endpoints.values_mut().map(|it| (size(it), it)).collect();
+            let most = groups.iter().map(|(size, _)| *size).max()?;
+            let groups = groups.into_iter().filter(|(size, _)| *size == most);
+            let least_used = groups.filter_map(|(_, group)| group.least_used());
             least_used.min_by_key(|(used, _)| *used)
         });
         let (_, session) = least_used.min_by_key(|(used, _)| *used)?;

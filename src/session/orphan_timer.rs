@@ -35,13 +35,11 @@ impl Replaced {
             notified: None,
         }
     }
+}
 
-    /// Also ready once the epoch has been abandoned.
-    fn or_abandoned(epoch: Arc<Epoch>) -> Self {
-        Self {
-            is_over: Epoch::is_left,
-            ..Self::new(epoch)
-        }
+impl Replaced {
+    fn is_over(self: Pin<&Self>) -> bool {
+        (self.is_over)(&self.epoch)
     }
 }
 
@@ -80,10 +78,15 @@ pin_project! {
 impl OrphanTimer {
     pub(crate) fn new(epoch: Arc<Epoch>, timeout: Duration) -> Self {
         Self {
-            replaced: Replaced::or_abandoned(epoch),
+            replaced: Replaced::new(epoch),
             timeout,
             sleep: None,
         }
+    }
+    /// The same for what cannot go on elsewhere: also if the epoch has been abandoned.
+    pub(crate) fn or_abandoned(mut self) -> Self {
+        self.replaced.is_over = Epoch::is_left;
+        self
     }
 }
 
@@ -91,13 +94,20 @@ impl Future for OrphanTimer {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = self.project();
-        if this.sleep.is_none() {
-            ready!(this.replaced.poll(cx));
+        let mut this = self.project();
+        loop {
+            if this.sleep.is_none() {
+                ready!(this.replaced.as_mut().poll(cx));
+            }
+            let timeout = *this.timeout;
+            let sleep = this.sleep.get_or_insert_with(|| Box::pin(sleep(timeout)));
+            // It is over even for what has used up tokio's budget.
+            ready!(pin!(unconstrained(sleep.as_mut())).poll(cx));
+            // What was abandoned may be used again.
+            if this.replaced.as_ref().is_over() {
+                return Poll::Ready(());
+            }
+            *this.sleep = None;
         }
-        let timeout = *this.timeout;
-        let sleep = this.sleep.get_or_insert_with(|| Box::pin(sleep(timeout)));
-        // It is over even for what has used up tokio's budget.
-        pin!(unconstrained(sleep.as_mut())).poll(cx)
     }
 }

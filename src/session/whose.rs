@@ -104,7 +104,7 @@ impl Sessions {
     }
 
     pub(super) fn unassign(&self, id: &HeaderValue, taken: &Arc<AtomicBool>) {
-        self.write().assigned.remove(id, taken);
+        let _session = self.write().assigned.remove(id, taken);
     }
 
     /// The store holds `session` in this epoch of another process's. If another session has its id, nobody

@@ -15,7 +15,7 @@ use http_body_util::Full;
 use mcp_session_recovery::{
     Outcome, RequestBody, SessionRecoveryLayer, Sessions, Verdict, classify_fn,
 };
-use testing::scenario::{Door, is};
+use testing::scenario::{self, Door, is};
 use testing::*;
 use tower::{Layer, Service, ServiceExt, service_fn};
 
@@ -92,6 +92,43 @@ fn what_a_forgotten_session_kept_is_dropped_where_nothing_is_locked() {
         initialize_at(&sessions, "1")().await;
         assert_eq!(sessions.len(), 1);
         sessions.forget_all();
+        assert!(sessions.is_empty());
+    });
+}
+
+/// E7, I3: what is to be ended is the last that holds its session.
+#[test]
+fn what_waits_to_be_ended_is_dropped_where_nothing_is_locked() {
+    in_time("a DELETE is given up", async || {
+        // Given a handshake that was given up, and whose DELETE is not answered,
+        let (server, sessions) = (Server::new(Profile::TypeScript), Sessions::new());
+        let layer = SessionRecoveryLayer::new().sessions(sessions.clone());
+        // Which keeps nothing of the requests.
+        let keeps_nothing = |mut request: Request<RequestBody<CallerBody>>| {
+            request.extensions_mut().clear();
+            request
+        };
+        let layer = layer.recovery_timeout(Duration::from_millis(200));
+        let mut client = layer.layer(server.service().map_request(keeps_nothing));
+        let mut request = post(None, &initialize());
+        let guard = Arc::new(Guard(sessions.clone()));
+        request.extensions_mut().insert(guard.clone());
+        let answer = client.ready().await.unwrap().call(request).await.unwrap();
+        let session = read(answer).await.session().unwrap().to_owned();
+        server.restart();
+        scenario::answer(&server, "notifications/initialized", |_| {
+            reply(500, None, "")
+        });
+        scenario::hang(&server, "DELETE");
+        let call = post(Some(&session), &tool_call(1));
+        let answer = client.ready().await.unwrap().call(call).await.unwrap();
+        assert_eq!(answer.status(), 404);
+        // when all is forgotten before that is given up, then its session is dropped.
+        sessions.forget_all();
+        while Arc::strong_count(&guard) > 1 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        drop(guard);
         assert!(sessions.is_empty());
     });
 }

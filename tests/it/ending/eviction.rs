@@ -199,6 +199,43 @@ async fn i2_g6_a_session_is_not_ended_under_what_is_under_way_in_it() {
     }
 }
 
+/// G1: a GET without an answer is sent again where its session goes on, and that one goes on nowhere.
+#[tokio::test(start_paused = true)]
+async fn i2_g1_a_get_in_a_session_that_makes_room_is_not_sent_again() {
+    for has_moved_on in [false, true] {
+        // Given Bob, whom the layer calls otherwise than the server does, and a GET of his,
+        let (server, client, _) = recorded(SessionRecoveryLayer::new().max_sessions(3));
+        server.set_ids(Ids::Counting);
+        let ada = User::connect(&client, "Ada").await;
+        server.restart();
+        server.count_on_from(5);
+        assert_eq!(ada.call(1).await.status, 200);
+        server.count_on_from(0);
+        let bob = User::connect(&client, "Bob").await;
+        assert_eq!(server.live().len(), 2);
+        if has_moved_on {
+            server.forget("1");
+            server.count_on_from(20);
+            assert_eq!(bob.call(1).await.status, 200);
+        }
+        slow(&server, "GET", Duration::MAX);
+        let listen = with_token(get(&bob.session, None), Some("Bob"));
+        let listening = start(&client, listen);
+        settle().await;
+        // when he makes room, then it waits where it is.
+        ada.call(2).await;
+        for name in ["Cleo", "Dan"] {
+            User::connect(&client, name).await;
+        }
+        tokio::time::sleep(Duration::from_secs(29)).await;
+        assert!(!listening.is_finished());
+        assert_eq!((server.count("GET"), server.count("DELETE")), (1, 0));
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!((server.count("GET"), server.count("DELETE")), (1, 1));
+        listening.abort();
+    }
+}
+
 /// I2, A5: nor is what the server has given to another since, although he is forgotten by now, too.
 #[tokio::test(start_paused = true)]
 async fn i2_an_evicted_session_whose_id_went_to_another_is_not_ended() {

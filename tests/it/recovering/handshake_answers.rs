@@ -390,13 +390,13 @@ async fn k3_an_answer_that_cannot_hold_the_result_any_more_is_not_waited_for() {
         (
             "events without end",
             events,
-            format!("data: {NOTICE}\n\n").repeat(2_000),
+            format!("data: {NOTICE}\n\n").repeat(3_000),
             true,
         ),
         (
             "one event without end",
             events,
-            format!("data: {}", large(LIMIT + 65_536)),
+            format!("data: {}", large(2 * LIMIT + 65_536)),
             true,
         ),
         (

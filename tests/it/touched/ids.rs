@@ -519,6 +519,33 @@ async fn a5_k6_one_id_for_all_costs_one_handshake_in_each_pause() {
     assert!(handshakes <= 3 * 13, "{handshakes}");
 }
 
+/// A5, F7: a server with one id for all. Whoever finds the session lost has it back, also when all do so at
+/// once.
+#[tokio::test(start_paused = true)]
+async fn a5_one_id_for_all_and_whoever_recovers_at_once_is_answered() {
+    let server = Server::new(Profile::TypeScriptJson);
+    server.set_ids(Ids::Constant);
+    let client = client(&server, by_user(SessionRecoveryLayer::new()));
+    let users = [
+        User::connect(&client, "Ada").await,
+        User::connect(&client, "Bob").await,
+        User::connect(&client, "Carol").await,
+    ];
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    for _ in 0..3 {
+        server.restart();
+        let door = Door::before(&server, is("notifications/initialized"));
+        let calls = users.each_ref().map(|user| user.spawn_call(1));
+        settle().await;
+        door.open();
+        for (call, user) in calls.into_iter().zip(&users) {
+            let answer = call.await.unwrap();
+            assert_eq!(answer.status, 200, "{} {:?}", user.name, answer.outcome());
+        }
+        tokio::time::sleep(Duration::from_secs(60)).await;
+    }
+}
+
 /// A5: of two handshakes that are given one id, the later has it, whichever is published last.
 #[tokio::test(start_paused = true)]
 async fn a5_who_is_given_an_id_first_and_published_last_does_not_keep_it() {
