@@ -181,7 +181,10 @@ fn cut(own: Sent, answer: &Answer) -> Sent {
     let has_length = |headers: &HeaderMap| headers.contains_key("content-length");
     let is_shortened = match has_length(&own.headers) {
         true => !has_length(&answer.head.headers),
-        false => own.end == End::Hangs && answer.end() == End::Clean.seen(),
+        false => {
+            let is_short = answer.chunks().concat().len() < own.body().len();
+            (own.end == End::Hangs || is_short) && answer.end() == End::Clean.seen()
+        }
     };
     if !is_shortened {
         return own;
