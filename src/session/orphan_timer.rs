@@ -111,3 +111,43 @@ impl Future for OrphanTimer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::session::{
+        Sessions,
+        fixture::{ENDPOINT, recorded},
+    };
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    async fn is_over(timer: Pin<&mut OrphanTimer>, within: Duration) -> bool {
+        timeout(within, timer).await.is_ok()
+    }
+
+    /// I2, G6: whoever can go on elsewhere waits for that; the others are told, unless the epoch is used
+    /// again before their time is over.
+    #[tokio::test(start_paused = true)]
+    async fn i2_g6_what_is_abandoned_is_over_after_its_time_unless_it_is_back() {
+        let session = recorded(&Sessions::new(), ENDPOINT, "1");
+        let epoch = session.chain().first().clone();
+        let mut moves = pin!(OrphanTimer::new(epoch.clone(), PATIENCE));
+        let mut stays = pin!(OrphanTimer::new(epoch.clone(), PATIENCE).or_abandoned());
+        epoch.abandon();
+        assert!(!is_over(stays.as_mut(), PATIENCE / 2).await);
+        #[cfg(feature = "store")]
+        {
+            session.chain().is_back();
+            assert!(!is_over(stays.as_mut(), 2 * PATIENCE).await);
+            epoch.abandon();
+            assert!(!is_over(stays.as_mut(), PATIENCE / 2).await);
+        }
+        assert!(is_over(stays.as_mut(), PATIENCE).await);
+        assert!(!is_over(moves.as_mut(), 2 * PATIENCE).await);
+        epoch.replace();
+        assert!(is_over(moves.as_mut(), 2 * PATIENCE).await);
+    }
+}
