@@ -30,8 +30,8 @@ pub(crate) struct Candidate {
     /// If it has a query.
     uri: Option<Uri>,
     principal: Option<Principal>,
-    /// The session whose id the request carries, if any (rule B5).
-    renews: Option<Arc<Session>>,
+    /// The session whose id the request carries, if any, and the epoch it was sent in (rule B5).
+    renews: Option<(Arc<Session>, Arc<Epoch>)>,
     headers: HeaderMap,
     extensions: Extensions,
     /// `None` if it is larger than what is kept of any request (rule K1).
@@ -68,13 +68,14 @@ impl Candidate {
     /// An `initialize` in a session that there is.
     pub(super) fn renewing(
         session: &Arc<Session>,
+        epoch: &Arc<Epoch>,
         head: Parts,
         body: Option<&BufferedBody>,
     ) -> Self {
         let principal = session.principal().cloned();
         let mut candidate = Self::new(&head.uri, head.headers, body, principal);
         candidate.extensions = head.extensions;
-        candidate.renews = Some(session.clone());
+        candidate.renews = Some((session.clone(), epoch.clone()));
         candidate
     }
 
@@ -108,8 +109,9 @@ impl Candidate {
         #[cfg(feature = "store")]
         crate::recovery::reconcile::<S, B>(shared);
         // It may have made room while the request was under way.
-        if let Some(renews) = &self.renews {
-            shared.has(renews);
+        let renews = self.renews.clone();
+        if let Some((session, _)) = &renews {
+            shared.has(session);
         }
         let (mut head, body) = response.into_parts();
         let (recorded, evicted) = self.record(shared, &mut head);
@@ -118,7 +120,14 @@ impl Candidate {
             Recorded::Yes(Some((reader, look))) => {
                 ResponseBody::wrapped(Tap::new(body, reader, look))
             }
-            Recorded::Yes(None) | Recorded::No => ResponseBody::untouched(body),
+            Recorded::Yes(None) => ResponseBody::untouched(body),
+            Recorded::No => {
+                // It was answered in the session that it was sent in.
+                if let Some((session, epoch)) = &renews {
+                    epoch.translate_response(&mut head.headers, session.id());
+                }
+                ResponseBody::untouched(body)
+            }
             Recorded::TooLarge => {
                 let recovery = Recovery::new(Outcome::NotRecorded, 0);
                 head.extensions.insert(recovery);
@@ -140,7 +149,8 @@ impl Candidate {
         let Some(id) = assigned(head) else {
             return (Recorded::No, Evicted::new());
         };
-        let current = self.renews.as_ref().map(|it| it.chain().current());
+        let renews = self.renews.as_ref().map(|(session, _)| session);
+        let current = renews.map(|it| it.chain().current());
         let makes_none = current.is_some_and(|current| current.id() == Some(&id));
         let key = Key {
             id,
@@ -185,7 +195,7 @@ impl Candidate {
         let upstream = key.id.clone();
         let (session, evicted) = shared.sessions.record(
             key,
-            self.renews.as_ref(),
+            renews,
             self.uri,
             initialize_request,
             config.pauses,

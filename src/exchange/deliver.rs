@@ -72,10 +72,7 @@ where
                 self.note_success();
                 if said.has_session_id {
                     if let Some(candidate) = self.candidate() {
-                        let mut response = candidate.settle(&self.shared, response);
-                        // It may have made no session, and been answered in this one.
-                        self.translate(response.headers_mut());
-                        return response;
+                        return candidate.settle(&self.shared, response);
                     }
                 }
             }
@@ -224,7 +221,7 @@ where
         };
         let body = self.body.as_ref();
         (*self.head.method() == Method::POST && body.is_none_or(may_be) && self.is_initialize())
-            .then(|| Candidate::renewing(&self.session, self.unpack(), body))
+            .then(|| Candidate::renewing(&self.session, self.epoch(), self.unpack(), body))
     }
 
     /// Whether somebody may wait for a response by id. Nearly all that is answered 202 is

@@ -1,6 +1,8 @@
 //! What is recorded of a handshake as it passes: rules B1, B2, B4 and B5. What is read of its
 //! answer (B3) is in `result.rs`.
 
+use std::sync::Arc;
+
 use futures::FutureExt;
 use http::{HeaderMap, Method, Request};
 use http_body_util::BodyExt;
@@ -9,7 +11,9 @@ use serde_json::{Value, json};
 use testing::busy::busy;
 use testing::scenario::{Door, answer, is, start};
 use testing::transcript::frames;
+use testing::whose::Ids;
 use testing::*;
+use tokio::sync::Semaphore;
 use tower::ServiceExt;
 
 /// What the server negotiates in these tests, unlike what is proposed, so that it can be seen
@@ -659,5 +663,59 @@ async fn c1_b5_an_initialize_that_waits_to_be_sent_is_one_of_the_epoch_that_ther
         assert_eq!(renewing.await.unwrap().status, 200, "{waits_for_service}");
         let sent = server.last("initialize");
         assert_eq!(sent.session(), server.last("tools/call").session());
+    }
+}
+
+/// B5, C2: what is assigned is the new session's, also if it is what the epoch is called in which the
+/// `initialize` was sent: that is gone.
+#[tokio::test(start_paused = true)]
+async fn b5_an_id_that_was_assigned_while_the_session_was_recovered_is_told_as_it_is() {
+    for too_large in [false, true] {
+        // Given a session that its caller calls 5 and the server 1, and that it has lost,
+        let server = Server::new(Profile::TypeScriptSingle);
+        server.set_ids(Ids::Counting);
+        server.count_on_from(4);
+        let (client, sessions) = sessions(SessionRecoveryLayer::new(), &server);
+        let session = handshake(&client).await;
+        server.restart();
+        send(&client, post(Some(&session), &tool_call(1))).await;
+        server.restart();
+
+        // when the caller initializes in it while it is recovered, and is assigned 1, and the recovery 2,
+        let recovery = Door::before(&server, |seen| {
+            seen.what() == "initialize" && seen.session().is_none()
+        });
+        let call = start(&client, post(Some(&session), &tool_call(2)));
+        settle().await;
+        let (behind, renewal) = (server.clone(), Arc::new(Semaphore::new(0)));
+        let opened = renewal.clone();
+        server.on_async(move |seen| {
+            let renews = seen.what() == "initialize" && seen.session().is_some();
+            let (opened, reply) = (opened.clone(), renews.then(|| behind.default_answer(seen))?);
+            Some(Box::pin(async move {
+                opened.acquire().await.unwrap().forget();
+                Ok(reply)
+            }))
+        });
+        let mut message = initialize();
+        message["params"]["clientInfo"]["name"] = json!("again");
+        if too_large {
+            message["params"]["_meta"] = json!("x".repeat(70_000));
+        }
+        let renewing = start(&client, post(Some(&session), &message));
+        settle().await;
+        recovery.open();
+        assert_eq!(call.await.unwrap().outcome(), Some(Outcome::Replayed));
+        renewal.add_permits(1);
+        let answer = renewing.await.unwrap();
+
+        // then the caller goes on in each session by its id.
+        assert_eq!((answer.status, answer.session()), (200, Some("1")));
+        assert_eq!(sessions.len(), if too_large { 1 } else { 2 });
+        for (id, call, whose) in [("1", 3, "again"), (&*session, 4, "caller")] {
+            let answer = send(&client, post(Some(id), &tool_call(call))).await;
+            assert_eq!((answer.status, answer.recovery), (200, None), "{id}");
+            assert_eq!(server.whose_was(call).as_deref(), Some(whose), "{id}");
+        }
     }
 }
