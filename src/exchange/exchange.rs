@@ -148,11 +148,9 @@ where
                 headers.remove(LAST_EVENT_ID);
                 self.epoch().translate_request(headers);
             }
-            // The caller's id names a session that is gone, so that is what the server will say;
-            // unless it calls another one like that by now (rule A5).
             LastEventId::Refused => {
                 let refused = Outcome::NotReplayed(Refusal::LastEventId);
-                if self.shared.sessions.calls_another(&self.session) {
+                if !self.may_ask_where_it_was() {
                     return Err(Box::new(self.mark(unknown_session(), refused)));
                 }
                 self.outcome = Some(refused);
@@ -165,6 +163,14 @@ where
             }
         }
         Ok(())
+    }
+
+    /// Whether the server shall say itself that the session is gone which an event was of: as long as
+    /// the caller's id names that to it, and no other (rules G2, A5).
+    fn may_ask_where_it_was(&self) -> bool {
+        let (first, session) = (self.session.chain().first(), &self.session);
+        let names_it = self.epoch().number() == 1 && first.id() == Some(session.id());
+        names_it && !self.shared.sessions.calls_another(session)
     }
 
     /// What is said to a GET whose answer is gone (rule G4). That needs no session.

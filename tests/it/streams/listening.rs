@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use mcp_session_recovery::{Failure, Outcome, SessionRecoveryLayer};
+use mcp_session_recovery::{Failure, Outcome, Refusal, SessionRecoveryLayer};
 use serde_json::json;
 use testing::scenario::{Door, is};
 use testing::streams::*;
@@ -610,6 +610,37 @@ async fn g4_a_resumed_get_without_a_head_learns_that_its_answer_is_lost() {
         "{}",
         answer.text()
     );
+}
+
+/// G2, G4: an event that the layer does not know is asked for where the request was first sent, and in no
+/// session before or after that.
+#[tokio::test(start_paused = true)]
+async fn g4_a_get_without_a_head_for_an_unknown_event_is_sent_in_no_other_session() {
+    for recoveries in 0..3 {
+        let scene = scene(layer()).await;
+        for _ in 0..recoveries {
+            scene.recover().await;
+        }
+        let resume = || get(&scene.session, Some("unknown"));
+        never_answer(&scene.server, "GET");
+        let resuming = scene.spawn(resume());
+        settle().await;
+
+        // When the session moves on,
+        scene.recover().await;
+        tokio::time::sleep(Duration::from_secs(31)).await;
+
+        // then the server is not asked for the event in another.
+        let gets = scene.server.all("GET");
+        assert!(gets.iter().all(|get| get.session() == gets[0].session()));
+        if recoveries > 0 {
+            let answer = resuming.await.unwrap();
+            let not_sent = Outcome::NotReplayed(Refusal::LastEventId);
+            assert_eq!((answer.status, answer.outcome()), (404, Some(not_sent)));
+        } else {
+            resuming.abort();
+        }
+    }
 }
 
 /// G1: no move is missed, whenever it comes.
