@@ -360,14 +360,28 @@ impl Account {
 
     /// The server's answer, which its sender has, proves that a session lives.
     pub fn proves_life(&mut self, serial: usize) {
-        let Some(number) = self.upstreams[serial].lineage else {
+        let upstream = &self.upstreams[serial];
+        let Some(number) = upstream.lineage else {
             return;
         };
-        if !self.upstreams[serial + 1..]
-            .iter()
-            .any(|it| it.lineage == Some(number))
-        {
+        let later = &self.upstreams[serial + 1..];
+        if !later.iter().any(|it| it.lineage == Some(number)) {
             self.lineages[number].attempts.useless = 0;
+        }
+    }
+
+    /// The same for whoever goes by an id that the server gives to all: in whose session it was answered
+    /// cannot be told.
+    pub fn proves_life_of(&mut self, tag: &Tag) {
+        let is_shared = !self.settings.has_principal;
+        for lineage in &mut self.lineages {
+            let is_senders = lineage.callers_id.is_some()
+                && lineage.callers_id == tag.presented
+                && lineage.host == tag.host
+                && (is_shared || lineage.principal == tag.principal);
+            if is_senders {
+                lineage.attempts.useless = 0;
+            }
         }
     }
 

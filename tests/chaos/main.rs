@@ -42,7 +42,6 @@ fn number(name: &str) -> Option<u64> {
 
 fn report(plan: &Plan, requests: usize, violation: &account::Violation) -> String {
     if std::env::var_os("CHAOS_NO_SHRINKING").is_some() {
-        tell(plan);
         return format!("CHAOS_SEED={}: {violation:?}", plan.seed);
     }
     let (short, last) = shrink::shrink(plan, violation);
@@ -63,9 +62,14 @@ fn report(plan: &Plan, requests: usize, violation: &account::Violation) -> Strin
     report
 }
 
-/// Prints all that happens, if it is asked for.
+/// Whether all that happens is to be printed.
+fn tells() -> bool {
+    std::env::var_os("CHAOS_TELLS").is_some()
+}
+
+/// Runs a history once more, and prints all that happens, if that is asked for.
 fn tell(plan: &Plan) {
-    if std::env::var_os("CHAOS_TELLS").is_some() {
+    if tells() {
         account::TELLS.set(true);
         let _ = run::run(plan);
         account::TELLS.set(false);
@@ -81,7 +85,7 @@ fn whatever_happens_nothing_is_lost_nothing_done_twice_nothing_leaked() {
     }));
     let requests = number("CHAOS_REQUESTS").unwrap_or(REQUESTS) as usize;
     let (first, seeds) = match number("CHAOS_SEED") {
-        Some(seed) => (seed, 1),
+        Some(seed) => (seed, number("CHAOS_SEEDS").unwrap_or(1)),
         None => (0, number("CHAOS_SEEDS").unwrap_or(50)),
     };
     let next = AtomicU64::new(first);
@@ -96,7 +100,11 @@ fn whatever_happens_nothing_is_lost_nothing_done_twice_nothing_leaked() {
                             return failures;
                         }
                         let plan = Plan::new(seed, requests);
-                        match run::run(&plan) {
+                        // It may come out otherwise the second time.
+                        account::TELLS.set(tells() && seeds == 1);
+                        let ran = run::run(&plan);
+                        account::TELLS.set(false);
+                        match ran {
                             Ok(counts) if seeds == 1 => println!("{seed}: {counts:?}"),
                             Ok(_) => {}
                             Err(violation) => failures.push(report(&plan, requests, &violation)),

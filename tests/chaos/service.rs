@@ -18,7 +18,7 @@ use tower::Service;
 use crate::{
     account::Tag,
     faults::Ending,
-    server::{Act, Seen, act},
+    server::{Act, Ids, Seen, act},
     wire::{Broken, Life, Sent, Wire},
     world::World,
 };
@@ -145,7 +145,7 @@ async fn ended(life: &Arc<Life>) -> Ending {
 /// Accounts for the time that a server takes, and for what its caller did not wait for.
 struct Serving {
     world: World,
-    number: u64,
+    tag: Tag,
     is_own: bool,
     called: Instant,
     handshake: Option<usize>,
@@ -168,7 +168,7 @@ impl Serving {
             .and_then(|it| it.parse().ok());
         Self {
             world: world.clone(),
-            number: seen.tag.number,
+            tag: seen.tag.clone(),
             is_own,
             called,
             handshake,
@@ -190,6 +190,10 @@ impl Serving {
         }
         if let Some(alive) = self.alive.filter(|_| status.is_success()) {
             account.proves_life(alive);
+            let host = account.upstreams[alive].host;
+            if state.hosts[host].ids == Ids::Constant {
+                account.proves_life_of(&self.tag);
+            }
         }
     }
 }
@@ -199,7 +203,7 @@ impl Drop for Serving {
         let mut state = self.world.state();
         let account = &mut state.account;
         if self.is_own {
-            let held = account.held.entry(self.number).or_default();
+            let held = account.held.entry(self.tag.number).or_default();
             if let Some(position) = held.since.iter().position(|since| *since == self.called) {
                 held.since.swap_remove(position);
             }
