@@ -1,6 +1,5 @@
 //! Chaos: sixteen callers, two servers, and whatever can go wrong between them, from a seed, on
-//! tokio's paused clock and one thread, so that a seed is the same history each time, but for what
-//! `BREAKS.md` names: one that fails may have to be run a few times (`CHAOS_SEED=235` of 10,000).
+//! tokio's paused clock and one thread, so that a seed is the same history each time.
 //!
 //! `CHAOS_SEEDS=5000` lives through so many, `CHAOS_SEED=17` through one, `CHAOS_REQUESTS` says how
 //! long each is. One that fails prints the shortest history that fails the same way.

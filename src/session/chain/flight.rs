@@ -1,8 +1,12 @@
 //! A recovery under way, as those see it who wait for it (rules E3, E9).
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    pin::pin,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use crate::{
     Failure,
@@ -25,25 +29,32 @@ pub(crate) type FlightResult = Result<(), Arc<RecoveryError>>;
 #[derive(Clone)]
 pub(crate) struct Flight {
     number: u64,
-    ended: watch::Receiver<Option<FlightResult>>,
-    waiting: Arc<AtomicUsize>,
+    end: Arc<End>,
     abandoned: Option<Instant>,
 }
 
-/// What tells everyone who waits for a flight how it ended.
-pub(super) struct FlightEnd(watch::Sender<Option<FlightResult>>);
+/// How a flight has ended, and who waits for that. They are woken in the order in which they came.
+#[derive(Default)]
+struct End {
+    result: OnceLock<FlightResult>,
+    told: Notify,
+    /// How many requests have waited so far.
+    waiting: AtomicUsize,
+}
+
+/// What tells everyone who waits for a flight how it ended; if it is dropped before, that it was cancelled.
+pub(super) struct FlightEnd(Arc<End>);
 
 impl Flight {
     /// `patience` is how long the recovery may take.
     pub(super) fn new(number: u64, now: Instant, patience: Duration) -> (Self, FlightEnd) {
-        let (sender, ended) = watch::channel(None);
+        let end = Arc::new(End::default());
         let flight = Self {
             number,
-            ended,
-            waiting: Arc::default(),
+            end: end.clone(),
             abandoned: now.checked_add(patience.saturating_mul(2).max(AT_LEAST)),
         };
-        (flight, FlightEnd(sender))
+        (flight, FlightEnd(end))
     }
 
     pub(super) fn number(&self) -> u64 {
@@ -52,7 +63,7 @@ impl Flight {
 
     /// How many requests have waited for it so far.
     pub(super) fn waiting(&self) -> usize {
-        self.waiting.load(Ordering::Relaxed)
+        self.end.waiting.load(Ordering::Relaxed)
     }
 
     pub(super) fn is_abandoned(&self, now: Instant) -> bool {
@@ -75,16 +86,35 @@ impl Flight {
     }
 
     /// Waits for it to end, for as long as that may take.
-    pub(crate) async fn result(mut self) -> FlightResult {
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-        let ended = self.ended.wait_for(Option::is_some).await;
-        let ended = ended.ok().and_then(|ended| ended.clone());
-        ended.unwrap_or_else(|| Err(Arc::new(Failure::Cancelled.into())))
+    pub(crate) async fn result(self) -> FlightResult {
+        self.end.waiting.fetch_add(1, Ordering::Relaxed);
+        let mut told = pin!(self.end.told.notified());
+        // Before it is looked, so that nothing is missed.
+        told.as_mut().enable();
+        let result = || self.end.result.get().cloned();
+        if let Some(result) = result() {
+            return result;
+        }
+        told.await;
+        result().unwrap_or_else(cancelled)
     }
+}
+
+fn cancelled() -> FlightResult {
+    Err(Arc::new(Failure::Cancelled.into()))
 }
 
 impl FlightEnd {
     pub(super) fn tell(&self, result: FlightResult) {
-        self.0.send_replace(Some(result));
+        // The first word counts.
+        if self.0.result.set(result).is_ok() {
+            self.0.told.notify_waiters();
+        }
+    }
+}
+
+impl Drop for FlightEnd {
+    fn drop(&mut self) {
+        self.tell(cancelled());
     }
 }
