@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use mcp_session_recovery::Sessions;
+use mcp_session_recovery::{Outcome, Sessions};
+use serde_json::json;
 use testing::mocked::*;
+use testing::scenario::slow;
 use testing::streams::{Stream, feed_all};
 use testing::*;
 
@@ -12,6 +14,9 @@ use super::{
     faulty::{FaultyStore, Mode},
     outliving::restarted,
 };
+
+/// How many sessions that make room may wait for a store.
+const WAITING: usize = 256;
 
 /// I2: whoever has it may go on with it, once the store does.
 #[tokio::test(start_paused = true)]
@@ -42,7 +47,6 @@ async fn i2_n1_a_session_goes_on_in_the_store_when_the_table_is_full() {
 /// I2, K2: so many are there beyond the limit.
 #[tokio::test(start_paused = true)]
 async fn k_n5_so_many_sessions_wait_for_a_store_beyond_the_limit_of_the_table() {
-    const WAITING: usize = 256;
     // Given as many sessions as may wait for a store that is away, and one for which there is room, which
     // has moved on,
     let store = FaultyStore::new();
@@ -75,6 +79,51 @@ async fn k_n5_so_many_sessions_wait_for_a_store_beyond_the_limit_of_the_table() 
     assert_eq!(scene.call(4).await.outcome(), None);
     assert_eq!(store.loads(), loads);
     assert_eq!(scene.server.count("DELETE"), 1);
+}
+
+/// I2, G6: what has made room while it was in use, and is found again, is as it was before.
+#[tokio::test(start_paused = true)]
+async fn i2_n1_what_is_under_way_in_a_session_that_is_found_again_is_not_lost() {
+    for is_found in [false, true] {
+        // Given as many sessions as may wait for a store that is away, and one that has moved on since it was
+        // written, with a call under way in it,
+        let store = FaultyStore::new();
+        let scene = live(store.layer().max_sessions(2)).await;
+        settle().await;
+        store.set(Mode::Down);
+        for _ in 0..WAITING + 1 {
+            handshake(&scene.client).await;
+            assert_eq!(scene.call(0).await.outcome(), None);
+        }
+        scene.server.restart();
+        assert_eq!(echoed(&scene.call(1).await), 1);
+        slow(&scene.server, "resources/read", Duration::from_secs(40));
+        let read = json!({"jsonrpc": "2.0", "id": 2, "method": "resources/read"});
+        let reading = scene.spawn(post(Some(&scene.session), &read));
+        settle().await;
+        // which makes room for others,
+        for _ in 0..2 {
+            handshake(&scene.client).await;
+        }
+        settle().await;
+        // when the store is back, and it is found there or not,
+        store.set(Mode::Works);
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        if is_found {
+            assert_eq!(scene.call(3).await.outcome(), None);
+        }
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        // then the call is answered, or told lost, and the session is left, or ended.
+        let lost = (!is_found).then_some(Outcome::AnswerLost);
+        assert_eq!(reading.await.unwrap().outcome(), lost);
+        let deletes = scene.server.all("DELETE");
+        let last = scene.server.last("resources/read");
+        let own = deletes.iter().filter(|it| it.session() == last.session());
+        assert_eq!(own.count(), usize::from(!is_found));
+        if is_found {
+            assert_eq!(scene.call(4).await.outcome(), None);
+        }
+    }
 }
 
 /// K2: those that are found make room for each other.
