@@ -45,9 +45,8 @@ where
                 let awaited = Awaited::resumed(answer.pending, id);
                 return self.stream_of(response, said, awaited, Some(answer.origin), accepting);
             }
-            // Whatever it resumes, the layer could not open it anew.
-            Some(Logged::Unknown) => return response.map(ResponseBody::untouched),
             Some(Logged::Listening(origin)) if origin.epoch() == epoch => origin,
+            // What it resumes from an id that is not known, as one that another process let through, too.
             _ => StreamOrigin::listening(epoch),
         };
         let reconnect = Reconnector::new(self, self.epoch(), origin);

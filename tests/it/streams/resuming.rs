@@ -194,14 +194,15 @@ async fn an_unknown_event_id_after_the_recovery_is_the_new_sessions_to_judge() {
         assert_eq!(asked.header(LAST_EVENT_ID), Some(UNKNOWN), "{profile:?}");
         assert_eq!((stream.head.status.as_u16(), stream.outcome()), (200, None));
 
-        // and its stream is nothing that the layer could open anew: it stays when the session moves.
+        // and its stream is a listening stream like any other (G1): it moves on with the session.
         gets.data(1, NEW);
         scene.recover().await;
-        gets.data(1, NEW);
+        stream.now().await;
+        let anew = scene.server.last("GET");
+        assert_eq!(anew.session(), scene.server.last("ping").session());
+        assert_eq!(anew.header(LAST_EVENT_ID), None, "{profile:?}");
+        gets.data(2, NEW);
         assert_eq!(stream.now().await, [NEW, NEW].concat(), "{profile:?}");
-        assert_eq!(gets.count(), 2, "{profile:?}");
-        gets.end(1);
-        assert_eq!(stream.read_to_end().await, [NEW, NEW].concat());
 
         // If the new session refuses it, the caller is told so, and the session lives on.
         for status in [400, 404] {
@@ -220,6 +221,26 @@ async fn an_unknown_event_id_after_the_recovery_is_the_new_sessions_to_judge() {
             );
         }
     }
+}
+
+/// G1, G2, G3: whatever a GET's stream resumes, its ids are of its own session.
+#[tokio::test(start_paused = true)]
+async fn an_id_of_a_stream_that_was_resumed_from_an_unknown_one_crosses_into_no_session() {
+    // Given a stream that resumes what another process let through, and one of its events,
+    let scene = scene(layer()).await;
+    let gets = feed_all(&scene.server, "GET");
+    let mut stream = scene.open(get(&scene.session, Some(UNKNOWN))).await;
+    gets.data(0, "id: seen\ndata: {}\n\n");
+    stream.now().await;
+    drop(stream);
+    // when the caller resumes from that in the next session,
+    scene.recover().await;
+    let stream = scene.open(get(&scene.session, Some("seen"))).await;
+    // then it listens there.
+    assert_eq!(stream.head.status, 200);
+    let asked = scene.server.last("GET");
+    assert_eq!(asked.session(), scene.server.last("ping").session());
+    assert_eq!(asked.header(LAST_EVENT_ID), None);
 }
 
 async fn read_plain(reply: Reply) -> (u16, String) {

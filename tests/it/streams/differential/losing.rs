@@ -119,7 +119,7 @@ impl Conversation {
             let mut open = self.open.iter().filter(|one| one.ends.is_none());
             open.any(|one| one.origin == Some(of))
         };
-        let listens = id.is_empty() || matches!(found, Some((Origin::Listening(..), _)));
+        let listens = id.is_empty() || !matches!(found, Some((Origin::Call(_), _)));
         if listens && self.is_listening() {
             return;
         }
