@@ -18,7 +18,7 @@ use crate::{
     http_service::HttpService,
     mcp::{Id, InitializeResult, Message, MessageReader, SESSION_ID, is_large_initialize},
     recovery::{callers_headers, let_go},
-    session::{Endpoint, Epoch, Evicted, Initialize, Key, Session, uri_bytes},
+    session::{Affinity, Endpoint, Epoch, Evicted, Initialize, Key, Session, uri_bytes},
 };
 
 /// What the headers of an `initialize` and its URI may take up, in bytes (rule K9).
@@ -180,7 +180,7 @@ impl Candidate {
         if body.len() > config.max_initialize_bytes {
             return too_large(&key, config.max_initialize_bytes);
         }
-        let initialize_request = Initialize {
+        let mut initialize_request = Initialize {
             accept: combined(&self.headers, &ACCEPT),
             content_type: self.headers.get(CONTENT_TYPE).cloned(),
             // Not a slice of a larger buffer of the caller's.
@@ -192,6 +192,10 @@ impl Candidate {
         if headers + uri_bytes(self.uri.as_ref()) > MAX_HEADERS {
             return too_large(&key, MAX_HEADERS);
         }
+        // The layer's own requests go where the session is (rules D8, E11).
+        let mut affinity = Affinity::default();
+        affinity.learn(&head.headers);
+        affinity.insert(&mut initialize_request.credentials);
         let upstream = key.id.clone();
         let (session, evicted) = shared.sessions.record(
             key,

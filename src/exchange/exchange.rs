@@ -159,7 +159,7 @@ where
         }
         if self.outcome == Some(Outcome::Replayed) {
             if let Some(handshake) = self.epoch().handshake() {
-                handshake.affinity.replay(headers);
+                handshake.affinity.replay(headers, &handshake.headers);
             }
         }
         Ok(())

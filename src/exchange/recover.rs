@@ -3,7 +3,10 @@
 
 use std::sync::Arc;
 
-use http::{Method, Response, header::AUTHORIZATION};
+use http::{
+    Method, Response,
+    header::{AUTHORIZATION, SET_COOKIE},
+};
 use http_body::Body;
 
 use super::{Exchange, allowance::Allowance};
@@ -86,9 +89,13 @@ where
         matches!(*self.head.method(), Method::POST | Method::GET)
     }
 
-    /// The 401 or 403 that the handshake met with this caller's credentials (rule J1).
+    /// The 401 or 403 that the handshake met with this caller's credentials (rule J1). Its cookies are for
+    /// whoever triggered the recovery.
     pub(super) fn challenge(&self, error: &RecoveryError) -> Option<LayerResponse<S, B>> {
-        let challenge = Response::clone(error.challenge.as_ref()?);
+        let mut challenge = Response::clone(error.challenge.as_ref()?);
+        if !self.led {
+            challenge.headers_mut().remove(SET_COOKIE);
+        }
         let outcome = Outcome::Failed(error.failure);
         Some(self.mark(challenge, outcome).map(ResponseBody::whole))
     }

@@ -152,7 +152,7 @@ where
             };
         }
         if let Some(accepted) = self.accepted() {
-            return Waited::Answer(accepted.map(ResponseBody::whole));
+            return Waited::Answer(self.bring_cookies(accepted).map(ResponseBody::whole));
         }
         if !is_response {
             return Waited::Moved;

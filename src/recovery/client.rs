@@ -222,9 +222,11 @@ where
     }
 
     /// What the session that this client has made leaves behind.
-    pub(super) fn handshake(&self, accepted: Response<Bytes>, affinity: Affinity) -> Handshake {
+    pub(super) fn handshake(&self, mut accepted: Response<Bytes>, affinity: Affinity) -> Handshake {
         let mut headers = callers_headers(&self.headers);
         affinity.insert(&mut headers);
+        // Others get that answer, too (rule F3): cookies are for whoever triggered the recovery.
+        accepted.headers_mut().remove(SET_COOKIE);
         Handshake {
             uri: self.uri.clone(),
             version: self.version,

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use http::{
     HeaderMap, HeaderValue,
-    header::{COOKIE, SET_COOKIE},
+    header::{AUTHORIZATION, COOKIE, SET_COOKIE},
 };
 
 /// How many cookies a handshake may set, as browsers allow for a host at least (RFC 6265, 6.1), how
@@ -120,16 +120,28 @@ impl Affinity {
         });
     }
 
-    /// A caller's request that is sent again gets all of them, if it sends cookies at all.
-    pub(crate) fn replay(&self, headers: &mut HeaderMap) {
-        if headers.contains_key(COOKIE) {
-            self.insert(headers);
+    /// A request that is sent again goes where the session is. It gets what it did not have if it is sent as the
+    /// handshake was, so that nobody is lent another's, and if it sends cookies at all.
+    pub(crate) fn replay(&self, headers: &mut HeaderMap, handshake: &HeaderMap) {
+        self.translate(headers);
+        let sent = headers.get_all(COOKIE).iter().cloned();
+        let mut all: HeaderMap = sent.map(|cookies| (COOKIE, cookies)).collect();
+        if all.is_empty() || headers.get(AUTHORIZATION) != handshake.get(AUTHORIZATION) {
+            return;
+        }
+        self.add_missing(&mut all);
+        if sent_cookies(&all).eq(sent_cookies(handshake)) {
+            self.add_missing(headers);
         }
     }
 
     /// A request of the layer's own gets all of them.
     pub(crate) fn insert(&self, headers: &mut HeaderMap) {
         self.rewrite(headers, |_, _| true);
+        self.add_missing(headers);
+    }
+
+    fn add_missing(&self, headers: &mut HeaderMap) {
         let missing: Vec<_> = self
             .cookies
             .iter()
@@ -306,7 +318,7 @@ mod tests {
         }
         let mut none = HeaderMap::new();
         affinity.translate(&mut none);
-        affinity.replay(&mut none);
+        affinity.replay(&mut none, &headers(COOKIE, &["route=b"]));
         assert!(
             none.is_empty(),
             "a caller that sends no cookies is given none"
@@ -315,9 +327,12 @@ mod tests {
 
     #[test]
     fn e11_a_replay_gets_what_its_caller_does_not_have_yet() {
-        let affinity = affinity(&["route=b", "zone=1; HttpOnly"], &["route=a"]);
-        let mut request = headers(COOKIE, &["route=a; user=1"]);
-        affinity.replay(&mut request);
+        let trigger = "route=a; user=1";
+        let affinity = affinity(&["route=b", "zone=1; HttpOnly"], &[trigger]);
+        let mut handshake = headers(COOKIE, &[trigger]);
+        affinity.insert(&mut handshake);
+        let mut request = headers(COOKIE, &["route=a", "user=1"]);
+        affinity.replay(&mut request, &handshake);
         assert_eq!(request[COOKIE], "route=b; user=1; zone=1");
         assert!(request[COOKIE].is_sensitive());
     }
@@ -335,11 +350,11 @@ mod tests {
         for (sent, replayed, later) in [
             ("route=a; user=1", Some("user=1"), Some("user=1")),
             ("route=a", None, None),
-            ("route=c", None, Some("route=c")),
+            ("route=c", Some("route=c"), Some("route=c")),
         ] {
             let mut replay = headers(COOKIE, &[sent]);
             let mut request = replay.clone();
-            affinity.replay(&mut replay);
+            affinity.replay(&mut replay, &headers(COOKIE, &["user=1"]));
             assert_eq!(replay.get(COOKIE).map(|it| it.to_str().unwrap()), replayed);
             affinity.translate(&mut request);
             assert_eq!(request.get(COOKIE).map(|it| it.to_str().unwrap()), later);

@@ -9,7 +9,7 @@ use http::Request;
 use mcp_session_recovery::{Outcome, RequestBody, SessionRecovery, SessionRecoveryLayer};
 use serde_json::json;
 use testing::busy::busy;
-use testing::scenario::{Door, is};
+use testing::scenario::{Door, is, start};
 use testing::whose::with_token;
 use testing::*;
 use tower::{Layer, ServiceExt, service_fn, util::BoxCloneSyncService};
@@ -738,4 +738,149 @@ async fn e11_who_led_an_earlier_recovery_is_not_told_what_a_later_one_has_set() 
             (200, expected)
         );
     }
+}
+
+/// A server that sets a cookie in the handshakes that it makes from now on.
+fn sets_cookie(server: &Server, what: &'static str, cookie: &'static str) {
+    let behind = server.clone();
+    server.on(move |seen| {
+        (seen.what() == what).then(|| {
+            let mut reply = behind.default_answer(seen);
+            let set = cookie.parse().unwrap();
+            reply.headers_mut().append("set-cookie", set);
+            reply
+        })
+    });
+}
+
+fn from(mut request: Request<CallerBody>, user: &str, cookie: &str) -> Request<CallerBody> {
+    let headers = request.headers_mut();
+    for (name, value) in [("authorization", user), ("cookie", cookie)] {
+        if !value.is_empty() {
+            headers.insert(name, value.parse().unwrap());
+        }
+    }
+    request
+}
+
+/// E5, E11: of what a handshake set, a request that is sent again gets what is new of the cookies that it has,
+/// and what it has not if it is sent as the trigger was. Nobody is lent another's.
+#[tokio::test(start_paused = true)]
+async fn e5_e11_a_replay_is_lent_no_cookie_of_anothers_handshake() {
+    for (user, cookie, sent) in [
+        ("Ada", "sid=ada", "sid=new; route=b"),
+        ("Ada", "sid=ada; more=1", "sid=new; more=1"),
+        ("Ada", "", ""),
+        ("Bob", "sid=ada", "sid=new"),
+        ("Bob", "sid=bob", "sid=bob"),
+        ("Bob", "more=1", "more=1"),
+        ("", "more=1", "more=1"),
+    ] {
+        // Given requests of several callers in a session that has expired,
+        let server = Server::new(Profile::TypeScriptJson);
+        let client = client(&server, SessionRecoveryLayer::new());
+        let session = handshake(&client).await;
+        server.restart();
+        let late = Door::before(&server, |seen| {
+            seen.what() == "tools/call" && seen.message()["id"] == 2
+        });
+        let request = from(post(Some(&session), &tool_call(2)), user, cookie);
+        let other = start(&client, request);
+        settle().await;
+        // when one of them is recovered,
+        sets_cookie(&server, "initialize", "sid=new");
+        sets_cookie(&server, "notifications/initialized", "route=b");
+        let trigger = from(post(Some(&session), &tool_call(1)), "Ada", "sid=ada");
+        let answer = send(&client, trigger).await;
+        assert_eq!(answer.outcome(), Some(Outcome::Replayed));
+        let own = server.last("tools/call");
+        assert_eq!(own.header("cookie"), Some("sid=new; route=b"));
+        // then the other is sent again with what is its own.
+        late.open();
+        let answer = other.await.unwrap();
+        assert_eq!(answer.outcome(), Some(Outcome::Replayed), "{user} {cookie}");
+        let again = server.last("tools/call");
+        assert_eq!(again.message()["id"], 2);
+        let sent = (!sent.is_empty()).then_some(sent);
+        assert_eq!(again.header("cookie"), sent, "{user} {cookie}");
+    }
+}
+
+/// E11, F3: the answer to the handshake's `notifications/initialized` brings its cookies to the trigger alone,
+/// if it sends cookies at all.
+#[tokio::test(start_paused = true)]
+async fn e11_f3_an_answer_that_others_get_too_brings_them_no_cookie() {
+    for (cookie, brings) in [("sid=ada", Some("sid=new")), ("", None)] {
+        let server = Server::new(Profile::TypeScriptJson);
+        let client = client(&server, SessionRecoveryLayer::new());
+        let session = handshake(&client).await;
+        server.restart();
+        sets_cookie(&server, "notifications/initialized", "sid=new");
+        let door = Door::before(&server, |seen| {
+            seen.what() == "initialize" && seen.session().is_none()
+        });
+        let initialized = |cookie| from(post(Some(&session), &initialized()), "", cookie);
+        // Given one who triggers the recovery with it, and another who waits with it,
+        let trigger = start(&client, initialized(cookie));
+        settle().await;
+        let waiting = start(&client, initialized("sid=bob"));
+        settle().await;
+        door.open();
+        // then the cookie is the trigger's.
+        let (trigger, waiting) = (trigger.await.unwrap(), waiting.await.unwrap());
+        assert_eq!(trigger.outcome(), Some(Outcome::Initialized));
+        assert_eq!(trigger.header("set-cookie"), brings);
+        assert_eq!(waiting.outcome(), Some(Outcome::Initialized));
+        assert_eq!(waiting.header("set-cookie"), None);
+    }
+}
+
+/// E11, J1: so does a challenge.
+#[tokio::test(start_paused = true)]
+async fn e11_j1_a_challenge_that_others_get_too_brings_them_no_cookie() {
+    let server = Server::new(Profile::TypeScriptJson);
+    let client = client(&server, SessionRecoveryLayer::new());
+    let session = handshake(&client).await;
+    server.restart();
+    let door = Door::then(&server, is("initialize"), |_| {
+        let mut denied = reply(401, None, "sign in");
+        let set = "state=ada".parse().unwrap();
+        denied.headers_mut().insert("set-cookie", set);
+        denied
+    });
+    let call = |id, cookie| from(post(Some(&session), &tool_call(id)), "", cookie);
+    let trigger = start(&client, call(1, "sid=ada"));
+    settle().await;
+    let waiting = start(&client, call(2, "sid=bob"));
+    settle().await;
+    door.open();
+    let (trigger, waiting) = (trigger.await.unwrap(), waiting.await.unwrap());
+    assert_eq!((trigger.status, waiting.status), (401, 401));
+    assert_eq!(trigger.header("set-cookie"), Some("state=ada"));
+    assert_eq!(waiting.header("set-cookie"), None);
+}
+
+/// D8, E11: the layer asks with the credentials of the session where the session is, in epoch 0, too.
+#[tokio::test(start_paused = true)]
+async fn d8_e11_a_ping_goes_with_the_cookies_that_the_callers_own_handshake_set() {
+    // Given a session on a replica that the server's cookie leads to, and another replica,
+    let server = Server::new(Profile::TypeScriptJson);
+    sets_cookie(&server, "initialize", "route=a; Path=/");
+    let client = client(&server, SessionRecoveryLayer::new());
+    let answer = send(&client, from(post(None, &initialize()), "Ada", "user=1")).await;
+    let session = answer.session().unwrap().to_owned();
+    server.on(|seen| {
+        let cookies = seen.header("cookie").unwrap_or_default();
+        let leads_there = cookies.contains("route=a") || seen.session().is_none();
+        (!leads_there).then(|| reply(404, None, "no such session"))
+    });
+    // when a stranger presents its id to that,
+    let call = from(post(Some(&session), &tool_call(1)), "Bob", "");
+    let answer = send(&client, call).await;
+    // then the session is found alive where it is.
+    assert_eq!((answer.status, answer.recovery), (404, None));
+    let asked = server.last("ping");
+    assert_eq!(asked.header("cookie"), Some("user=1; route=a"));
+    assert_eq!(asked.header("authorization"), Some("Ada"));
+    assert_eq!(server.count("initialize"), 1);
 }
