@@ -461,6 +461,10 @@ impl Account {
             let Some(serial) = self.calls[key].sent_in else {
                 continue;
             };
+            // Without an id it cannot be told from a handshake that failed.
+            if self.upstreams[serial].id.is_none() {
+                continue;
+            }
             if let Some(superseded) = lineage.superseded.get(&serial) {
                 let since = now - *superseded;
                 if since > patience {
