@@ -192,10 +192,12 @@ impl Candidate {
         if headers + uri_bytes(self.uri.as_ref()) > MAX_HEADERS {
             return too_large(&key, MAX_HEADERS);
         }
-        // The layer's own requests go where the session is (rules D8, E11).
+        // The layer's own requests go where the session is (rules D8, E11), unless they would grow too large.
         let mut affinity = Affinity::default();
         affinity.learn(&head.headers);
-        affinity.insert(&mut initialize_request.credentials);
+        if headers + affinity.bytes() <= MAX_HEADERS {
+            affinity.insert(&mut initialize_request.credentials);
+        }
         let upstream = key.id.clone();
         let (session, evicted) = shared.sessions.record(
             key,

@@ -52,7 +52,11 @@ where
                     continue;
                 }
                 Claim::Failed(error) => return Err(error),
-                Claim::Join(flight) => flight,
+                Claim::Join(flight) => {
+                    // Its own may have been abandoned.
+                    self.led = false;
+                    flight
+                }
                 Claim::Lead(epoch, flight, leader) => {
                     self.led = true;
                     let head = self.unpack();

@@ -8,6 +8,7 @@ use http_body::Body;
 
 use super::{Exchange, deliver::Accepting, reconnect::Reconnector};
 use crate::{
+    Outcome, Refusal,
     body::{AnswerStream, Awaited, ListeningStream, ResponseBody, Tap},
     http_service::{HttpService, LayerResponse},
     mcp::{AnswerHeaders, EventIds, LAST_EVENT_ID, PendingRequests, Skimmed},
@@ -31,6 +32,10 @@ where
             let (mut head, _) = response.into_parts();
             head.headers.remove(CONTENT_LENGTH);
             return Response::from_parts(head, ResponseBody::whole(Bytes::new()));
+        }
+        if self.outcome == Some(Outcome::NotReplayed(Refusal::LastEventId)) {
+            // It was sent where it was, and is of no session that there is.
+            return response.map(ResponseBody::untouched);
         }
         let epoch = self.epoch().number();
         let last_event_id = self.head.header(&LAST_EVENT_ID);

@@ -100,7 +100,7 @@ impl Affinity {
     }
 
     /// What it holds, about, in bytes (rule K10).
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         let cookies = self.cookies.iter().map(|cookie| {
             let outdated = cookie.outdated.iter().map(Vec::len).sum::<usize>();
             cookie.name.len() + cookie.value.as_ref().map_or(0, Vec::len) + outdated
@@ -123,14 +123,21 @@ impl Affinity {
     /// A request that is sent again goes where the session is. It gets what it did not have if it is sent as the
     /// handshake was, so that nobody is lent another's, and if it sends cookies at all.
     pub(crate) fn replay(&self, headers: &mut HeaderMap, handshake: &HeaderMap) {
+        // What it sends may all be taken back.
+        let sends_cookies = headers.contains_key(COOKIE);
         self.translate(headers);
-        let sent = headers.get_all(COOKIE).iter().cloned();
-        let mut all: HeaderMap = sent.map(|cookies| (COOKIE, cookies)).collect();
-        if all.is_empty() || headers.get(AUTHORIZATION) != handshake.get(AUTHORIZATION) {
+        if !sends_cookies || headers.get(AUTHORIZATION) != handshake.get(AUTHORIZATION) {
             return;
         }
+        let sent = headers.get_all(COOKIE).iter().cloned();
+        let mut all: HeaderMap = sent.map(|cookies| (COOKIE, cookies)).collect();
         self.add_missing(&mut all);
-        if sent_cookies(&all).eq(sent_cookies(handshake)) {
+        // Some jars have no order.
+        let [mut own, mut theirs] =
+            [&all, handshake].map(|headers| sent_cookies(headers).collect::<Vec<_>>());
+        own.sort_unstable();
+        theirs.sort_unstable();
+        if own == theirs {
             self.add_missing(headers);
         }
     }
@@ -331,10 +338,22 @@ mod tests {
         let affinity = affinity(&["route=b", "zone=1; HttpOnly"], &[trigger]);
         let mut handshake = headers(COOKIE, &[trigger]);
         affinity.insert(&mut handshake);
-        let mut request = headers(COOKIE, &["route=a", "user=1"]);
+        let mut request = headers(COOKIE, &["user=1", "route=a"]);
+        affinity.replay(&mut request, &handshake);
+        assert_eq!(request[COOKIE], "user=1; route=b; zone=1");
+        let mut request = headers(COOKIE, &["route=a; user=1"]);
         affinity.replay(&mut request, &handshake);
         assert_eq!(request[COOKIE], "route=b; user=1; zone=1");
         assert!(request[COOKIE].is_sensitive());
+    }
+
+    #[test]
+    fn e11_a_replay_gets_what_is_new_also_if_all_that_it_has_is_taken_back() {
+        let affinity = affinity(&["old=; Max-Age=0", "route=b"], &["old=1"]);
+        let handshake = headers(COOKIE, &["route=b"]);
+        let mut request = headers(COOKIE, &["old=1"]);
+        affinity.replay(&mut request, &handshake);
+        assert_eq!(request[COOKIE], "route=b");
     }
 
     #[test]
