@@ -884,3 +884,28 @@ async fn d8_e11_a_ping_goes_with_the_cookies_that_the_callers_own_handshake_set(
     assert_eq!(asked.header("authorization"), Some("Ada"));
     assert_eq!(server.count("initialize"), 1);
 }
+
+/// K9, E11: a server does not make the layer's own requests grow beyond what an `initialize` may take, nor its
+/// session go unrecorded, by what it sets.
+#[tokio::test(start_paused = true)]
+async fn k9_e11_cookies_that_a_server_sets_do_not_outgrow_an_initialize() {
+    let server = Server::new(Profile::TypeScriptJson);
+    let behind = server.clone();
+    server.on(move |seen| {
+        (seen.what() == "initialize").then(|| {
+            let mut reply = behind.default_answer(seen);
+            for n in 0..20 {
+                let set = format!("c{n}={}", "x".repeat(4000)).parse().unwrap();
+                reply.headers_mut().append("set-cookie", set);
+            }
+            reply
+        })
+    });
+    let client = client(&server, SessionRecoveryLayer::new());
+    let answer = send(&client, from(post(None, &initialize()), "Ada", "user=1")).await;
+    let session = answer.session().unwrap().to_owned();
+    server.on(|seen| (seen.what() == "tools/call").then(|| reply(404, None, "who are you?")));
+    let call = from(post(Some(&session), &tool_call(1)), "Bob", "");
+    assert_eq!(send(&client, call).await.recovery, None);
+    assert_eq!(server.last("ping").header("cookie"), Some("user=1"));
+}
