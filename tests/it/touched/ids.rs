@@ -3,12 +3,16 @@
 
 use std::time::Duration;
 
-use mcp_session_recovery::{Failure, Outcome, Refusal, SessionRecoveryLayer, Sessions};
+use http::Request;
+use mcp_session_recovery::{
+    Failure, Outcome, Refusal, RequestBody, SessionRecoveryLayer, Sessions,
+};
 use serde_json::json;
-use testing::scenario::{Door, Events, answer, fail, is, start};
+use testing::scenario::{Door, Events, answer, fail, is, slow, start};
 use testing::streams::{Fed, Stream};
 use testing::whose::*;
 use testing::*;
+use tower::{Layer, ServiceExt, service_fn};
 
 fn counting(layer: SessionRecoveryLayer) -> (Server, Client) {
     let server = Server::new(Profile::TypeScriptJson);
@@ -782,4 +786,44 @@ async fn a5_who_was_thought_to_share_an_id_has_lost_it_once_the_server_is_known_
             assert_eq!(server.whose_was(4).as_deref(), Some("Dave"));
         }
     }
+}
+
+/// A5: callers of two replicas that both count, which a balancer tells apart by their users, take ids from each
+/// other, and come to rest all the same.
+#[tokio::test(start_paused = true)]
+async fn a5_callers_of_two_replicas_that_count_come_to_rest() {
+    // Given four callers of two replicas,
+    let replicas = [(); 2].map(|()| {
+        let server = Server::new(Profile::TypeScriptJson);
+        server.set_ids(Ids::Counting);
+        slow(&server, "initialize", Duration::from_millis(20));
+        server
+    });
+    let behind = replicas.clone();
+    let balancer = service_fn(move |request: Request<RequestBody<CallerBody>>| {
+        let user = request.headers()["authorization"].as_bytes();
+        let replica = usize::from(user.ends_with(b"Carol") || user.ends_with(b"Dan"));
+        behind[replica].service().oneshot(request)
+    });
+    let client = by_user(SessionRecoveryLayer::new()).layer(balancer);
+    let mut users = Vec::new();
+    for name in ["Ada", "Bob", "Carol", "Dan"] {
+        users.push(User::connect(&client, name).await);
+    }
+    // when both are restarted, and all callers call at once, again and again,
+    replicas.iter().for_each(Server::restart);
+    let mut answered = 0;
+    for round in 0..4 {
+        let calls: Vec<_> = users
+            .iter()
+            .map(|user| user.spawn_call(10 + round))
+            .collect();
+        answered = 0;
+        for call in calls {
+            answered += usize::from(call.await.unwrap().status == 200);
+        }
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+    // then all of them are answered in the end.
+    assert_eq!(answered, users.len());
 }
