@@ -169,7 +169,7 @@ where
     /// the caller's id names that to it, and no other (rules G2, A5).
     fn may_ask_where_it_was(&self) -> bool {
         let (first, session) = (self.session.chain().first(), &self.session);
-        let names_it = self.epoch().number() == 1 && first.id() == Some(session.id());
+        let names_it = self.epoch().number() <= 1 && first.id() == Some(session.id());
         names_it && !self.shared.sessions.calls_another(session)
     }
 
