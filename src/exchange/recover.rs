@@ -53,7 +53,7 @@ where
                 }
                 Claim::Failed(error) => return Err(error),
                 Claim::Join(flight) => {
-                    // Its own may have been abandoned.
+                    // What it led before is over.
                     self.led = false;
                     flight
                 }

@@ -1,8 +1,8 @@
 //! Chaos: sixteen callers, two servers, and whatever can go wrong between them, from a seed, on
 //! tokio's paused clock and one thread, so that a seed is the same history each time.
 //!
-//! `CHAOS_SEEDS=5000` lives through so many, `CHAOS_SEED=17` through one, `CHAOS_REQUESTS` says how
-//! long each is. One that fails prints the shortest history that fails the same way.
+//! `CHAOS_SEEDS=5000` lives through so many, `CHAOS_SEED=17` through one, both through so many from that
+//! one on, `CHAOS_REQUESTS` says how long each is. One that fails prints the shortest history that fails the same way.
 
 #![allow(unreachable_pub, reason = "there is no outside of a test")]
 
@@ -99,7 +99,6 @@ fn whatever_happens_nothing_is_lost_nothing_done_twice_nothing_leaked() {
                             return failures;
                         }
                         let plan = Plan::new(seed, requests);
-                        // It may come out otherwise the second time.
                         account::TELLS.set(tells() && seeds == 1);
                         let ran = run::run(&plan);
                         account::TELLS.set(false);
