@@ -98,6 +98,8 @@ pub struct Upstream {
     /// When its sender got the head of the answer to `initialize`, of all such heads.
     pub delivered: Option<u64>,
     pub is_initialized: bool,
+    /// The layer has heard that it is.
+    pub is_accepted: bool,
     /// Its caller's requests have come there.
     pub is_published: bool,
     pub made_with: HeaderMap,
@@ -385,6 +387,16 @@ impl Account {
         }
     }
 
+    /// The layer's `notifications/initialized` for a session without an id was accepted.
+    pub fn accepted(&mut self, tag: &Tag) {
+        let mut all = self.upstreams.iter_mut().rev();
+        let is_it =
+            |it: &&mut Upstream| it.by_layer && it.id.is_none() && it.lineage == tag.lineage;
+        if let Some(upstream) = all.find(is_it) {
+            upstream.is_accepted = true;
+        }
+    }
+
     pub fn denied(&mut self, serial: usize) {
         self.tell(|| format!("    {serial} is denied"));
         let upstream = &mut self.upstreams[serial];
@@ -461,10 +473,6 @@ impl Account {
             let Some(serial) = self.calls[key].sent_in else {
                 continue;
             };
-            // Without an id it cannot be told from a handshake that failed.
-            if self.upstreams[serial].id.is_none() {
-                continue;
-            }
             if let Some(superseded) = lineage.superseded.get(&serial) {
                 let since = now - *superseded;
                 if since > patience {

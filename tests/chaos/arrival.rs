@@ -321,6 +321,10 @@ fn session(state: &mut State, seen: &Seen) {
         (None, _) => {
             let all = &state.account.upstreams;
             let last = all.iter().rposition(|it| is_own(it) && it.id.is_none());
+            // The last one whose handshake has not failed, and will not.
+            let is_whole = |it: &Upstream| !it.by_layer || it.is_accepted;
+            let whole = |it: &Upstream| is_own(it) && it.id.is_none() && is_whole(it);
+            let whole = all.iter().rposition(whole).or(last);
             state
                 .account
                 .check(last.is_some(), "never another's session", || {
@@ -329,11 +333,10 @@ fn session(state: &mut State, seen: &Seen) {
                         tag.kind, tag.number
                     )
                 });
-            // A handshake may fail yet.
-            if let Some(last) = last.filter(|_| !seen.is_layers()) {
-                calls_sent_in(state, seen, tag, last);
-                let of = state.account.upstreams[last].lineage;
-                state.account.sent_in(of.unwrap_or(number), last);
+            if let Some(whole) = whole.filter(|_| !seen.is_layers()) {
+                calls_sent_in(state, seen, tag, whole);
+                let of = state.account.upstreams[whole].lineage;
+                state.account.sent_in(of.unwrap_or(number), whole);
             }
         }
     }

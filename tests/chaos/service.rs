@@ -18,7 +18,7 @@ use tower::Service;
 use crate::{
     account::Tag,
     faults::Ending,
-    server::{Act, Ids, Seen, act},
+    server::{Act, Ids, SESSION_ID, Seen, act},
     wire::{Broken, Life, Sent, Wire},
     world::World,
 };
@@ -150,6 +150,8 @@ struct Serving {
     called: Instant,
     handshake: Option<usize>,
     made: Option<usize>,
+    /// It is the layer's `notifications/initialized` without an id.
+    accepts: bool,
     alive: Option<usize>,
     is_delivered: bool,
 }
@@ -173,6 +175,9 @@ impl Serving {
             called,
             handshake,
             made: None,
+            accepts: seen.is_layers()
+                && seen.rpc_method() == "notifications/initialized"
+                && !seen.headers.contains_key(SESSION_ID),
             alive: None,
             is_delivered: false,
         }
@@ -187,6 +192,9 @@ impl Serving {
             let host = &state.hosts[account.upstreams[made].host];
             // Its sender will be told, by whatever the server says to a stranger.
             account.upstreams[made].is_denied = !host.sessions.values().any(|it| it.serial == made);
+        }
+        if self.accepts && status.is_success() {
+            account.accepted(&self.tag);
         }
         if let Some(alive) = self.alive.filter(|_| status.is_success()) {
             account.proves_life(alive);

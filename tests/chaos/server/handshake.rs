@@ -35,6 +35,7 @@ impl Serving<'_> {
             by_layer: is_handshake,
             delivered: None,
             is_initialized: false,
+            is_accepted: false,
             is_published: false,
             made_with: self.seen.headers.clone(),
             is_denied: false,
